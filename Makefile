@@ -1,0 +1,42 @@
+# Every target runs in the interpreter of the host, which the first one installs: see devtools/comfyui.py.
+# `PYTHON` is expanded only inside recipes, so that `make clean` or `make help` installs nothing.
+FINDER ?= python3
+PYTHON = $$($(FINDER) -m devtools.comfyui --python $(DEV))
+RUN = @python="$(PYTHON)" && exec "$$python"
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test lint format playground bench-quality bench-speed clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
+
+demo: ## erase a concept in a real ComfyUI and show the pictures before and after
+	$(RUN) -m devtools.demo
+
+serve: ## the same server, left running for the browser until Ctrl-C
+	$(RUN) -m devtools.serve
+
+test: DEV = --dev
+test: ## ruff and every test, in the real host
+	@python="$(PYTHON)" && "$$python" -m ruff check . && exec "$$python" -m pytest $(ARGS)
+
+lint: DEV = --dev
+lint: ## ruff only
+	@python="$(PYTHON)" && "$$python" -m ruff check . && exec "$$python" -m ruff format --check .
+
+format: DEV = --dev
+format: ## let ruff lay out the code
+	@python="$(PYTHON)" && "$$python" -m ruff check --fix . && exec "$$python" -m ruff format .
+
+playground: ## train the playground checkpoint and its judge from nothing
+	$(RUN) -m playground.train $(ARGS)
+
+bench-quality: ## what each method erases and what it spares
+	$(RUN) -m benchmarks.quality $(ARGS)
+
+bench-speed: ## seconds and memory of each method
+	$(RUN) -m benchmarks.speed $(ARGS)
+
+clean: ## remove what builds and tests leave in this folder; the cache with the host stays
+	rm -rf .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

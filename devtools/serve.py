@@ -1,0 +1,49 @@
+"""`make serve`: ComfyUI with this pack and the playground, ready for the browser, until Ctrl-C.
+
+python -m devtools.serve [--port N] [--gpu]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from . import comfyui, install, playground_files, server
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until Ctrl-C or a termination signal; 0, or 1 with the reason on standard error."""
+    parser = argparse.ArgumentParser(prog="python -m devtools.serve", description="ComfyUI with this pack.")
+    parser.add_argument("--port", type=int, help="default: one that is free")
+    parser.add_argument("--gpu", action="store_true", help="use the accelerator that ComfyUI finds; default: the CPU")
+    args = parser.parse_args(argv)
+    try:
+        host = comfyui.ensure()
+        models = playground_files.playground_models(host)
+        print(f"starting ComfyUI from {host.path}", flush=True)
+        base = install.cache() / "serve"
+        with server.running_server(host, base, models_directory=models, port=args.port, cpu=not args.gpu) as running:
+            print(f"\n  {running.url}\n", flush=True)
+            print("The workflows are in the browser's Templates, under concept-erasure. Ctrl-C stops the server.")
+            print(f"log: {running.log}", flush=True)
+            while running.process.poll() is None:
+                time.sleep(0.5)
+        print(f"ComfyUI ended by itself; see {running.log}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped")
+        return 0
+    except (
+        comfyui.HostError,
+        install.InstallError,
+        playground_files.BuildError,
+        server.ServerError,
+        OSError,
+    ) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

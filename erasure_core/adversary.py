@@ -1,0 +1,232 @@
+"""The search for the adversarial concept: of all concepts that should stay, the one that the edit hurts most right now.
+
+AP, arXiv 2410.15618, equation 5: max over c in C without the targets of ||eps_edit(z, c) - eps_frozen(z, c)||^2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .denoiser import Conditioning, Denoiser
+from .guidance import squared_error
+from .trajectory import NoisyBatch
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Concepts that may be preserved, and their conditioning, in one order."""
+
+    words: tuple[str, ...]
+    conditioning: Conditioning
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def rows(self, index: Sequence[int]) -> Candidates:
+        """The chosen candidates."""
+        return Candidates(tuple(self.words[i] for i in index), self.conditioning.rows(list(index)))
+
+
+def similarities(candidates: Conditioning, targets: Conditioning) -> Tensor:
+    """Cosine of each candidate to its nearest target, (n,), after taking off the candidates' mean: all prompts share
+    their begin, end and padding tokens, and without that every two words look alike."""
+
+    def flat(conditioning: Conditioning, length: int) -> Tensor:
+        tokens = conditioning.tokens.float()
+        return tokens.repeat(1, length // tokens.shape[1], 1).flatten(1)
+
+    length = max(candidates.tokens.shape[1], targets.tokens.shape[1])
+    words, erased = flat(candidates, length), flat(targets, length)
+    centre = words.mean(0, keepdim=True)
+    words, erased = words - centre, erased - centre
+    return torch.nn.functional.cosine_similarity(words[:, None], erased[None], dim=-1).amax(1)
+
+
+def prefilter(
+    candidates: Candidates, targets: Conditioning, keep: int, how: str, synonym_similarity: float
+) -> tuple[Candidates, list[str]]:
+    """At most `keep` candidates, and the words left out because they mean the same as a target.
+
+    `nearest` keeps the most similar to a target, `spread` an even spread over all similarities (what the reference
+    code's k-means over distances does), `first` the first of the list.
+    """
+    similarity = similarities(candidates.conditioning, targets)
+    synonyms = (similarity > synonym_similarity).nonzero().squeeze(1).tolist()
+    rest = [i for i in range(len(candidates)) if i not in set(synonyms)]
+    if not rest:
+        raise ValueError(
+            f"all {len(candidates)} candidate words are synonyms of the targets; choose another vocabulary "
+            f"or raise the synonym similarity above {synonym_similarity}"
+        )
+    if how == "nearest":
+        rest.sort(key=lambda i: -float(similarity[i]))
+    elif how == "spread":
+        rest.sort(key=lambda i: -float(similarity[i]))
+        rest = [rest[round(i)] for i in torch.linspace(0, len(rest) - 1, min(keep, len(rest))).tolist()]
+    elif how != "first":
+        raise ValueError(f"unknown pre-filter {how!r}; choose nearest, spread or first")
+    return candidates.rows(rest[:keep]), [candidates.words[i] for i in synonyms]
+
+
+class Adversary(Protocol):
+    """A running search. `step` spends one search step on the present edit, `choose` names what to preserve next."""
+
+    def step(self, progress: float) -> None:
+        """One search step; `progress` is the share of the run that is over."""
+        ...
+
+    def choose(self, n: int) -> list[str]:
+        """n concepts, the most hurt first."""
+        ...
+
+
+@dataclass
+class Damage:
+    """Measures how far the edit has moved predictions: the same latents and noise levels for every concept, so that
+    the figures of two concepts compare. `frozen()` switches the edit off."""
+
+    denoiser: Denoiser
+    probes: NoisyBatch
+    frozen: Callable[[], AbstractContextManager]
+    evaluations: int = 0
+
+    def predictions(self, conditioning: Conditioning) -> Tensor:
+        """The present network's predictions for each of n prompts on each probe: (n * probes, channels, ...)."""
+        n, probes = len(conditioning), len(self.probes.sigma)
+        self.evaluations += n * probes
+        return self.denoiser.predict(
+            self.probes.latents.repeat(n, *[1] * (self.probes.latents.ndim - 1)),
+            self.probes.sigma.repeat(n),
+            conditioning.repeat(probes),
+        )
+
+    def between(self, edited: Tensor, original: Tensor) -> Tensor:
+        """Mean squared change of the prediction a prompt, (n,), from two results of `predictions`."""
+        probes = len(self.probes.sigma)
+        return (
+            squared_error(edited, original, self.probes.sigma.repeat(len(edited) // probes)).reshape(-1, probes).mean(1)
+        )
+
+    @torch.no_grad()
+    def of(self, conditioning: Conditioning) -> Tensor:
+        """The damage of the present edit to each of n prompts, (n,)."""
+        with self.frozen():
+            original = self.predictions(conditioning)
+        return self.between(self.predictions(conditioning), original)
+
+
+class Scan:
+    """Forward passes only: a running table of each candidate's damage, a few candidates measured again a step.
+
+    Which ones is decided optimistically: by the last damage plus what it may have grown since, taken from how much
+    re-measured candidates were seen to change. What was never measured comes first. The frozen predictions are kept.
+    """
+
+    def __init__(self, candidates: Candidates, damage: Damage, per_step: int, generator: torch.Generator) -> None:
+        self._candidates, self._measure, self._per_step = candidates, damage, per_step
+        n = len(candidates)
+        self._order = torch.randperm(n, generator=generator)
+        self.damage = torch.zeros(n)
+        self._measured_at = torch.full((n,), -1.0)
+        self._drift, self._clock = 0.0, 0.0
+        self._original: dict[int, Tensor] = {}
+
+    def _next(self) -> list[int]:
+        never = [int(i) for i in self._order if self._measured_at[i] < 0]
+        age = (self._clock - self._measured_at).clamp(min=0)
+        hope = self.damage + self._drift * age.sqrt()
+        best = [int(i) for i in hope.argsort(descending=True) if self._measured_at[i] >= 0]
+        return (never + best)[: self._per_step]
+
+    @torch.no_grad()
+    def step(self, progress: float) -> None:
+        """Measure the candidates that may now be hurt most."""
+        self._clock += 1
+        index = self._next()
+        conditioning = self._candidates.conditioning.rows(index)
+        new = [i for i in index if i not in self._original]
+        if new:
+            with self._measure.frozen():
+                original = self._measure.predictions(self._candidates.conditioning.rows(new))
+            self._original |= dict(zip(new, original.chunk(len(new)), strict=True))
+        edited = self._measure.predictions(conditioning)
+        damage = self._measure.between(edited, torch.cat([self._original[i] for i in index])).cpu()
+        for i, value in zip(index, damage, strict=True):
+            if self._measured_at[i] >= 0:
+                waited = max(1.0, self._clock - float(self._measured_at[i]))
+                change = abs(float(value - self.damage[i])) / waited**0.5
+                self._drift += 0.1 * (change - self._drift)
+            self.damage[i], self._measured_at[i] = value, self._clock
+
+    def choose(self, n: int) -> list[str]:
+        """The n candidates with the largest damage in the table."""
+        seen = [int(i) for i in self.damage.argsort(descending=True) if self._measured_at[i] >= 0]
+        return [self._candidates.words[i] for i in (seen or self._order.tolist())[:n]]
+
+
+class Random:
+    """The control: candidates drawn evenly, whatever the edit does."""
+
+    def __init__(self, candidates: Candidates, generator: torch.Generator) -> None:
+        self._candidates, self._generator = candidates, generator
+
+    def step(self, progress: float) -> None:
+        """There is nothing to search."""
+
+    def choose(self, n: int) -> list[str]:
+        """n different candidates at random."""
+        order = torch.randperm(len(self._candidates), generator=self._generator)[:n]
+        return [self._candidates.words[int(i)] for i in order]
+
+
+class Gumbel:
+    """The paper's search: ascend logits over the candidates through a Gumbel-softmax draw, arXiv 2410.15618, section 4.
+
+    Mended against the reference code: targets and synonyms are not among the candidates, the latents are scored at
+    their own noise level, and the temperature falls by a factor of ten over the run, so that late draws are decided by
+    the logits and not by the noise. The straight-through gradient reaches the logits through the edited network alone.
+    """
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        damage: Damage,
+        learning_rate: float,
+        temperature: float,
+        generator: torch.Generator,
+    ) -> None:
+        self._candidates, self._measure, self._temperature = candidates, damage, temperature
+        self._generator = generator
+        device = candidates.conditioning.tokens.device
+        self.logits = torch.zeros(len(candidates), device=device, requires_grad=True)
+        self._optimiser = torch.optim.Adam([self.logits], lr=learning_rate)
+        self._scale = temperature
+
+    def _noisy_logits(self, n: int) -> Tensor:
+        uniform = torch.rand((n, len(self._candidates)), generator=self._generator).clamp(1e-9, 1 - 1e-7)
+        return self.logits - (-uniform.log()).log().to(self.logits.device) * (self._scale / self._temperature)
+
+    def step(self, progress: float) -> None:
+        """One ascent step on the damage of one drawn candidate."""
+        self._scale = self._temperature * 0.1**progress
+        soft = torch.softmax(self._noisy_logits(1) / self._scale, dim=-1)
+        hard = torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
+        with torch.enable_grad():
+            conditioning = self._candidates.conditioning.mixed(hard + soft - soft.detach())
+            with torch.no_grad(), self._measure.frozen():
+                original = self._measure.predictions(self._candidates.conditioning.mixed(hard))
+            damage = self._measure.between(self._measure.predictions(conditioning), original)
+            (gradient,) = torch.autograd.grad(-damage.sum(), self.logits)
+        self.logits.grad = gradient
+        self._optimiser.step()
+
+    @torch.no_grad()
+    def choose(self, n: int) -> list[str]:
+        """n different candidates, drawn with Gumbel noise at the present temperature."""
+        return [self._candidates.words[int(i)] for i in self._noisy_logits(1)[0].argsort(descending=True)[:n]]

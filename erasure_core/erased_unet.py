@@ -1,0 +1,122 @@
+"""The erased UNet: one `.safetensors` file with the keys of ComfyUI's own LoRA code, and one JSON of metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+FORMAT_VERSION = 1
+METADATA_KEY = "erasure"
+PREFIX = "diffusion_model."
+HOOK_PREFIX = "erasure."
+PACK_VERSION = "0.1.0"
+_KNOWN_SUFFIX = re.compile(r".*\.(diff|diff_b|lora_up\.weight|lora_down\.weight|alpha)")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an erased UNet comes from: all that is needed to run it again."""
+
+    method: str
+    settings: Mapping[str, Any]
+    targets: tuple[tuple[str, str], ...]
+    retain: tuple[str, ...]
+    seed: int
+    family: str
+    fingerprint: str = ""
+    kind: str = "weights"
+    format_version: int = FORMAT_VERSION
+    pack_version: str = PACK_VERSION
+    scores: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ErasedUNet:
+    """An edit of a diffusion model: tensors by key, and where they come from. It holds no reference to the model."""
+
+    tensors: Mapping[str, Tensor]
+    provenance: Provenance
+
+    def is_zero(self) -> bool:
+        """True if applying this edit would change nothing."""
+        edits = [value for key, value in self.tensors.items() if key.endswith((".diff", ".diff_b", ".lora_up.weight"))]
+        others = [key for key in self.tensors if key.startswith(HOOK_PREFIX)]
+        return not others and all(not bool(value.any()) for value in edits)
+
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        return sum(value.numel() * value.element_size() for value in self.tensors.values())
+
+
+def weight_edit(deltas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Layer names of `adapters.Deltas.export` -> keys of the file."""
+    return {f"{PREFIX}{name}": value.cpu().contiguous() for name, value in deltas.items()}
+
+
+def save_erased_unet(erased: ErasedUNet, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write the file in one step: a full disk or a crash leaves what was at `path` before.
+
+    Raises OSError, naming the path and what to do, if it cannot be written.
+    """
+    tensors = {key: value.to(dtype) if value.is_floating_point() else value for key, value in erased.tensors.items()}
+    blob = save(tensors, metadata={METADATA_KEY: json.dumps(asdict(erased.provenance), sort_keys=True)})
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            file.write(blob)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OSError(
+            error.errno,
+            f"could not save {path} ({len(blob) / 1e6:.1f} MB needed): {error.strerror or error}. "
+            f"Free some space or choose another folder; nothing was overwritten",
+        ) from error
+
+
+def load_erased_unet(path: Path) -> ErasedUNet:
+    """Read and check a file. Raises ValueError, naming the file and what is wrong with it, if it is truncated, is no
+    erased UNet, or was written by a newer version."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (a handle is no dict)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a complete .safetensors file ({error}); save or download it again") from error
+    if METADATA_KEY not in metadata:
+        raise ValueError(
+            f"{path} is no erased UNet: its metadata has no {METADATA_KEY!r} entry. Plain LoRA files are for Load LoRA"
+        )
+    try:
+        fields = json.loads(metadata[METADATA_KEY])
+        version = fields["format_version"]
+        if version > FORMAT_VERSION:
+            raise ValueError(
+                f"it has format version {version}, this pack reads up to {FORMAT_VERSION}; update the pack"
+            )
+        fields["targets"] = tuple(tuple(pair) for pair in fields["targets"])
+        fields["retain"] = tuple(fields["retain"])
+        provenance = Provenance(**fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its erasure metadata cannot be read: {error}") from error
+    foreign = [
+        key
+        for key in tensors
+        if not key.startswith(HOOK_PREFIX) and not (key.startswith(PREFIX) and _KNOWN_SUFFIX.fullmatch(key))
+    ]
+    if foreign:
+        raise ValueError(f"{path}: unknown tensor {foreign[0]!r}; the file is damaged or from another program")
+    return ErasedUNet(tensors, provenance)

@@ -1,0 +1,44 @@
+"""Which layers a layer group means, per model family: the only table of names."""
+
+from __future__ import annotations
+
+import re
+
+GROUPS = {
+    "cross_attention_kv": "keys and values of cross-attention (ESD's esd-x-strict): only how the text is read",
+    "cross_attention": "all of cross-attention (esd-x, xattn)",
+    "self_attention": "self-attention (selfattn)",
+    "non_cross_attention": "everything but cross-attention and time embedding (esd-u, noxattn): for nudity and styles",
+    "all": "every layer but the time embedding and the output (notime)",
+}
+
+_UNET_FIXED = r"(time_embed|label_emb|out)\."
+_UNET = {
+    "cross_attention_kv": r".*\.attn2\.to_[kv]",
+    "cross_attention": r".*\.attn2\.(to_[qkv]|to_out\.0)",
+    "self_attention": r".*\.attn1\.(to_[qkv]|to_out\.0)",
+    "non_cross_attention": rf"(?!{_UNET_FIXED})(?!.*\.attn2\.).*",
+    "all": rf"(?!{_UNET_FIXED}).*",
+}
+FAMILIES: dict[str, dict[str, str]] = {"SD15": _UNET, "SD20": _UNET, "SD21UnclipL": _UNET, "SDXL": _UNET}
+
+
+def select(family: str, group: str, names: list[str]) -> list[str]:
+    """The names, out of a model's Linear and convolution layers, that belong to `group` in `family`.
+
+    Raises ValueError, naming what there is, for an unknown family or group and for a group without any layer.
+    """
+    if family not in FAMILIES:
+        raise ValueError(
+            f"models of family {family!r} are not supported yet; supported are {', '.join(FAMILIES)}. "
+            f"Load a checkpoint of one of these"
+        )
+    if group not in GROUPS:
+        raise ValueError(f"unknown layer group {group!r}; choose one of {', '.join(GROUPS)}")
+    pattern = FAMILIES[family].get(group)
+    chosen = [name for name in names if pattern and re.fullmatch(pattern, name)]
+    if not chosen:
+        raise ValueError(
+            f"this {family} model has no layer of the group {group!r}; choose another layer group in the method's settings"
+        )
+    return chosen

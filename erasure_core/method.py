@@ -1,0 +1,98 @@
+"""What an erasure method is, and the registry that finds every one of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .concepts import ErasureRequest
+from .denoiser import Denoiser
+from .erased_unet import ErasedUNet
+from .report import Report
+
+_REGISTRY: dict[str, type[ErasureMethod]] = {}
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    step: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    advanced: bool = False,
+) -> Any:
+    """A settings field of a method: default, range and help, stated once. Widgets, docs and checks follow from it."""
+    metadata = {
+        "help": help,
+        "minimum": minimum,
+        "maximum": maximum,
+        "step": step,
+        "choices": choices,
+        "advanced": advanced,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErasureMethod:
+    """A way to erase concepts. The dataclass fields are its settings; a file in `methods/` that defines a subclass with
+    a `name` is all that a new method takes.
+
+    Raises ValueError on construction if a setting is outside its range, naming the setting and the range.
+    """
+
+    name: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+
+    seed: int = 0
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls.__dict__.get("name"):
+            return
+        other = _REGISTRY.get(cls.name)
+        if other is not None and other.__module__ != cls.__module__:
+            raise TypeError(
+                f"two erasure methods are named {cls.name!r}: {other.__module__} and {cls.__module__}; rename one"
+            )
+        _REGISTRY[cls.name] = cls
+
+    def __post_init__(self) -> None:
+        for field in settings_of(type(self)):
+            check_setting(self.name, field, getattr(self, field.name))
+
+    def erase(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> ErasedUNet:
+        """Erase what `request` names. The network is left as it was, also on an exception.
+
+        Raises ValueError for a request that this model or method cannot take, FloatingPointError for a loss that is not
+        finite, and whatever `report` raises when the user cancels.
+        """
+        raise TypeError(f"{type(self).__name__} does not say how it erases: implement erase()")
+
+
+def settings_of(method: type[ErasureMethod]) -> list[dataclasses.Field]:
+    """The fields of `method` that a user sets, in order."""
+    return [field for field in dataclasses.fields(method) if "help" in field.metadata]
+
+
+def check_setting(method: str, field: dataclasses.Field, value: Any) -> None:
+    """Raise ValueError if `value` is not one that the settings field allows."""
+    low, high, choices = (field.metadata[key] for key in ("minimum", "maximum", "choices"))
+    if choices is not None and value not in choices:
+        raise ValueError(f"{method}: {field.name} is {value!r}; choose one of {', '.join(choices)}")
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise ValueError(f"{method}: {field.name} is {value}, outside {low} to {high}; its default is {field.default}")
+
+
+def methods() -> dict[str, type[ErasureMethod]]:
+    """Every erasure method by name: all that the files in `methods/` define, sorted."""
+    package = importlib.import_module(".methods", __package__)
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    return dict(sorted(_REGISTRY.items()))

@@ -1,0 +1,1 @@
+"""One erasure method a file; `method.methods()` finds them all."""

@@ -1,0 +1,138 @@
+"""Adversarial Preservation (AP), arXiv 2410.15618: while a target is erased, preserve what the edit hurts most right now.
+
+min over the edit, max over c_a in C without the targets, of
+||eps_edit(z_e, c_e) - desired||^2 + lambda ||eps_edit(z_a, c_a) - eps(z_a, c_a)||^2   (equation 5).
+The paper's desired prediction is the anchor's; its code pushes past it, which `negative_guidance` keeps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..adversary import Adversary, Candidates, Damage, Gumbel, Random, Scan, prefilter
+from ..guidance import squared_error
+from ..method import setting
+from ..trained import TrainedMethod, Training
+from ..trajectory import NoisyBatch
+from ..vocabulary import VOCABULARIES, words_of
+
+PROBE_LEVELS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialPreservation(TrainedMethod):
+    """Erase a target and preserve the concepts that this very edit is hurting most."""
+
+    name = "ap"
+    title = "AP: adversarial preservation"
+    paper = "arXiv 2410.15618"
+
+    negative_guidance: float = setting(
+        1.0, "How far past the anchor the target is pushed (eta).", minimum=0.0, maximum=10.0, step=0.1
+    )
+    retain_weight: float = setting(
+        1.0, "Weight of preserving the adversarial concepts (lambda).", minimum=0.0, maximum=100.0, step=0.1
+    )
+    loss_weighting: str = setting(
+        "eps",
+        "eps compares predictions, as the paper writes it; x0 compares pictures, as its code does, which weights "
+        "high noise far more.",
+        choices=("eps", "x0"),
+        advanced=True,
+    )
+    search: str = setting(
+        "scan",
+        "How the adversarial concept is found. scan measures a few candidates a step, without gradients; gumbel is the "
+        "paper's search; random preserves candidates at random (a control); none preserves only the empty prompt.",
+        choices=("scan", "gumbel", "random", "none"),
+    )
+    vocabulary: str = setting(
+        "everyday_words",
+        "Where the candidates come from. model_words are the most frequent whole words of the text encoder.",
+        choices=VOCABULARIES,
+    )
+    candidates: int = setting(100, "How many candidates are searched.", minimum=2, maximum=3000)
+    prefilter: str = setting(
+        "nearest",
+        "Which words of the vocabulary become candidates: the nearest to a target, a spread over all distances, or the "
+        "first of the list.",
+        choices=("nearest", "spread", "first"),
+        advanced=True,
+    )
+    synonym_similarity: float = setting(
+        0.7,
+        "Words more similar to a target than this (cosine) count as synonyms and are never preserved.",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.01,
+        advanced=True,
+    )
+    search_steps: int = setting(1, "Search steps in an optimiser step.", minimum=1, maximum=64, advanced=True)
+    scan_width: int = setting(
+        6, "Candidates that scan measures in a search step.", minimum=1, maximum=256, advanced=True
+    )
+    preserved: int = setting(
+        4, "Adversarial concepts preserved in an optimiser step, the worst first.", minimum=1, maximum=64, advanced=True
+    )
+    temperature: float = setting(
+        2.0, "Temperature of the gumbel search at the start.", minimum=0.01, maximum=100.0, step=0.1, advanced=True
+    )
+    search_learning_rate: float = setting(
+        0.1, "Step size of the gumbel search.", minimum=1e-4, maximum=10.0, step=0.01, advanced=True
+    )
+    retain_trajectories: int = setting(
+        2, "Sampling runs for each preserved concept.", minimum=1, maximum=64, advanced=True
+    )
+
+    def prepare(self, run: Training) -> Adversary | None:
+        """Encode and filter the candidates, and set up the search."""
+        if self.search == "none":
+            return None
+        candidates = self._candidates(run)
+        if self.search == "random":
+            return Random(candidates, run.generator)
+        damage = Damage(run.denoiser, self._probes(run), run.deltas.disabled)
+        if self.search == "scan":
+            return Scan(candidates, damage, self.scan_width, run.generator)
+        return Gumbel(candidates, damage, self.search_learning_rate, self.temperature, run.generator)
+
+    def _candidates(self, run: Training) -> Candidates:
+        words = words_of(self.vocabulary, run.denoiser, limit=max(self.candidates, 1000))
+        words = [word for word in words if not run.request.says_target(word)]
+        everything = Candidates(tuple(words), run.denoiser.encode(words))
+        targets = run.denoiser.encode(run.request.targets)
+        kept, synonyms = prefilter(everything, targets, self.candidates, self.prefilter, self.synonym_similarity)
+        if synonyms:
+            run.report.note("left out of the candidates as synonyms of a target: " + ", ".join(synonyms))
+        own = [line for line in ("", *run.request.retain) if line not in kept.words]
+        return Candidates(
+            (*own, *kept.words), type(kept.conditioning).cat([run.denoiser.encode(own), kept.conditioning])
+        )
+
+    def _probes(self, run: Training) -> NoisyBatch:
+        """Noisy samples on the way to no particular picture, at evenly spread noise levels, to measure damage on."""
+        run.pool.fill([""], self.retain_trajectories)
+        samples = run.pool.samples("")
+        levels = torch.linspace(0, len(samples.sigma) - 1, PROBE_LEVELS + 2)[1:-1].round().long()
+        return samples.rows(levels.to(samples.sigma.device))
+
+    def losses(self, run: Training, state: Adversary | None) -> dict[str, Tensor]:
+        """`erase` for one target, `retain` for the concepts that the search names, and the user's retain lines."""
+        concepts = [""]
+        if state is not None:
+            for _ in range(self.search_steps):
+                state.step(run.step / self.steps)
+            concepts = state.choose(self.preserved)
+        for concept in concepts:
+            run.report.adversarial[concept] += 1
+        if run.request.retain:
+            concepts = [*concepts, run.pick(run.request.retain)]
+        target, desired = run.targets(self.batch, self.negative_guidance)
+        kept = run.retained(concepts, self.retain_trajectories)
+        predicted, predicted_kept = run.predict(target, kept)
+        erase = squared_error(predicted, desired, target.sigma, self.loss_weighting).mean()
+        retain = squared_error(predicted_kept, kept.conditional, kept.sigma, self.loss_weighting).mean()
+        return {"erase": erase, "retain": self.retain_weight * retain}

@@ -1,0 +1,173 @@
+"""The one optimisation loop, and what trained methods share."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .adapters import Deltas
+from .concepts import ErasureRequest
+from .denoiser import Denoiser
+from .erased_unet import ErasedUNet, Provenance, weight_edit
+from .guidance import negative_guidance
+from .layers import GROUPS
+from .method import ErasureMethod, setting, settings_of
+from .report import Report
+from .trajectory import NoisyBatch, TrajectoryPool
+
+TEMPLATES = ("{}", "a {}", "a picture of a {}")
+
+
+@dataclass
+class Training:
+    """A running erasure: what a method's `losses` may use."""
+
+    denoiser: Denoiser
+    request: ErasureRequest
+    deltas: Deltas
+    pool: TrajectoryPool
+    generator: torch.Generator
+    report: Report
+    step: int = 0
+
+    def pick(self, items: Sequence[Any]) -> Any:
+        """One of `items`, drawn evenly."""
+        return items[int(torch.randint(len(items), (), generator=self.generator))]
+
+    def targets(self, n: int, eta: float) -> tuple[NoisyBatch, Tensor]:
+        """n noisy samples of one target, the targets taking turns, and the desired predictions for them."""
+        pair = self.request.pairs[self.step % len(self.request.pairs)]
+        samples, rows = self.pool.draw(pair.target, n)
+        anchor = self.pool.anchor_predictions(pair.target, pair.anchor)[rows]
+        return samples, negative_guidance(anchor, samples.conditional, samples.unconditional, eta)
+
+    def retained(self, concepts: Sequence[str], chains: int) -> NoisyBatch:
+        """One noisy sample of each concept; new concepts get their trajectories first, at `chains` runs each."""
+        self.pool.fill(concepts, chains)
+        return NoisyBatch.cat([self.pool.draw(concept, 1)[0] for concept in concepts])
+
+    def predict(self, *batches: NoisyBatch) -> list[Tensor]:
+        """The edited network's predictions for each batch, from one call."""
+        everything = NoisyBatch.cat(batches)
+        self.report.costs["UNet_evaluations_with_gradient"] += len(everything.sigma)
+        predicted = self.denoiser.predict(everything.latents, everything.sigma, everything.conditioning)
+        return list(predicted.split([len(batch.sigma) for batch in batches]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedMethod(ErasureMethod):
+    """A method that learns deltas by gradient descent. A subclass gives `losses`, and `prepare` if it keeps a state."""
+
+    layers: str = setting(
+        "cross_attention_kv",
+        "Which layers may change. " + "; ".join(f"{name}: {what}" for name, what in GROUPS.items()) + ".",
+        choices=tuple(GROUPS),
+    )
+    steps: int = setting(150, "Optimiser steps. More erase more thoroughly and take longer.", minimum=1, maximum=10000)
+    learning_rate: float = setting(
+        1e-3, "Step size of Adam. Lower it if pictures of other concepts suffer.", minimum=1e-7, maximum=0.1, step=1e-5
+    )
+    rank: int = setting(
+        8, "Rank of the edit. 0 trains full matrices: a larger file, seldom a better one.", minimum=0, maximum=256
+    )
+    batch: int = setting(4, "Noisy samples of the target in an optimiser step.", minimum=1, maximum=64, advanced=True)
+    guidance_scale: float = setting(
+        3.0,
+        "Guidance scale of the frozen model's sampling runs that give the noisy samples.",
+        minimum=1.0,
+        maximum=20.0,
+        step=0.5,
+        advanced=True,
+    )
+    sampling_steps: int = setting(
+        16, "Sampling steps of those runs; each gives a noisy sample.", minimum=2, maximum=200, advanced=True
+    )
+    trajectories: int = setting(6, "Sampling runs for each target.", minimum=1, maximum=256, advanced=True)
+
+    def prepare(self, run: Training) -> Any:
+        """Whatever the method keeps during the run; the deltas are attached and still zero."""
+        return None
+
+    def losses(self, run: Training, state: Any) -> dict[str, Tensor]:
+        """The named loss terms of one optimiser step, scalars with gradient; their sum is minimised."""
+        raise TypeError(f"{type(self).__name__} does not say what it minimises: implement losses()")
+
+    def erase(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> ErasedUNet:
+        """See `ErasureMethod.erase`; the result is weights only."""
+        _check_prompts(denoiser, (*request.targets, *(pair.anchor for pair in request.pairs), *request.retain))
+        generator = torch.Generator().manual_seed(self.seed)
+        deltas = Deltas(denoiser.layers(self.layers), self.rank, generator)
+        pool = TrajectoryPool(
+            denoiser,
+            steps=self.sampling_steps,
+            guidance_scale=self.guidance_scale,
+            templates=TEMPLATES,
+            generator=generator,
+            frozen=deltas.disabled,
+            check=report.check,
+        )
+        run = Training(denoiser, request, deltas, pool, generator, report)
+        with deltas.attached():
+            pool.fill(request.targets, self.trajectories)
+            state = self.prepare(run)
+            optimise(run, self.steps, self.learning_rate, lambda: self.losses(run, state))
+        report.costs["UNet_evaluations_for_trajectories"] = pool.evaluations
+        erased = ErasedUNet(weight_edit(deltas.export()), provenance(self, denoiser, request))
+        if erased.is_zero():
+            raise ValueError(
+                f"the erasure changed nothing: after {self.steps} optimiser steps every delta is zero. "
+                f"Raise learning_rate (now {self.learning_rate:g}) or steps"
+            )
+        return erased
+
+
+def optimise(run: Training, steps: int, learning_rate: float, losses: Callable[[], dict[str, Tensor]]) -> None:
+    """Minimise the sum of `losses()` over the deltas with Adam; the last fifth of the steps slows down to zero.
+
+    Raises FloatingPointError, naming the step and the terms, if a loss is not finite.
+    """
+    optimiser = torch.optim.Adam(run.deltas.parameters(), lr=learning_rate)
+    for step in range(steps):
+        run.report.check()
+        run.step = step
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate * min(1.0, 5 * (steps - step) / steps)
+        terms = losses()
+        values = {name: float(term.detach()) for name, term in terms.items()}
+        if not all(math.isfinite(value) for value in values.values()):
+            raise FloatingPointError(
+                f"the loss is not finite at optimiser step {step + 1} of {steps} ({values}); nothing was returned. "
+                f"Lower learning_rate (now {learning_rate:g})"
+            )
+        optimiser.zero_grad(set_to_none=True)
+        sum(terms.values()).backward()
+        optimiser.step()
+        run.report.log(values)
+        run.report.on_progress(step + 1, steps, sum(values.values()))
+        run.report.on_preview(step + 1)
+
+
+def provenance(method: ErasureMethod, denoiser: Denoiser, request: ErasureRequest) -> Provenance:
+    """Where the result of `method` on `denoiser` comes from."""
+    return Provenance(
+        method=method.name,
+        settings={field.name: getattr(method, field.name) for field in settings_of(type(method))},
+        targets=tuple(dataclasses.astuple(pair) for pair in request.pairs),
+        retain=request.retain,
+        seed=method.seed,
+        family=denoiser.family,
+        fingerprint=getattr(denoiser, "fingerprint", ""),
+    )
+
+
+def _check_prompts(denoiser: Denoiser, prompts: Sequence[str]) -> None:
+    for prompt in prompts:
+        trouble = denoiser.describe_prompt(prompt) if prompt else None
+        if trouble:
+            raise ValueError(f"{prompt!r}: {trouble}")

@@ -1,0 +1,156 @@
+"""Noisy latents on the frozen model's own way from noise to a picture of a prompt.
+
+One guided sampling run passes every noise level, and computes the frozen model's prediction with and without the prompt
+at each: both are kept with the latents, so that an optimiser step needs no teacher call. The reference code draws one
+partial run for each latent it uses (about 25 guided calls a latent), and scores it at another noise level than its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .denoiser import Conditioning, Denoiser
+from .guidance import classifier_free, euler_step
+
+
+@dataclass(frozen=True)
+class NoisyBatch:
+    """n latents (n, channels, ...) at noise levels sigma (n,), the prompts they were drawn for, and the frozen model's
+    predictions for these: with the prompt, and with the empty one."""
+
+    latents: Tensor
+    sigma: Tensor
+    conditioning: Conditioning
+    conditional: Tensor
+    unconditional: Tensor
+
+    def rows(self, index: Tensor) -> NoisyBatch:
+        """The chosen samples, in that order."""
+        return NoisyBatch(
+            self.latents[index],
+            self.sigma[index],
+            self.conditioning.rows(index),
+            self.conditional[index],
+            self.unconditional[index],
+        )
+
+    @staticmethod
+    def cat(parts: Sequence[NoisyBatch]) -> NoisyBatch:
+        """All samples of `parts`, in order."""
+        tensors = (
+            torch.cat([getattr(part, name) for part in parts])
+            for name in ("latents", "sigma", "conditional", "unconditional")
+        )
+        latents, sigma, conditional, unconditional = tensors
+        conditioning = Conditioning.cat([part.conditioning for part in parts])
+        return NoisyBatch(latents, sigma, conditioning, conditional, unconditional)
+
+
+@torch.no_grad()
+def sample_trajectories(
+    denoiser: Denoiser,
+    conditioning: Conditioning,
+    steps: int,
+    guidance_scale: float,
+    generator: torch.Generator,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[NoisyBatch, Tensor]:
+    """One sampling run a prompt: the samples at all noise levels (`steps` times n, noise level outermost), and the
+    finished latents (n, channels, ...)."""
+    n = len(conditioning)
+    sigmas = denoiser.sigmas(steps).to(denoiser.device)
+    empty = denoiser.encode([""]).repeat(n)
+    both = Conditioning.cat([conditioning, empty])
+    shape = denoiser.empty_latents(n).shape
+    latents = torch.randn(shape, generator=generator).to(denoiser.device) * sigmas[0]
+    samples = []
+    for sigma, next_sigma in itertools.pairwise(sigmas):
+        check()
+        predicted = denoiser.predict(torch.cat([latents, latents]), sigma.expand(2 * n), both)
+        conditional, unconditional = predicted.chunk(2)
+        samples.append(NoisyBatch(latents, sigma.expand(n), conditioning, conditional, unconditional))
+        guided = classifier_free(unconditional, conditional, guidance_scale)
+        latents = euler_step(latents, guided, sigma, next_sigma)
+    return NoisyBatch.cat(samples), latents
+
+
+class TrajectoryPool:
+    """Trajectories of the frozen model by concept, drawn when a concept is first asked for and then kept.
+
+    A concept stands in each of `templates` in turn ("a picture of a {}"), since users do not write bare words; the
+    empty concept stays empty.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        *,
+        steps: int,
+        guidance_scale: float,
+        templates: Sequence[str],
+        generator: torch.Generator,
+        frozen: Callable[[], AbstractContextManager] = nullcontext,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._denoiser, self._steps, self._scale = denoiser, steps, guidance_scale
+        self._templates, self._generator, self._frozen, self._check = templates, generator, frozen, check
+        self._samples: dict[str, NoisyBatch] = {}
+        self._anchors: dict[tuple[str, str], Tensor] = {}
+        self.evaluations = 0
+
+    def prompts(self, concept: str, n: int) -> list[str]:
+        """n prompts that say `concept`."""
+        if not concept:
+            return [""] * n
+        return [self._templates[i % len(self._templates)].replace("{}", concept) for i in range(n)]
+
+    def fill(self, concepts: Sequence[str], chains: int) -> None:
+        """Draw `chains` trajectories for each concept that has none yet, all in one batch."""
+        missing = [concept for concept in dict.fromkeys(concepts) if concept not in self._samples]
+        if not missing:
+            return
+        prompts = [prompt for concept in missing for prompt in self.prompts(concept, chains)]
+        with self._frozen():
+            conditioning = self._denoiser.encode(prompts)
+            samples, _ = sample_trajectories(
+                self._denoiser, conditioning, self._steps, self._scale, self._generator, self._check
+            )
+        self.evaluations += 2 * len(prompts) * self._steps
+        column = torch.arange(len(prompts) * self._steps) % len(prompts)
+        for i, concept in enumerate(missing):
+            self._samples[concept] = samples.rows((column // chains == i).nonzero().squeeze(1).to(samples.sigma.device))
+
+    def samples(self, concept: str) -> NoisyBatch:
+        """All samples of a concept that was filled."""
+        return self._samples[concept]
+
+    def draw(self, concept: str, n: int) -> tuple[NoisyBatch, Tensor]:
+        """n random samples of a filled concept, and their rows in `samples(concept)`."""
+        everything = self._samples[concept]
+        rows = torch.randint(len(everything.sigma), (n,), generator=self._generator).to(everything.sigma.device)
+        return everything.rows(rows), rows
+
+    @torch.no_grad()
+    def anchor_predictions(self, target: str, anchor: str) -> Tensor:
+        """The frozen model's predictions for `anchor` on all samples of `target`, in their order."""
+        samples = self._samples[target]
+        if not anchor:
+            return samples.unconditional
+        if (target, anchor) not in self._anchors:
+            n = len(samples.sigma)
+            chains = n // self._steps
+            with self._frozen():
+                conditioning = self._denoiser.encode(self.prompts(anchor, chains))
+                parts = []
+                for rows in torch.arange(n, device=samples.sigma.device).split(chains):
+                    self._check()
+                    parts.append(self._denoiser.predict(samples.latents[rows], samples.sigma[rows], conditioning))
+            self.evaluations += n
+            self._anchors[target, anchor] = torch.cat(parts)
+        return self._anchors[target, anchor]

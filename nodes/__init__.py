@@ -1,0 +1,1 @@
+"""The ComfyUI shell around `erasure_core`: schemas and wiring, no maths."""

@@ -1,0 +1,212 @@
+"""Find Adversarial Concept: which concepts does an edit hurt most?"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from comfy_api.latest import io
+from PIL import Image, ImageDraw
+
+from ..erasure_core.adversary import Candidates, Damage, prefilter
+from ..erasure_core.concepts import ErasureRequest, lines, parse_request
+from ..erasure_core.erased_unet import ErasedUNet
+from ..erasure_core.method import methods
+from ..erasure_core.report import Report
+from ..erasure_core.trajectory import NoisyBatch, sample_trajectories
+from ..erasure_core.vocabulary import VOCABULARIES, words_of
+from . import host
+from .erase import CATEGORY, erase
+from .erased_unet import apply
+from .types import ErasedUNetType
+
+PROBE_LEVELS = 6
+PROBE_STEPS = 40
+SEARCHED = 200
+SYNONYM_SIMILARITY = 0.7
+BATCH = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """Concepts and the damage that an edit does to them (mean squared change of the prediction), worst first."""
+
+    words: tuple[str, ...]
+    damage: tuple[float, ...]
+    synonyms: tuple[str, ...]
+
+
+def probe_erasure(
+    model: object, clip: object, request: ErasureRequest, width: int, height: int, seed: int
+) -> ErasedUNet:
+    """A short erasure without any preservation, to see what it would hurt."""
+    probe = methods()["esd"](steps=PROBE_STEPS, seed=seed)
+    return erase(model, clip, request, probe, width, height)[0]
+
+
+@torch.no_grad()
+def rank(
+    model: object,
+    clip: object,
+    erased: ErasedUNet,
+    request: ErasureRequest,
+    words: list[str],
+    width: int,
+    height: int,
+    seed: int,
+    report: Report,
+) -> Ranking:
+    """Measure the damage of `erased` to every word, on latents of the frozen model at several noise levels."""
+    edited_model = apply(model, erased, 1.0)
+    with host.opened(model, clip, width, height) as denoiser:
+        everything = Candidates(tuple(words), denoiser.encode(words))
+        targets = denoiser.encode(request.targets)
+        kept, synonyms = prefilter(everything, targets, SEARCHED, "nearest", SYNONYM_SIMILARITY)
+        samples, _ = sample_trajectories(
+            denoiser, denoiser.encode(["", *request.targets]), 16, 3.0, host.generator(seed), report.check
+        )
+        probes = _spread(samples)
+        original = _predictions(denoiser, probes, kept, report, 0)
+    with host.opened(edited_model, clip, width, height) as denoiser:
+        damage = Damage(denoiser, probes, frozen=lambda: None)
+        edited = _predictions(denoiser, probes, kept, report, len(kept))
+    values = torch.cat([damage.between(new, old) for new, old in zip(edited, original, strict=True)])
+    order = values.argsort(descending=True).tolist()
+    return Ranking(tuple(kept.words[i] for i in order), tuple(float(values[i]) for i in order), tuple(synonyms))
+
+
+def _spread(samples: NoisyBatch) -> NoisyBatch:
+    """A few samples at evenly spread noise levels."""
+    rows = torch.linspace(0, len(samples.sigma) - 1, PROBE_LEVELS + 2)[1:-1].round().long()
+    return samples.rows(rows.to(samples.sigma.device))
+
+
+def _predictions(
+    denoiser: host.ComfyDenoiser, probes: NoisyBatch, candidates: Candidates, report: Report, done: int
+) -> list[torch.Tensor]:
+    damage, parts = Damage(denoiser, probes, frozen=lambda: None), []
+    for rows in torch.arange(len(candidates)).split(BATCH):
+        parts.append(damage.predictions(candidates.conditioning.rows(rows)))
+        report.on_progress(done + int(rows[-1]) + 1, 2 * len(candidates), 0.0)
+    return parts
+
+
+def bar_chart(ranking: Ranking, top: int, title: str, width: int = 640) -> torch.Tensor:
+    """The worst `top` concepts as horizontal bars: an image (1, height, width, 3) in [0, 1]."""
+    words, damage = ranking.words[:top], ranking.damage[:top]
+    row, left, head = 22, 170, 40
+    picture = Image.new("RGB", (width, head + row * len(words) + 12), "white")
+    pen = ImageDraw.Draw(picture)
+    pen.text((10, 12), title, fill="black", font_size=15)
+    largest = max(max(damage, default=0.0), 1e-12)
+    for i, (word, value) in enumerate(zip(words, damage, strict=True)):
+        y = head + row * i
+        pen.text((left - 8, y + row / 2), word or "(empty prompt)", fill="black", font_size=13, anchor="rm")
+        length = (width - left - 90) * value / largest
+        pen.rectangle((left, y + 4, left + length, y + row - 4), fill=(66, 110, 180))
+        pen.text((left + length + 6, y + row / 2), f"{value:.2e}", fill=(90, 90, 90), font_size=12, anchor="lm")
+    flat = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return flat.reshape(1, picture.height, picture.width, 3).float() / 255
+
+
+class FindAdversarialConcept(io.ComfyNode):
+    """Rank concepts by how much an erasure hurts them."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See the class."""
+        return io.Schema(
+            node_id="ErasureFindAdversarialConcept",
+            display_name="Find Adversarial Concept",
+            category=CATEGORY,
+            description="Finds the concepts that an erasure hurts most, so that you can retain them. With an erased UNet "
+            "linked it measures that edit, without one a short trial erasure of the concepts.",
+            search_aliases=["adversarial concept", "collateral damage", "retain", "AP"],
+            inputs=[
+                io.Model.Input("model", tooltip="The unedited model."),
+                io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
+                io.String.Input(
+                    "concepts",
+                    multiline=True,
+                    default="circle",
+                    tooltip="What is or will be erased, one concept a line.",
+                ),
+                io.Combo.Input(
+                    "vocabulary",
+                    options=list(VOCABULARIES),
+                    default="everyday_words",
+                    tooltip="Where the candidates come from. model_words are the most frequent whole words of the text "
+                    "encoder. The nearest to the concepts are measured.",
+                ),
+                io.Int.Input(
+                    "top_k", default=12, min=1, max=200, tooltip="How many concepts to return, the worst first."
+                ),
+                io.Int.Input(
+                    "width", default=512, min=16, max=8192, step=8, tooltip="Width of the pictures measured on."
+                ),
+                io.Int.Input("height", default=512, min=16, max=8192, step=8, tooltip="Height of those pictures."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="Same seed, same ranking.",
+                ),
+                io.String.Input(
+                    "candidates",
+                    multiline=True,
+                    optional=True,
+                    tooltip="Concepts of your own to measure, one a line, in place of the vocabulary.",
+                ),
+                ErasedUNetType.Input(
+                    "erased_unet", optional=True, tooltip="Measure this edit instead of a short trial erasure."
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="concepts", tooltip="The worst hurt concepts, one a line: link it to retain."
+                ),
+                io.Image.Output(display_name="chart", tooltip="A bar chart of the damage."),
+                io.String.Output(display_name="report", tooltip="Every concept and its damage."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        clip,
+        concepts: str,
+        vocabulary: str,
+        top_k: int,
+        width: int,
+        height: int,
+        seed: int,
+        candidates: str = "",
+        erased_unet: ErasedUNet | None = None,
+    ) -> io.NodeOutput:
+        """Rank and draw."""
+        request = parse_request(concepts)
+        edit = erased_unet or probe_erasure(model, clip, request, width, height, seed)
+        bar = host.ProgressBar(100, node_id=cls.hidden.unique_id)
+        report = Report(
+            on_progress=lambda step, total, _loss: bar.update_absolute(step, total), check=host.check_cancelled
+        )
+        words = lines(candidates or "")
+        if not words:
+            with host.opened(model, clip, width, height) as denoiser:
+                words = words_of(vocabulary, denoiser, limit=1000)
+        words = [word for word in dict.fromkeys(words) if not request.says_target(word)]
+        if not words:
+            raise ValueError("no candidate is left: every line of candidates is itself a concept to erase; add others")
+        ranking = rank(model, clip, edit, request, words, width, height, seed, report)
+        title = f"damage of erasing {', '.join(request.targets)}"
+        rows = "\n".join(
+            f"| {word or '(empty)'} | {value:.3e} |" for word, value in zip(ranking.words, ranking.damage, strict=True)
+        )
+        text = f"# {title.capitalize()}\n\n| concept | mean squared change of the prediction |\n|---|---|\n{rows}\n"
+        if ranking.synonyms:
+            text += f"\nLeft out as synonyms: {', '.join(ranking.synonyms)}.\n"
+        return io.NodeOutput("\n".join(ranking.words[:top_k]), bar_chart(ranking, top_k, title), text)

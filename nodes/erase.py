@@ -1,0 +1,180 @@
+"""Erase Concept: the node that makes an erased UNet."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+from PIL import Image
+
+from ..erasure_core.concepts import ErasureRequest, parse_request
+from ..erasure_core.denoiser import Conditioning, Denoiser
+from ..erasure_core.erased_unet import ErasedUNet
+from ..erasure_core.method import ErasureMethod
+from ..erasure_core.report import Report
+from ..erasure_core.trajectory import sample_trajectories
+from . import host
+from .types import ErasedUNetType
+from .widgets import chosen_method, method_input
+
+CATEGORY = "model/erasure"
+PREVIEWS = 12
+PREVIEW_SAMPLING_STEPS = 10
+
+
+class Preview:
+    """The live preview: the same noise sampled again every few optimiser steps, so that one sees the target vanish."""
+
+    def __init__(self, denoiser: host.ComfyDenoiser, vae: object, prompt: str, seed: int) -> None:
+        self._denoiser, self._vae, self._seed = denoiser, vae, seed
+        self._conditioning = denoiser.encode([prompt])
+
+    def image(self) -> Image.Image:
+        """What the network, as it is now, draws for the target."""
+        latents = sampled_latents(self._denoiser, self._conditioning, PREVIEW_SAMPLING_STEPS, self._seed)
+        pixels = self._denoiser.picture(self._vae, latents)[0]
+        return Image.fromarray((pixels.clamp(0, 1) * 255).byte().cpu().numpy())
+
+
+def sampled_latents(denoiser: Denoiser, conditioning: Conditioning, steps: int, seed: int):
+    """Finished latents for `conditioning` from a fixed seed."""
+    generator = host.generator(seed)
+    _, latents = sample_trajectories(denoiser, conditioning, steps, 5.0, generator, host.check_cancelled)
+    return latents
+
+
+def erase(
+    model: object,
+    clip: object,
+    request: ErasureRequest,
+    method: ErasureMethod,
+    width: int,
+    height: int,
+    vae: object = None,
+    node_id: str | None = None,
+) -> tuple[ErasedUNet, Report]:
+    """Run `method` on a clone of `model`; the model itself is left as it was, also on an error or a cancel.
+
+    Raises RuntimeError, saying what to lower, when memory runs out.
+    """
+    memory = host.MemoryMeter()
+    try:
+        with host.opened(model, clip, width, height) as denoiser:
+            report = _reporting(denoiser, request, method, vae, node_id)
+            with memory:
+                erased = method.erase(denoiser, request, report)
+    except host.OutOfMemory as error:
+        raise RuntimeError(
+            f"out of memory while erasing at {width}x{height} with {method.name}. Lower width and height, or in the "
+            f"method's settings batch, preserved, trajectories or rank; the model is unchanged"
+        ) from error
+    report.costs["peak_memory_over_the_loaded_model_in_MB"] = memory.peak / 1e6
+    return erased, report
+
+
+def _reporting(
+    denoiser: host.ComfyDenoiser, request: ErasureRequest, method: ErasureMethod, vae: object, node_id: str | None
+) -> Report:
+    steps = getattr(method, "steps", 1)
+    bar = host.ProgressBar(steps, node_id=node_id)
+    preview = Preview(denoiser, vae, request.targets[0], method.seed) if vae is not None else None
+
+    def on_progress(step: int, total: int, loss: float) -> None:
+        bar.update_absolute(step, total)
+        host.send_text(f"optimiser step {step} of {total}, loss {loss:.4g}", node_id)
+
+    def on_preview(step: int) -> None:
+        if preview is not None and (step == 1 or step == steps or step % max(1, steps // PREVIEWS) == 0):
+            bar.update_absolute(step, steps, ("JPEG", preview.image(), 512))
+
+    return Report(on_progress=on_progress, on_preview=on_preview, check=host.check_cancelled)
+
+
+def report_text(erased: ErasedUNet, report: Report) -> str:
+    """The report of one erasure in Markdown."""
+    source = erased.provenance
+    pairs = "; ".join(f"{target} => {anchor or '(empty prompt)'}" for target, anchor in source.targets)
+    head = [
+        f"# Erased by {source.method}: {pairs}",
+        "",
+        f"- {source.family}, seed {source.seed}, {len(erased.tensors)} tensors, {erased.size() / 1e6:.2f} MB",
+        f"- retained on request: {', '.join(source.retain) or 'nothing'}",
+    ]
+    return "\n".join(head) + "\n" + report.text()
+
+
+class EraseConcept(io.ComfyNode):
+    """Erase concepts from a loaded diffusion model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See the class."""
+        return io.Schema(
+            node_id="ErasureEraseConcept",
+            display_name="Erase Concept",
+            category=CATEGORY,
+            description="Removes concepts from the model and leaves the rest as it was. The loaded model is not changed: "
+            "you get a patched clone, and the edit on its own to save.",
+            search_aliases=["erase", "unlearn", "remove concept", "forget", "ESD", "UCE", "AP"],
+            inputs=[
+                io.Model.Input("model", tooltip="The diffusion model to erase from. It stays as it is."),
+                io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
+                io.String.Input(
+                    "concepts",
+                    multiline=True,
+                    default="circle",
+                    tooltip="What to erase, one concept a line. 'cat => dog' makes cats into dogs; without '=>' the "
+                    "concept becomes what the model draws for an empty prompt.",
+                ),
+                method_input(),
+                io.Int.Input(
+                    "width",
+                    default=512,
+                    min=16,
+                    max=8192,
+                    step=8,
+                    tooltip="Width of the pictures on which the erasure is learned; best the model's own size.",
+                ),
+                io.Int.Input("height", default=512, min=16, max=8192, step=8, tooltip="Height of those pictures."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="Same seed, same settings, same result.",
+                ),
+                io.String.Input(
+                    "retain",
+                    multiline=True,
+                    optional=True,
+                    tooltip="What must stay, one concept a line. Find Adversarial Concept can fill this.",
+                ),
+                io.Vae.Input(
+                    "vae", optional=True, tooltip="Link it to see a picture of the first concept vanish while it works."
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    display_name="MODEL", tooltip="A clone of the model with the edit applied at strength 1."
+                ),
+                ErasedUNetType.Output(
+                    display_name="ERASED_UNET", tooltip="The edit alone: save it, or apply it elsewhere."
+                ),
+                io.LossMap.Output(
+                    display_name="LOSS_MAP", tooltip="The loss of every optimiser step, for Plot Loss Graph."
+                ),
+                io.String.Output(display_name="report", tooltip="What was done, what it cost, what was preserved."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, clip, concepts: str, method: dict, width: int, height: int, seed: int, retain: str = "", vae=None
+    ) -> io.NodeOutput:
+        """Erase, and return the patched clone, the edit, the losses and the report."""
+        request = parse_request(concepts, retain or "")
+        chosen = chosen_method(method, seed)
+        erased, report = erase(model, clip, request, chosen, width, height, vae, cls.hidden.unique_id)
+        total = [sum(values) for values in zip(*report.losses.values(), strict=False)]
+        edited = host.patched(model, dict(erased.tensors), 1.0)
+        return io.NodeOutput(edited, erased, {"loss": total or [0.0]}, report_text(erased, report))

@@ -1,0 +1,25 @@
+"""What ComfyUI asks the pack for: its nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import host
+from .adversarial import FindAdversarialConcept
+from .erase import EraseConcept
+from .erased_unet import FOLDER_KIND, ApplyErasedUNet, LoadErasedUNet, SaveErasedUNet
+
+
+class ConceptErasure(ComfyExtension):
+    """The Concept Erasure pack."""
+
+    async def on_load(self) -> None:
+        """Make ComfyUI list files with parts that act at inference, which no stock loader may half-apply."""
+        output = Path(host.output_folder())
+        host.register_folder(FOLDER_KIND, str(host.models_folder() / FOLDER_KIND), str(output / FOLDER_KIND))
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Every node of the pack."""
+        return [EraseConcept, FindAdversarialConcept, ApplyErasedUNet, LoadErasedUNet, SaveErasedUNet]

@@ -1,0 +1,330 @@
+"""The one file that knows ComfyUI's engine: a loaded MODEL and CLIP as a `Denoiser`, and what surrounds a long run."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import comfy.lora
+import comfy.lora_convert
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sampler_helpers
+import comfy.samplers
+import comfy.sd
+import comfy.utils
+import folder_paths
+import psutil
+import torch
+from comfy.cli_args import args as comfy_arguments  # noqa: F401  (parsed before torch looks for a device)
+from torch import Tensor, nn
+
+from ..erasure_core.adapters import is_editable
+from ..erasure_core.denoiser import TOKENS, Conditioning
+from ..erasure_core.guidance import per_sample
+from ..erasure_core.layers import select
+
+OutOfMemory = comfy.model_management.OOM_EXCEPTION
+Cancelled = comfy.model_management.InterruptProcessingException
+check_cancelled = comfy.model_management.throw_exception_if_processing_interrupted
+ProgressBar = comfy.utils.ProgressBar
+
+_TRAINABLE_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class ComfyDenoiser:
+    """A MODEL and CLIP as `erasure_core.denoiser.Denoiser`. Made by `opened`, which loads and cleans up."""
+
+    def __init__(self, patcher: comfy.model_patcher.ModelPatcher, clip: comfy.sd.CLIP, width: int, height: int) -> None:
+        self._patcher, self._clip, self._model = patcher, clip, patcher.model
+        self._width, self._height = width, height
+        self._encoded: dict[str, dict[str, Tensor]] = {}
+        self._constants: dict[str, Any] = {}
+        self.family = type(self._model.model_config).__name__
+        self.device = patcher.load_device
+        self.fingerprint = fingerprint(patcher)
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """See `Denoiser.encode`; what was encoded once is kept for the run."""
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._encoded]
+        with torch.no_grad():
+            for prompt in missing:
+                check_cancelled()
+                self._encoded[prompt] = self._encode(prompt)
+        if missing:
+            load_fully(self._patcher)  # on a small card the text encoder may have pushed the model out
+        rows = [Conditioning(self._encoded[prompt]) for prompt in prompts]
+        return Conditioning.cat(rows)
+
+    def _encode(self, prompt: str) -> dict[str, Tensor]:
+        tokens = self._clip.tokenize(prompt)
+        conds = comfy.sampler_helpers.convert_cond(self._clip.encode_from_tokens_scheduled(tokens, show_pbar=False)[:1])
+        noise = self.empty_latents(1)
+        processed = comfy.samplers.process_conds(self._model, noise, {"positive": conds}, self.device)["positive"][0]
+        values = {}
+        for name, cond in processed["model_conds"].items():
+            value = cond.process_cond(batch_size=1, area=None).cond
+            if torch.is_tensor(value):
+                values[name] = value.to(self.device).clone()
+            else:
+                self._constants[name] = value
+        if TOKENS not in values:
+            raise ValueError(
+                f"the text of {prompt!r} does not reach {self.family} models as cross-attention; unsupported"
+            )
+        return values
+
+    def sigmas(self, n: int) -> Tensor:
+        """See `Denoiser.sigmas`: ComfyUI's `normal` scheduler."""
+        return comfy.samplers.calculate_sigmas(self._model.model_sampling, "normal", n).to(self.device)
+
+    def empty_latents(self, n: int) -> Tensor:
+        """See `Denoiser.empty_latents`."""
+        latent_format = self._model.latent_format
+        ratio = latent_format.spacial_downscale_ratio
+        return torch.zeros(
+            (n, latent_format.latent_channels, self._height // ratio, self._width // ratio), device=self.device
+        )
+
+    def predict(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
+        """See `Denoiser.predict`. Works in bf16 where the device is fast at it; LoRAs and patches of the MODEL act."""
+        options = comfy.model_patcher.create_model_options_clone(self._patcher.model_options)
+        transformer_options = options.get("transformer_options", {})
+        transformer_options |= {"cond_or_uncond": [0], "sigmas": sigma}
+        arguments = {**conditioning.values, **self._constants, "transformer_options": transformer_options}
+        with self._precision():
+            wrapper = options.get("model_function_wrapper")
+            if wrapper is not None:
+                call = {"input": latents, "timestep": sigma, "c": arguments, "cond_or_uncond": [0]}
+                denoised = wrapper(self._model.apply_model, call)
+            else:
+                denoised = self._model.apply_model(latents, sigma, **arguments)
+        return (latents - denoised.float()) / per_sample(sigma, latents)
+
+    def _precision(self) -> AbstractContextManager:
+        if self.device.type == "cpu":
+            fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        else:
+            # a float16 forward pass has no gradient scaling here, so its small gradients would vanish
+            fast = comfy.model_management.should_use_bf16(self.device)
+        return torch.autocast(self.device.type, torch.bfloat16) if fast else nullcontext()
+
+    def layers(self, group: str) -> dict[str, nn.Module]:
+        """See `Denoiser.layers`; also raises ValueError for quantised weights."""
+        modules = {name: module for name, module in self._model.diffusion_model.named_modules() if is_editable(module)}
+        chosen = {name: modules[name] for name in select(self.family, group, list(modules))}
+        for name, module in chosen.items():
+            if module.weight.dtype not in _TRAINABLE_TYPES or type(module.weight.data) is not Tensor:
+                raise ValueError(
+                    f"the MODEL is quantised: {name} has weights of type {module.weight.dtype}. Load it as float16, "
+                    f"bfloat16 or float32 (in Load Diffusion Model: weight_dtype 'default' with an unquantised file), "
+                    f"erase there, and apply the result to the quantised MODEL if you like"
+                )
+        return chosen
+
+    def known_words(self) -> list[str]:
+        """See `Denoiser.known_words`: entries that are a word of at least three letters, the most frequent first."""
+        vocabulary = _vocabulary(self._clip)
+        ends = [token for token in vocabulary if token.endswith("</w>")]
+        words = (token[:-4] for token in ends) if ends else (t[1:] for t in vocabulary if t.startswith(("▁", "Ġ")))
+        return [word for word in words if len(word) > 2 and word.isascii() and word.isalpha()]
+
+    def describe_prompt(self, prompt: str) -> str | None:
+        """See `Denoiser.describe_prompt`."""
+        said, nothing = self.encode([prompt]).tokens, self.encode([""]).tokens
+        if said.shape == nothing.shape and torch.equal(said, nothing):
+            return "the text encoder sees nothing in it (only unknown tokens); write it in words it knows"
+        return None
+
+    @torch.no_grad()
+    def picture(self, vae: comfy.sd.VAE, latents: Tensor) -> Tensor:
+        """Latents in model space -> images (n, height, width, 3) in [0, 1]."""
+        images = vae.decode(self._model.process_latent_out(latents))
+        load_fully(self._patcher)
+        return images
+
+
+def _vocabulary(clip: comfy.sd.CLIP) -> list[str]:
+    """The entries of the first text encoder's vocabulary in order of their ids."""
+    for part in vars(clip.tokenizer).values():
+        inner = getattr(part, "tokenizer", None)
+        if hasattr(inner, "get_vocab"):
+            return sorted(inner.get_vocab(), key=inner.get_vocab().get)
+    raise ValueError(
+        f"{type(clip.tokenizer).__name__} does not show its vocabulary; choose a themed vocabulary instead of model_words"
+    )
+
+
+def load_fully(patcher: comfy.model_patcher.ModelPatcher) -> None:
+    """Have ComfyUI's memory management load the whole model, other models making room."""
+    comfy.model_management.load_models_gpu([patcher], force_full_load=True)
+
+
+def _differentiable_weights(model: nn.Module) -> None:
+    """Replace weights made under inference mode, which autograd refuses, by equal copies; values stay as they were."""
+    for name, parameter in list(model.named_parameters()):
+        if parameter.is_inference():
+            comfy.utils.set_attr_param(model, name, parameter.data)
+    for name, buffer in list(model.named_buffers()):
+        if buffer.is_inference():
+            comfy.utils.set_attr_buffer(model, name, buffer.clone())
+
+
+@contextmanager
+def opened(model: Any, clip: Any, width: int, height: int) -> Iterator[ComfyDenoiser]:
+    """A denoiser that can be trained on, on a clone of `model`; afterwards everything is as it was.
+
+    Raises ValueError if the size does not fit the latents, or CLIP and MODEL do not belong together.
+    """
+    ratio = model.model.latent_format.spacial_downscale_ratio
+    for name, value in (("width", width), ("height", height)):
+        if value % ratio or value <= 0:
+            raise ValueError(
+                f"{name} is {value}, which is no multiple of {ratio}; try {max(1, round(value / ratio)) * ratio}"
+            )
+    was_training = comfy.model_management.in_training
+    with torch.inference_mode(False), torch.enable_grad():
+        patcher = model.clone(disable_dynamic=True)
+        try:
+            # fused kernels have no backward pass; this switches them off
+            comfy.model_management.in_training = True
+            load_fully(patcher)
+            patcher.pre_run()
+            _differentiable_weights(patcher.model)
+            denoiser = ComfyDenoiser(patcher, clip, width, height)
+            _check_clip(denoiser)
+            yield denoiser
+        finally:
+            comfy.model_management.in_training = was_training
+            patcher.cleanup()
+            comfy.model_management.soft_empty_cache()
+
+
+def _check_clip(denoiser: ComfyDenoiser) -> None:
+    """Raise ValueError if the text is not as wide as the model reads it."""
+    width = denoiser.encode([""]).tokens.shape[-1]
+    reads = denoiser._model.model_config.unet_config.get("context_dim")
+    if reads is not None and width != reads:
+        raise ValueError(
+            f"CLIP and MODEL do not belong together: this CLIP gives text of width {width}, the {denoiser.family} MODEL "
+            f"reads {reads}. Take both from one checkpoint"
+        )
+
+
+def fingerprint(patcher: comfy.model_patcher.ModelPatcher) -> str:
+    """A short hash of the base weights, without any patches; the same for the same file loaded as the same type."""
+    digest = hashlib.sha256()
+    backup = patcher.backup
+    for name, parameter in sorted(patcher.model.diffusion_model.named_parameters()):
+        key = f"diffusion_model.{name}"
+        weight = backup[key].weight if key in backup else parameter.data
+        flat = weight.detach().reshape(-1)
+        some = flat[:: max(1, flat.numel() // 8)][:8].to(device="cpu", dtype=torch.float16)
+        digest.update(name.encode() + some.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def family_of(model: Any) -> str:
+    """The family name of a MODEL, as `layers.FAMILIES` spells it."""
+    return type(model.model.model_config).__name__
+
+
+def patched(model: Any, tensors: dict[str, Tensor], strength: float) -> Any:
+    """A clone of `model` with weight edits at `strength`, read by ComfyUI's own LoRA code.
+
+    Raises ValueError if no edit, or not every edit, finds its layer.
+    """
+    key_map = comfy.lora.model_lora_keys_unet(model.model, {})
+    patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(dict(tensors)), key_map, log_missing=False)
+    clone = model.clone()
+    applied = set(clone.add_patches(patches, strength))
+    wanted = {key.rsplit(".lora_", 1)[0].rsplit(".diff", 1)[0].removesuffix(".alpha") for key in tensors}
+    if len(applied) < len(wanted):
+        raise ValueError(
+            f"the erased UNet edits {len(wanted)} layers, but only {len(applied)} of them are in this "
+            f"{family_of(model)} MODEL; nothing was applied. Load the kind of model that it was made for"
+        )
+    return clone
+
+
+def send_text(text: str, node_id: str | None) -> None:
+    """Show a line of text on a running node, if a server is there to show it."""
+    from server import PromptServer
+
+    instance = getattr(PromptServer, "instance", None)
+    if instance is not None and node_id is not None:
+        instance.send_progress_text(text, node_id)
+
+
+def output_folder() -> str:
+    """ComfyUI's output folder."""
+    return folder_paths.get_output_directory()
+
+
+def models_folder() -> Path:
+    """ComfyUI's models folder."""
+    return Path(folder_paths.models_dir)
+
+
+def register_folder(kind: str, *paths: str) -> None:
+    """Let ComfyUI list `.safetensors` files of a model kind of ours."""
+    for path in paths:
+        folder_paths.add_model_folder_path(kind, path)
+    folders, _ = folder_paths.folder_names_and_paths[kind]
+    folder_paths.folder_names_and_paths[kind] = (folders, {".safetensors"})
+
+
+def file_names(kind: str) -> list[str]:
+    """Names of the files that ComfyUI lists for a model kind."""
+    return folder_paths.get_filename_list(kind)
+
+
+def file_path(kind: str, name: str) -> str | None:
+    """Full path of a listed file, or None if there is none of that name inside the kind's folders."""
+    return folder_paths.get_full_path(kind, name)
+
+
+def generator(seed: int) -> torch.Generator:
+    """A local source of random numbers; the global one is never touched."""
+    return torch.Generator().manual_seed(seed)
+
+
+class MemoryMeter:
+    """Peak memory, in bytes, that was used inside `with` beyond what was in use on entering it.
+
+    On a GPU what torch allocated there; else the resident memory of the process, looked at every 20 ms.
+    """
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._device = comfy.model_management.get_torch_device()
+        self._done = threading.Event()
+
+    def _in_use(self) -> int:
+        if self._device.type == "cuda":
+            return torch.cuda.memory_allocated(self._device)
+        return psutil.Process().memory_info().rss
+
+    def _watch(self, before: int) -> None:
+        while not self._done.wait(0.02):
+            self.peak = max(self.peak, self._in_use() - before)
+
+    def __enter__(self) -> MemoryMeter:
+        self._before = self._in_use()
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        else:
+            self._watcher = threading.Thread(target=self._watch, args=(self._before,), daemon=True)
+            self._watcher.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._device.type == "cuda":
+            self.peak = torch.cuda.max_memory_allocated(self._device) - self._before
+        else:
+            self._done.set()
+            self._watcher.join()

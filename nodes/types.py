@@ -1,0 +1,7 @@
+"""The pack's own socket types."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+ErasedUNetType = io.Custom("ERASED_UNET")

@@ -1,0 +1,60 @@
+"""The playground's autoencoder: a TAESD of 64x64 pictures to 8x8x4 latents, trained on drawings alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .drawing import draw, foreground, random_scene
+from .training import Schedule, initialise, train
+
+SCHEDULE = Schedule(steps=2600, batch=24, learning_rate=8e-4, ema=0.998, weight_decay=0.0)
+
+
+def new_autoencoder(seed: int = 1) -> nn.Module:
+    """ComfyUI's own TAESD module with random weights."""
+    from comfy.taesd.taesd import TAESD
+
+    module = TAESD(latent_channels=4)
+    initialise(module, seed)
+    module.vae_scale.requires_grad_(False)
+    module.vae_shift.requires_grad_(False)
+    return module
+
+
+def reconstruction_loss(module: nn.Module, batch: int, generator: torch.Generator) -> Tensor:
+    """Pixel error, weighted four to one for the drawn shape over the bare background.
+
+    A little noise on the latents makes the decoder forgive what the diffusion model gets slightly wrong; the pull
+    towards unit variance keeps the encoder from outgrowing that noise.
+    """
+    scene = random_scene(batch, generator)
+    pictures = draw(scene)
+    weight = 0.25 + 0.75 * foreground(scene)
+    with torch.autocast("cpu", torch.bfloat16):
+        latents = module.taesd_encoder(pictures.contiguous(memory_format=torch.channels_last)).float()
+        noisy = latents + 0.08 * torch.randn(latents.shape, generator=generator)
+        decoded = module.taesd_decoder(noisy.contiguous(memory_format=torch.channels_last)).float()
+    error = decoded - pictures
+    spread = latents.std(dim=(0, 2, 3)) - 1
+    centre = latents.mean(dim=(0, 2, 3))
+    return (weight * (error.square() + 0.1 * error.abs())).mean() + 0.01 * (spread.square() + centre.square()).mean()
+
+
+def train_autoencoder(folder: Path, schedule: Schedule = SCHEDULE) -> nn.Module:
+    """Train (or go on training) the autoencoder; `vae_scale` is set so that scaled latents have unit variance."""
+    module = new_autoencoder().to(memory_format=torch.channels_last)
+
+    def loss(batch: int, generator: torch.Generator) -> Tensor:
+        return reconstruction_loss(module, batch, generator)
+
+    averaged = train("autoencoder", module, loss, schedule, seed=2, checkpoint=folder / "autoencoder.pt")
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        latents = averaged.taesd_encoder(draw(random_scene(512, generator)))
+    # SD1.5 multiplies what the encoder gives by 0.18215 before the UNet sees it
+    averaged.vae_scale.data.fill_(0.18215 * float(latents.std()))
+    averaged.vae_shift.data.fill_(-float(latents.mean()) / float(averaged.vae_scale))
+    return averaged

@@ -1,0 +1,63 @@
+"""Expand the repository's weights into what ComfyUI loads: a Stable Diffusion 1.5 checkpoint, and the judge."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from devtools.inprocess import load_comfy
+
+
+def build_checkpoint(path: Path) -> None:
+    """Write the checkpoint that stock Load Checkpoint detects as SD1.5. Takes seconds; the text encoder comes from its
+    seed."""
+    from .text_encoder import text_encoder_weights, tokenizer_ids
+    from .weights import stored
+
+    tensors = {f"model.diffusion_model.{name}": value for name, value in stored("unet").items()}
+    tensors |= {f"first_stage_model.{name}": value for name, value in stored("autoencoder").items()}
+    text = text_encoder_weights(tokenizer_ids())
+    tensors |= {f"cond_stage_model.transformer.text_model.{name}": value for name, value in text.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in tensors.items()}, path)
+
+
+def build_judge(folder: Path) -> None:
+    """Write one transformers image classifier a factor: `<folder>/shape`, `<folder>/colour`, `<folder>/fill`."""
+    from .drawing import SIZE
+    from .judge import FACTORS
+    from .weights import stored_judge
+
+    preprocessing = {
+        "image_processor_type": "ConvNextImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": SIZE},
+        "crop_pct": 1.0,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
+    for factor in FACTORS:
+        stored_judge(factor).save_pretrained(folder / factor)
+        (folder / factor / "preprocessor_config.json").write_text(json.dumps(preprocessing, indent=2), encoding="utf-8")
+
+
+def main() -> None:
+    """Build what the arguments name."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint file to write")
+    parser.add_argument("--judge", type=Path, help="folder to write the judge to")
+    arguments = parser.parse_args()
+    load_comfy()
+    build_checkpoint(arguments.out)
+    if arguments.judge:
+        build_judge(arguments.judge)
+
+
+if __name__ == "__main__":
+    main()

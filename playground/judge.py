@@ -1,0 +1,77 @@
+"""The playground's judge: one small network per factor (shape, colour, fill), saved in transformers format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .drawing import BACKGROUND, COLOURS, FILLS, SHAPES, Scene, draw, random_scene
+from .training import Schedule, train
+
+FACTORS = {"shape": SHAPES, "colour": tuple(COLOURS), "fill": FILLS}
+SCHEDULE = Schedule(steps=900, batch=64, learning_rate=2e-3, ema=0.99)
+
+
+def new_judge(factor: str) -> nn.Module:
+    """A residual network of about 0.2 M parameters whose label map names the values of `factor`."""
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    labels = FACTORS[factor]
+    config = ResNetConfig(
+        embedding_size=24,
+        hidden_sizes=[24, 48, 96],
+        depths=[1, 1, 1],
+        layer_type="basic",
+        id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(11)
+        return ResNetForImageClassification(config)
+
+
+def labels_of(scene: Scene, factor: str) -> Tensor:
+    """True label indices (n,) of a batch of drawings."""
+    return {"shape": scene.shape, "colour": scene.colour, "fill": scene.fill}[factor]
+
+
+def roughen(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise, blur and fading as a decoder leaves them, so that the judge does not only know perfect drawings."""
+    n = pictures.shape[0]
+    blurred = nn.functional.avg_pool2d(pictures, 3, stride=1, padding=1, count_include_pad=False)
+    share = torch.rand(n, 1, 1, 1, generator=generator)
+    fade = 1 - 0.2 * torch.rand(n, 1, 1, 1, generator=generator)
+    noise = 0.06 * torch.rand(n, 1, 1, 1, generator=generator) * torch.randn(pictures.shape, generator=generator)
+    return (BACKGROUND + (pictures.lerp(blurred, share) - BACKGROUND) * fade + noise).clamp(0, 1)
+
+
+def train_judges(folder: Path, schedule: Schedule = SCHEDULE) -> dict[str, nn.Module]:
+    """Train one judge per factor on fresh drawings only; it never sees a picture of the diffusion model."""
+    judges = {}
+    for factor in FACTORS:
+        module = new_judge(factor)
+
+        def loss(batch: int, generator: torch.Generator, module: nn.Module = module, factor: str = factor) -> Tensor:
+            scene = random_scene(batch, generator)
+            logits = module(pixel_values=(roughen(draw(scene), generator) - 0.5) / 0.5).logits
+            return nn.functional.cross_entropy(logits, labels_of(scene, factor), label_smoothing=0.05)
+
+        checkpoint = folder / f"judge_{factor}.pt"
+        judges[factor] = train(f"judge of {factor}", module, loss, schedule, seed=12, checkpoint=checkpoint)
+    return judges
+
+
+@torch.no_grad()
+def verdicts(judge: nn.Module, pictures: Tensor, batch: int = 256) -> Tensor:
+    """Label indices (n,) that `judge` gives to pictures (n, 3, 64, 64) in [0, 1]."""
+    return torch.cat([judge(pixel_values=(part - 0.5) / 0.5).logits.argmax(-1) for part in pictures.split(batch)])
+
+
+def accuracy(judges: dict[str, nn.Module], pictures: Tensor, scene: Scene) -> dict[str, float]:
+    """Share of pictures, per factor, in which the judge sees what `scene` says."""
+    return {
+        factor: float((verdicts(judge, pictures) == labels_of(scene, factor)).float().mean())
+        for factor, judge in judges.items()
+    }

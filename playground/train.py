@@ -1,0 +1,45 @@
+"""`make playground`: train the judges, the autoencoder and the UNet from nothing and store what they learned.
+
+Every stage keeps checkpoints in the cache folder, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from devtools.inprocess import load_comfy
+from devtools.install import cache
+
+
+def main() -> None:
+    """Run all stages, or those named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=cache() / "playground-training")
+    parser.add_argument("--fresh", action="store_true", help="forget the checkpoints of an earlier run")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    load_comfy()
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(arguments.threads)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    if arguments.fresh:
+        for checkpoint in arguments.folder.glob("*.pt"):
+            checkpoint.unlink()
+
+    from . import autoencoder, judge, text_encoder, unet, weights
+
+    started = time.time()
+    judges = judge.train_judges(arguments.folder)
+    trained_autoencoder = autoencoder.train_autoencoder(arguments.folder)
+    text_weights = text_encoder.text_encoder_weights(text_encoder.tokenizer_ids())
+    trained_unet = unet.train_unet(arguments.folder, trained_autoencoder, text_weights)
+    weights.store(trained_unet, trained_autoencoder, judges)
+    print(f"stored in {weights.FOLDER} after {(time.time() - started) / 60:.0f} minutes", flush=True)
+
+
+if __name__ == "__main__":
+    main()

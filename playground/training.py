@@ -1,0 +1,105 @@
+"""What every training stage of the playground shares: averaged weights, the learning-rate curve, checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast a stage learns; `ema` is the decay of the averaged weights that are kept."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    ema: float = 0.998
+    weight_decay: float = 0.01
+
+
+def warm_cosine(progress: float, warm_up: float = 0.08) -> float:
+    """Share of the full learning rate at `progress` (0 to 1) of the run: a linear start, then half a cosine to 0."""
+    if progress < warm_up:
+        return progress / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
+
+
+def train(
+    name: str,
+    module: nn.Module,
+    loss: Callable[[int, torch.Generator], Tensor],
+    schedule: Schedule,
+    seed: int,
+    checkpoint: Path,
+    save_every: int = 250,
+) -> nn.Module:
+    """Train `module` in place on `loss(batch, generator)`; returns a copy that holds the averaged weights.
+
+    A checkpoint of the full state is written every `save_every` steps; a later call with the same file goes on from it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.AdamW(
+        module.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=schedule.weight_decay
+    )
+    averaged = copy.deepcopy(module).requires_grad_(False)
+    start = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        start = state["step"]
+        module.load_state_dict(state["module"])
+        averaged.load_state_dict(state["averaged"])
+        optimiser.load_state_dict(state["optimiser"])
+        generator.set_state(state["generator"])
+        print(f"{name}: going on from step {start}", flush=True)
+    began, recent = time.time(), 0.0
+    for step in range(start, schedule.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = schedule.learning_rate * warm_cosine((step + 1) / schedule.steps)
+        value = loss(schedule.batch, generator)
+        optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimiser.step()
+        # a short memory at first: an average that still holds the random start would spoil early checkpoints
+        decay = min(schedule.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for kept, now in zip(averaged.parameters(), module.parameters(), strict=True):
+                kept.lerp_(now, 1 - decay)
+            for kept, now in zip(averaged.buffers(), module.buffers(), strict=True):
+                kept.copy_(now)
+        recent = 0.98 * recent + 0.02 * float(value.detach()) if step > start else float(value.detach())
+        if (step + 1) % 50 == 0:
+            pace = (time.time() - began) / (step + 1 - start)
+            print(f"{name}: step {step + 1}/{schedule.steps}  loss {recent:.5f}  {pace:.2f} s/step", flush=True)
+        if (step + 1) % save_every == 0 or step + 1 == schedule.steps:
+            state = {
+                "step": step + 1,
+                "module": module.state_dict(),
+                "averaged": averaged.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "generator": generator.get_state(),
+            }
+            torch.save(state, checkpoint.with_suffix(".tmp"))
+            checkpoint.with_suffix(".tmp").replace(checkpoint)
+    return averaged.eval()
+
+
+def initialise(module: nn.Module, seed: int) -> None:
+    """Give every layer torch's usual random start from `seed`.
+
+    ComfyUI's layers skip their own initialisation, because a checkpoint normally overwrites them.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in module.modules():
+            for kind in (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm):
+                if isinstance(layer, kind):
+                    kind.reset_parameters(layer)
+    module.requires_grad_(True)

@@ -1,0 +1,66 @@
+"""What the repository carries of the playground: learned weights in eight bits with a scale per row, about 22 MB."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+FOLDER = Path(__file__).parent / "weights"
+_SCALE = ".row_scale"
+
+
+def pack(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices and kernels as int8 with one float32 scale per row, everything else as float16."""
+    packed = {}
+    for name, value in state.items():
+        value = value.detach().float().contiguous()
+        if value.ndim < 2:
+            packed[name] = value.half()
+            continue
+        scale = value.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
+        packed[name] = (value / scale.reshape(-1, *[1] * (value.ndim - 1))).round().to(torch.int8)
+        packed[name + _SCALE] = scale
+    return packed
+
+
+def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The float16 weights that `pack` stored."""
+    state = {}
+    for name, value in packed.items():
+        if name.endswith(_SCALE):
+            continue
+        scale = packed.get(name + _SCALE)
+        if scale is not None:
+            value = value.float() * scale.reshape(-1, *[1] * (value.ndim - 1))
+        state[name] = value.half()
+    return state
+
+
+def store(unet: nn.Module, autoencoder: nn.Module, judges: dict[str, nn.Module]) -> None:
+    """Write the repository's weights from trained modules."""
+    FOLDER.mkdir(exist_ok=True)
+    save_file(pack(unet.state_dict()), FOLDER / "unet.safetensors")
+    save_file(pack(autoencoder.state_dict()), FOLDER / "autoencoder.safetensors")
+    for factor, judge in judges.items():
+        half = {
+            name: value.half() if value.is_floating_point() else value for name, value in judge.state_dict().items()
+        }
+        save_file(half, FOLDER / f"judge_{factor}.safetensors")
+
+
+def stored(name: str) -> dict[str, Tensor]:
+    """The float16 weights of `unet` or `autoencoder`."""
+    return unpack(load_file(FOLDER / f"{name}.safetensors"))
+
+
+def stored_judge(factor: str) -> nn.Module:
+    """The judge of `shape`, `colour` or `fill`, ready to use."""
+    from .judge import new_judge
+
+    judge = new_judge(factor)
+    state = load_file(FOLDER / f"judge_{factor}.safetensors")
+    judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    return judge.eval()
