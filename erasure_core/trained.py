@@ -21,8 +21,6 @@ from .method import ErasureMethod, setting, settings_of
 from .report import Report
 from .trajectory import NoisyBatch, TrajectoryPool
 
-TEMPLATES = ("{}", "a {}", "a picture of a {}")
-
 
 @dataclass
 class Training:
@@ -45,7 +43,8 @@ class Training:
         pair = self.request.pairs[self.step % len(self.request.pairs)]
         samples, rows = self.pool.draw(pair.target, n)
         anchor = self.pool.anchor_predictions(pair.target, pair.anchor)[rows]
-        return samples, negative_guidance(anchor, samples.conditional, samples.unconditional, eta)
+        neutral = self.pool.anchor_predictions(pair.target, "")[rows]
+        return samples, negative_guidance(anchor, samples.conditional, neutral, eta)
 
     def retained(self, concepts: Sequence[str], chains: int) -> NoisyBatch:
         """One noisy sample of each concept; new concepts get their trajectories first, at `chains` runs each."""
@@ -88,7 +87,13 @@ class TrainedMethod(ErasureMethod):
     sampling_steps: int = setting(
         16, "Sampling steps of those runs; each gives a noisy sample.", minimum=2, maximum=200, advanced=True
     )
-    trajectories: int = setting(6, "Sampling runs for each target.", minimum=1, maximum=256, advanced=True)
+    trajectories: int = setting(
+        12,
+        "Sampling runs for each target, each with the target in another sentence ('a picture of a ...', 'a small ...').",
+        minimum=1,
+        maximum=256,
+        advanced=True,
+    )
 
     def prepare(self, run: Training) -> Any:
         """Whatever the method keeps during the run; the deltas are attached and still zero."""
@@ -107,7 +112,6 @@ class TrainedMethod(ErasureMethod):
             denoiser,
             steps=self.sampling_steps,
             guidance_scale=self.guidance_scale,
-            templates=TEMPLATES,
             generator=generator,
             frozen=deltas.disabled,
             check=report.check,

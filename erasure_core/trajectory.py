@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .contexts import Context, draw_contexts
 from .denoiser import Conditioning, Denoiser
 from .guidance import classifier_free, euler_step
 
@@ -81,11 +82,8 @@ def sample_trajectories(
 
 
 class TrajectoryPool:
-    """Trajectories of the frozen model by concept, drawn when a concept is first asked for and then kept.
-
-    A concept stands in each of `templates` in turn ("a picture of a {}"), since users do not write bare words; the
-    empty concept stays empty.
-    """
+    """Trajectories of the frozen model by concept, drawn when a concept is first asked for and then kept, each for the
+    concept in another context."""
 
     def __init__(
         self,
@@ -93,29 +91,25 @@ class TrajectoryPool:
         *,
         steps: int,
         guidance_scale: float,
-        templates: Sequence[str],
         generator: torch.Generator,
         frozen: Callable[[], AbstractContextManager] = nullcontext,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self._denoiser, self._steps, self._scale = denoiser, steps, guidance_scale
-        self._templates, self._generator, self._frozen, self._check = templates, generator, frozen, check
+        self._generator, self._frozen, self._check = generator, frozen, check
         self._samples: dict[str, NoisyBatch] = {}
+        self._contexts: dict[str, list[Context]] = {}
         self._anchors: dict[tuple[str, str], Tensor] = {}
         self.evaluations = 0
-
-    def prompts(self, concept: str, n: int) -> list[str]:
-        """n prompts that say `concept`."""
-        if not concept:
-            return [""] * n
-        return [self._templates[i % len(self._templates)].replace("{}", concept) for i in range(n)]
 
     def fill(self, concepts: Sequence[str], chains: int) -> None:
         """Draw `chains` trajectories for each concept that has none yet, all in one batch."""
         missing = [concept for concept in dict.fromkeys(concepts) if concept not in self._samples]
         if not missing:
             return
-        prompts = [prompt for concept in missing for prompt in self.prompts(concept, chains)]
+        for concept in missing:
+            self._contexts[concept] = draw_contexts(concept, chains, self._generator)
+        prompts = [context.with_concept(concept) for concept in missing for context in self._contexts[concept]]
         with self._frozen():
             conditioning = self._denoiser.encode(prompts)
             samples, _ = sample_trajectories(
@@ -125,6 +119,10 @@ class TrajectoryPool:
         column = torch.arange(len(prompts) * self._steps) % len(prompts)
         for i, concept in enumerate(missing):
             self._samples[concept] = samples.rows((column // chains == i).nonzero().squeeze(1).to(samples.sigma.device))
+
+    def contexts(self, concept: str) -> list[Context]:
+        """The contexts of a filled concept's runs, in order."""
+        return self._contexts[concept]
 
     def samples(self, concept: str) -> NoisyBatch:
         """All samples of a concept that was filled."""
@@ -138,19 +136,17 @@ class TrajectoryPool:
 
     @torch.no_grad()
     def anchor_predictions(self, target: str, anchor: str) -> Tensor:
-        """The frozen model's predictions for `anchor` on all samples of `target`, in their order."""
+        """The frozen model's predictions on all samples of `target`, in their order, with `anchor` in its place in the
+        sentence; for the anchor "", those for what the sentence says without it."""
         samples = self._samples[target]
-        if not anchor:
-            return samples.unconditional
         if (target, anchor) not in self._anchors:
-            n = len(samples.sigma)
-            chains = n // self._steps
+            contexts = self._contexts[target]
             with self._frozen():
-                conditioning = self._denoiser.encode(self.prompts(anchor, chains))
+                conditioning = self._denoiser.encode([context.with_concept(anchor) for context in contexts])
                 parts = []
-                for rows in torch.arange(n, device=samples.sigma.device).split(chains):
+                for rows in torch.arange(len(samples.sigma), device=samples.sigma.device).split(len(contexts)):
                     self._check()
                     parts.append(self._denoiser.predict(samples.latents[rows], samples.sigma[rows], conditioning))
-            self.evaluations += n
+            self.evaluations += len(samples.sigma)
             self._anchors[target, anchor] = torch.cat(parts)
         return self._anchors[target, anchor]

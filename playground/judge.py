@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -11,7 +12,9 @@ from .drawing import BACKGROUND, COLOURS, FILLS, SHAPES, Scene, draw, random_sce
 from .training import Schedule, train
 
 FACTORS = {"shape": SHAPES, "colour": tuple(COLOURS), "fill": FILLS}
-SCHEDULE = Schedule(steps=900, batch=64, learning_rate=2e-3, ema=0.99)
+# a label must survive what is done to the picture: noise on the latents changes the colour long before the shape
+LATENT_NOISE = {"shape": 0.35, "colour": 0.1, "fill": 0.35}
+SCHEDULE = Schedule(steps=500, batch=64, learning_rate=2e-3, ema=0.99)
 
 
 def new_judge(factor: str) -> nn.Module:
@@ -37,25 +40,34 @@ def labels_of(scene: Scene, factor: str) -> Tensor:
     return {"shape": scene.shape, "colour": scene.colour, "fill": scene.fill}[factor]
 
 
-def roughen(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Noise, blur and fading as a decoder leaves them, so that the judge does not only know perfect drawings."""
+def roughen(pictures: Tensor, autoencoder: nn.Module, latent_noise: float, generator: torch.Generator) -> Tensor:
+    """Pictures as a diffusion model's decoder leaves them, so that the judge does not only know perfect drawings: moved
+    by some pixels, faded, noisy, and half of them decoded from latents that are off by up to `latent_noise`."""
     n = pictures.shape[0]
-    blurred = nn.functional.avg_pool2d(pictures, 3, stride=1, padding=1, count_include_pad=False)
-    share = torch.rand(n, 1, 1, 1, generator=generator)
-    fade = 1 - 0.2 * torch.rand(n, 1, 1, 1, generator=generator)
-    noise = 0.06 * torch.rand(n, 1, 1, 1, generator=generator) * torch.randn(pictures.shape, generator=generator)
-    return (BACKGROUND + (pictures.lerp(blurred, share) - BACKGROUND) * fade + noise).clamp(0, 1)
+    shift = torch.randint(-4, 5, (2,), generator=generator).tolist()
+    pictures = BACKGROUND + torch.roll(pictures - BACKGROUND, shift, (2, 3))
+    half = n // 2
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        latents = autoencoder.taesd_encoder(pictures[:half]).float()
+        strength = latent_noise * torch.rand(half, 1, 1, 1, generator=generator)
+        decoded = autoencoder.taesd_decoder(latents + strength * torch.randn(latents.shape, generator=generator))
+    pictures = torch.cat([decoded.float().clamp(0, 1), pictures[half:]])
+    fade = 1 + 0.25 * (torch.rand(n, 1, 1, 1, generator=generator) - 0.7)
+    noise = 0.05 * torch.rand(n, 1, 1, 1, generator=generator) * torch.randn(pictures.shape, generator=generator)
+    return (BACKGROUND + (pictures - BACKGROUND) * fade + noise).clamp(0, 1)
 
 
-def train_judges(folder: Path, schedule: Schedule = SCHEDULE) -> dict[str, nn.Module]:
+def train_judges(
+    folder: Path, autoencoder: nn.Module, schedule: Schedule = SCHEDULE, factors: Iterable[str] = FACTORS
+) -> dict[str, nn.Module]:
     """Train one judge per factor on fresh drawings only; it never sees a picture of the diffusion model."""
     judges = {}
-    for factor in FACTORS:
+    for factor in factors:
         module = new_judge(factor)
 
         def loss(batch: int, generator: torch.Generator, module: nn.Module = module, factor: str = factor) -> Tensor:
             scene = random_scene(batch, generator)
-            logits = module(pixel_values=(roughen(draw(scene), generator) - 0.5) / 0.5).logits
+            logits = module(pixel_values=(roughen(draw(scene), autoencoder, LATENT_NOISE[factor], generator) - 0.5) / 0.5).logits
             return nn.functional.cross_entropy(logits, labels_of(scene, factor), label_smoothing=0.05)
 
         checkpoint = folder / f"judge_{factor}.pt"

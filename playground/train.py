@@ -33,8 +33,8 @@ def main() -> None:
     from . import autoencoder, judge, text_encoder, unet, weights
 
     started = time.time()
-    judges = judge.train_judges(arguments.folder)
     trained_autoencoder = autoencoder.train_autoencoder(arguments.folder)
+    judges = judge.train_judges(arguments.folder, trained_autoencoder)
     text_weights = text_encoder.text_encoder_weights(text_encoder.tokenizer_ids())
     trained_unet = unet.train_unet(arguments.folder, trained_autoencoder, text_weights)
     weights.store(trained_unet, trained_autoencoder, judges)

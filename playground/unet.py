@@ -12,7 +12,7 @@ from .drawing import COLOURS, FILLS, GENERIC_SHAPES, SHAPES, SYNONYMS, TEMPLATES
 from .text_encoder import encode_captions
 from .training import Schedule, initialise, train
 
-SCHEDULE = Schedule(steps=5000, batch=32, learning_rate=6e-4, ema=0.9985)
+SCHEDULE = Schedule(steps=3600, batch=32, learning_rate=6e-4, ema=0.9985)
 DRAWINGS = 16000
 
 

@@ -1,0 +1,121 @@
+"""How well a concept is gone and everything else still there, judged on the model's own pictures."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from playground.drawing import COLOURS, FILLS, LOOK_ALIKES, SHAPES, SYNONYMS
+
+from .playground import Playground
+
+VALUES = {"shape": SHAPES, "colour": tuple(COLOURS), "fill": FILLS}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt and what a right picture of it shows."""
+
+    text: str
+    shape: str
+    colour: str
+    fill: str
+
+
+def factor_of(value: str) -> str:
+    """Which factor a word of the playground belongs to."""
+    for factor, values in VALUES.items():
+        if value in values:
+            return factor
+    raise ValueError(f"{value!r} is no word of the playground; it knows {', '.join(itertools.chain(*VALUES.values()))}")
+
+
+def prompts(n: int, seed: int, **allowed: Sequence[str]) -> list[Prompt]:
+    """n prompts over evenly shuffled combinations of the allowed shapes, colours and fills (all by default)."""
+    choices = [allowed.get(factor, values) for factor, values in VALUES.items()]
+    everything = list(itertools.product(*choices))
+    order = random.Random(seed)
+    picked: list[tuple[str, ...]] = []
+    while len(picked) < n:
+        order.shuffle(everything)
+        picked += everything
+    return [Prompt(f"a {fill} {colour} {shape}", shape, colour, fill) for shape, colour, fill in picked[:n]]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Shares in per cent, with the number of pictures behind each group.
+
+    esr1: target prompts whose picture does not show the target; psr1: other values of the target's factor still drawn
+    right; look_alike: the same for look-alikes only; rest: each other factor on the target's own prompts; synonym_esr1:
+    as esr1, prompted by a synonym; None where the target has no look-alike or synonym.
+    """
+
+    esr1: float
+    psr1: float
+    rest: dict[str, float]
+    others: dict[str, float]
+    look_alike: float | None
+    synonym_esr1: float | None
+    n: dict[str, int]
+
+    def row(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+
+def _share(hits: Sequence[bool]) -> float:
+    return round(100 * sum(hits) / len(hits), 2)
+
+
+def evaluate(
+    bed: Playground, model: Any, targets: Sequence[str], *, n: int, seed: int = 0, n_small: int | None = None
+) -> dict[str, Scores]:
+    """Scores of `model` for each target, with every target out of the retained values.
+
+    n pictures for the target and n for the retained values, `n_small` (n by default) for look-alikes and synonyms.
+    """
+    small = n_small or n
+    return {target: _evaluate_one(bed, model, target, targets, n, small, seed) for target in targets}
+
+
+def _evaluate_one(
+    bed: Playground, model: Any, target: str, erased: Sequence[str], n: int, small: int, seed: int
+) -> Scores:
+    factor = factor_of(target)
+    # every group avoids the other erased values: they have rows of their own
+    kept = {name: [value for value in values if value not in erased] for name, values in VALUES.items()}
+    look_alikes = [value for value in LOOK_ALIKES.get(target, ()) if value not in erased]
+    groups = {
+        "target": prompts(n, seed, **(kept | {factor: [target]})),
+        "retain": prompts(n, seed + 1, **kept),
+        "look_alike": prompts(small, seed + 2, **(kept | {factor: look_alikes})) if look_alikes else [],
+        "synonym": prompts(small, seed + 3, **(kept | {factor: [target]})) if target in SYNONYMS else [],
+    }
+    texts = [
+        prompt.text.replace(target, SYNONYMS[target]) if name == "synonym" else prompt.text
+        for name, group in groups.items()
+        for prompt in group
+    ]
+    seen = bed.judged(bed.draw(model, texts, seed + 1000))
+    start, right = 0, {}
+    for name, group in groups.items():
+        rows = range(start, start + len(group))
+        start += len(group)
+        right[name] = {
+            which: [seen[which][row] == getattr(prompt, which) for row, prompt in zip(rows, group, strict=True)]
+            for which in VALUES
+        }
+    others = [name for name in VALUES if name != factor]
+    return Scores(
+        esr1=round(100 - _share(right["target"][factor]), 2),
+        psr1=_share(right["retain"][factor]),
+        rest={name: _share(right["target"][name]) for name in others},
+        others={name: _share(right["retain"][name]) for name in others},
+        look_alike=_share(right["look_alike"][factor]) if look_alikes else None,
+        synonym_esr1=round(100 - _share(right["synonym"][factor]), 2) if target in SYNONYMS else None,
+        n={name: len(group) for name, group in groups.items() if group},
+    )

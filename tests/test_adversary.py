@@ -1,0 +1,102 @@
+"""The search finds what is hurt most, and the control does not."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from concept_erasure.erasure_core.adversary import Candidates, Damage, Gumbel, Random, Scan, prefilter
+from concept_erasure.erasure_core.trajectory import sample_trajectories
+from erasure_tests.toy import ToyDenoiser
+
+WORDS = tuple(f"word{i}" for i in range(30))
+
+
+@pytest.fixture
+def hurt():
+    """A toy whose edit hits the direction of word7, so that this word is hurt most, and how to measure it."""
+    denoiser = ToyDenoiser()
+    value = denoiser.network["block"].to_v
+    before = value.weight.clone()
+    direction = denoiser.encode(["word7"]).tokens[0, 0]
+    after = before + torch.outer(torch.ones(8), direction / direction.norm()) * 0.8
+    value.weight.data.copy_(after)
+
+    @contextmanager
+    def frozen():
+        value.weight.data.copy_(before)
+        yield
+        value.weight.data.copy_(after)
+
+    with frozen():
+        samples, _ = sample_trajectories(denoiser, denoiser.encode([""]), 4, 1.0, torch.Generator().manual_seed(0))
+    return denoiser, Candidates(WORDS, denoiser.encode(WORDS)), Damage(denoiser, samples, frozen)
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(1)
+
+
+def test_damage_is_largest_for_the_planted_word_and_zero_without_an_edit(hurt) -> None:
+    denoiser, candidates, damage = hurt
+    assert WORDS[int(damage.of(candidates.conditioning).argmax())] == "word7"
+    with damage.frozen():
+        unedited = Damage(denoiser, damage.probes, damage.frozen)
+        predictions = unedited.predictions(candidates.conditioning)
+        assert float(unedited.between(predictions, predictions).max()) == 0.0
+
+
+def test_scan_finds_the_planted_word_and_measures_everything_once_first(hurt) -> None:
+    _, candidates, damage = hurt
+    scan = Scan(candidates, damage, 5, generator())
+    assert len(scan.choose(3)) == 3, "before the first step there must be something to preserve"
+    for step in range(6):
+        scan.step(step / 6)
+    assert bool((scan.damage > 0).all()), "after 6 steps of 5 every one of 30 words is measured"
+    assert scan.choose(1) == ["word7"]
+    assert torch.allclose(scan.damage, damage.of(candidates.conditioning), rtol=1e-4)
+
+
+def test_scan_looks_at_the_worst_more_often_but_forgets_nobody(hurt) -> None:
+    _, candidates, damage = hurt
+    scan, seen = Scan(candidates, damage, 3, generator()), []
+    scan._next = (lambda plain: lambda: seen.append(plain()) or seen[-1])(scan._next)
+    for step in range(60):
+        damage.probes = damage.probes  # the edit stands still; only the order of measuring is looked at
+        scan.step(step / 60)
+    counts = torch.bincount(torch.tensor(seen).flatten(), minlength=len(WORDS))
+    assert counts.min() >= 1 and counts[7] == counts.max()
+
+
+def test_gumbel_climbs_to_the_planted_word_and_random_does_not(hurt) -> None:
+    _, candidates, damage = hurt
+    gumbel = Gumbel(candidates, damage, 0.5, 2.0, generator())
+    for step in range(150):
+        gumbel.step(step / 150)
+    assert WORDS[int(gumbel.logits.argmax())] == "word7"
+    control = Random(candidates, generator())
+    chosen = [control.choose(1)[0] for _ in range(150)]
+    assert chosen.count("word7") < 30 and len(set(chosen)) > 20
+
+
+def test_every_search_names_different_words(hurt) -> None:
+    _, candidates, damage = hurt
+    for search in (Scan(candidates, damage, 30, generator()), Gumbel(candidates, damage, 0.1, 2.0, generator())):
+        search.step(0.0)
+        assert len(set(search.choose(5))) == 5
+    assert len(set(Random(candidates, generator()).choose(5))) == 5
+
+
+def test_prefilter_leaves_out_synonyms_and_keeps_the_nearest() -> None:
+    denoiser = ToyDenoiser()
+    words = ("circle", "a circle", *WORDS)
+    everything, target = Candidates(words, denoiser.encode(words)), denoiser.encode(["circle"])
+    kept, synonyms = prefilter(everything, target, 5, "nearest", 0.9)
+    assert synonyms == ["circle"] and len(kept) == 5 and "circle" not in kept.words
+    spread, _ = prefilter(everything, target, 5, "spread", 0.9)
+    assert len(set(spread.words)) == 5 and spread.words != kept.words
+    with pytest.raises(ValueError, match="synonyms"):
+        prefilter(everything, target, 5, "nearest", -1.0)
+    with pytest.raises(ValueError, match="'far'"):
+        prefilter(everything, target, 5, "far", 0.9)

@@ -1,0 +1,43 @@
+"""The import directions that keep the seam, read from the source."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted([*(ROOT / "erasure_core").rglob("*.py"), *(ROOT / "nodes").rglob("*.py"), ROOT / "__init__.py"])
+HOST_MODULES = {"comfy", "folder_paths", "server", "execution", "nodes", "comfy_extras"}
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(level, dotted name) of every import, wherever it stands."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.level, node.module or ""
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path: Path) -> None:
+    place = path.relative_to(ROOT).parts
+    for level, name in imports(path):
+        top = name.split(".")[0]
+        assert level or top not in {"erasure_core", "concept_erasure"}, "imports inside the pack are relative"
+        if place[0] == "erasure_core":
+            assert level or top not in HOST_MODULES | {"comfy_api"}, f"the core imports {name}"
+            assert level < len(place), "the core reaches out of itself"
+            assert top != "transformers" or place[-1] == "judge.py"
+        if place[:2] == ("erasure_core", "methods"):
+            assert level != 1, "a method imports another method"
+        if place[0] == "nodes" and place[1:] != ("host.py",):
+            assert level or top not in HOST_MODULES, f"only nodes/host.py may import {name}"
+
+
+def test_the_entry_point_is_v3_only() -> None:
+    text = (ROOT / "__init__.py").read_text(encoding="utf-8")
+    assert "comfy_entrypoint" in text and "NODE_CLASS_MAPPINGS" not in text

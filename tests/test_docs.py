@@ -1,0 +1,109 @@
+"""What is written about the nodes agrees with the nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from erasure_tests.toy import ToyDenoiser
+
+from devtools import method_docs
+from devtools.inprocess import load_comfy
+
+ROOT = Path(__file__).parent.parent
+LOCALES = sorted(path.name for path in (ROOT / "locales").iterdir())
+
+
+@pytest.fixture(scope="module")
+def schemas() -> dict:
+    """Node id -> schema, read in this process."""
+    load_comfy()
+    from concept_erasure.nodes.extension import ConceptErasure
+
+    async def nodes() -> list:
+        extension = ConceptErasure()
+        await extension.on_load()
+        return await extension.get_node_list()
+
+    found = [node.define_schema() for node in asyncio.run(nodes())]
+    return {schema.node_id: schema for schema in found}
+
+
+def test_the_settings_tables_are_current() -> None:
+    assert method_docs.is_current(), "run: python -m devtools.method_docs"
+
+
+def test_a_stale_page_is_noticed_and_mended(tmp_path: Path, monkeypatch) -> None:
+    page = tmp_path / "en.md"
+    page.write_text(f"before\n{method_docs.BEGIN}\nold\n{method_docs.END}\nafter\n", encoding="utf-8")
+    monkeypatch.setattr(method_docs, "PAGE", page)
+    assert method_docs.main(["--check"]) == 1
+    assert method_docs.main([]) == 0
+    assert method_docs.main(["--check"]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "`learning_rate`" in text
+
+
+def test_a_page_without_markers_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs the lines"):
+        method_docs.updated("no markers here")
+
+
+def test_every_node_has_a_help_page_that_names_its_inputs_and_outputs(schemas: dict) -> None:
+    pages = {path.parent.name: path.read_text(encoding="utf-8") for path in ROOT.glob("web/docs/*/en.md")}
+    assert set(pages) == set(schemas)
+    for node, schema in schemas.items():
+        named = set(re.findall(r"`([^`\n]+)`", pages[node]))
+        wanted = {entry.id for entry in schema.inputs} | {output.display_name for output in schema.outputs}
+        assert wanted <= named, f"{node}: the page does not name {sorted(wanted - named)}"
+        assert pages[node].startswith(f"# {schema.display_name}\n")
+
+
+@pytest.mark.parametrize("language", LOCALES)
+def test_a_locale_names_exactly_what_the_nodes_have(language: str, schemas: dict) -> None:
+    texts = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    assert set(texts) == set(schemas)
+    for node, schema in schemas.items():
+        assert set(texts[node]) == {"display_name", "description", "inputs", "outputs"}
+        assert texts[node]["display_name"].strip() and texts[node]["description"].strip()
+        assert list(texts[node]["inputs"]) == [entry.id for entry in schema.inputs], node
+        assert list(texts[node]["outputs"]) == [str(i) for i in range(len(schema.outputs))], node
+        for entry in (*texts[node]["inputs"].values(), *texts[node]["outputs"].values()):
+            assert set(entry) == {"name", "tooltip"} and all(text.strip() for text in entry.values())
+
+
+def test_the_readme_names_every_node_and_workflow(schemas: dict) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for schema in schemas.values():
+        assert f"**{schema.display_name}**" in readme
+    for workflow in (ROOT / "workflows").glob("*.json"):
+        assert f"| `{workflow.stem}` |" in readme
+
+
+def test_the_readmes_method_works_as_it_stands(tmp_path: Path, monkeypatch) -> None:
+    from concept_erasure.erasure_core import method
+    from concept_erasure.erasure_core.concepts import parse_request
+    from concept_erasure.erasure_core.report import Report
+
+    # a copy, so that no other test meets it; and somebody may have kept the example as a method
+    others = {name: found for name, found in method.methods().items() if name != "ablation"}
+    monkeypatch.setattr(method, "_REGISTRY", others)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    file = tmp_path / "readme.py"
+    file.write_text(code, encoding="utf-8")
+    name = "concept_erasure.erasure_core.methods.readme"
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    added = method.methods()["ablation"]
+    settings = {"steps": 4, "sampling_steps": 4, "trajectories": 2, "batch": 2}
+    report = Report()
+    erased = added(**settings).erase(ToyDenoiser(), parse_request("circle => square", "ring"), report)
+    assert not erased.is_zero() and erased.provenance.method == "ablation"
+    assert set(report.losses) == {"erase", "retain"}

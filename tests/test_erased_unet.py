@@ -1,0 +1,94 @@
+"""The file: what is written is what is read, and what is not whole is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from concept_erasure.erasure_core import erased_unet
+from concept_erasure.erasure_core.erased_unet import ErasedUNet, Provenance, load_erased_unet, save_erased_unet
+from safetensors.torch import save_file
+
+
+@pytest.fixture
+def erased() -> ErasedUNet:
+    source = Provenance("ap", {"steps": 3}, (("circle", ""),), ("red",), 7, "SD15", "abc", scores={"esr1": 99.0})
+    layer = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k"
+    tensors = {f"{layer}.lora_up.weight": torch.rand(4, 2), f"{layer}.lora_down.weight": torch.rand(2, 3)}
+    return ErasedUNet(tensors | {f"{layer}.alpha": torch.tensor(2.0)}, source)
+
+
+def test_a_saved_file_comes_back_equal(erased: ErasedUNet, tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "edit.safetensors"
+    save_erased_unet(erased, path)
+    again = load_erased_unet(path)
+    assert again.provenance == erased.provenance
+    assert all(torch.equal(again.tensors[key], value) for key, value in erased.tensors.items())
+    assert [file.name for file in path.parent.iterdir()] == [path.name], "something was left beside the file"
+
+
+def test_a_full_disk_leaves_the_old_file_whole(erased: ErasedUNet, tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "edit.safetensors"
+    save_erased_unet(erased, path)
+    before = path.read_bytes()
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    other = dataclasses.replace(erased, tensors={key: value + 1 for key, value in erased.tensors.items()})
+    with pytest.raises(OSError, match=r"edit\.safetensors.*Free some space"):
+        save_erased_unet(other, path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_files_that_are_no_erased_unet_are_refused(erased: ErasedUNet, tmp_path: Path) -> None:
+    path = tmp_path / "edit.safetensors"
+    save_erased_unet(erased, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10])
+    with pytest.raises(ValueError, match=r"not a complete \.safetensors"):
+        load_erased_unet(path)
+    path.write_bytes(b"not a tensor file at all")
+    with pytest.raises(ValueError, match=r"not a complete \.safetensors"):
+        load_erased_unet(path)
+    with pytest.raises(ValueError, match=r"not a complete \.safetensors"):
+        load_erased_unet(tmp_path / "missing.safetensors")
+    save_file(dict(erased.tensors), path)
+    with pytest.raises(ValueError, match="no erased UNet"):
+        load_erased_unet(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"format_version": 99}, "update the pack"), ({"surprise": 1}, "cannot be read"), ({"method": None}, None)],
+)
+def test_metadata_of_another_version_is_named(
+    erased: ErasedUNet, tmp_path: Path, change: dict, message: str | None
+) -> None:
+    fields = dataclasses.asdict(erased.provenance) | change
+    path = tmp_path / "edit.safetensors"
+    save_file(dict(erased.tensors), path, metadata={erased_unet.METADATA_KEY: json.dumps(fields)})
+    if message is None:
+        assert load_erased_unet(path).provenance.method is None
+        return
+    with pytest.raises(ValueError, match=message):
+        load_erased_unet(path)
+
+
+def test_a_foreign_tensor_is_named(erased: ErasedUNet, tmp_path: Path) -> None:
+    path = tmp_path / "edit.safetensors"
+    save_erased_unet(dataclasses.replace(erased, tensors={"lora_te_text_model.diff": torch.ones(1)}), path)
+    with pytest.raises(ValueError, match="lora_te_text_model"):
+        load_erased_unet(path)
+
+
+def test_zero_edits_are_recognised(erased: ErasedUNet) -> None:
+    zero = {key: torch.zeros_like(value) if "lora_up" in key else value for key, value in erased.tensors.items()}
+    assert ErasedUNet(zero, erased.provenance).is_zero() and not erased.is_zero()

@@ -1,0 +1,87 @@
+"""The formulas, against numbers computed by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from concept_erasure.erasure_core import guidance
+from concept_erasure.erasure_core.contexts import draw_contexts
+from concept_erasure.erasure_core.trajectory import TrajectoryPool, sample_trajectories
+from erasure_tests.toy import ToyDenoiser
+
+
+def numbers(*values: float) -> torch.Tensor:
+    return torch.tensor(values).reshape(-1, 1, 1, 1)
+
+
+def test_guidance_formulas() -> None:
+    empty, target, anchor = numbers(1.0), numbers(3.0), numbers(5.0)
+    assert guidance.classifier_free(empty, target, 4.0).item() == 9.0
+    assert guidance.classifier_free(empty, target, 1.0).item() == 3.0
+    assert guidance.negative_guidance(empty, target, empty, 1.0).item() == -1.0  # ESD with eta 1
+    assert guidance.negative_guidance(anchor, target, empty, 0.0).item() == 5.0  # plain mapping
+    assert guidance.negative_guidance(anchor, target, empty, 0.5).item() == 4.0
+
+
+def test_x0_weighting_is_sigma_squared_because_it_compares_pictures() -> None:
+    sigma, latents = torch.tensor([2.0, 0.5]), numbers(7.0, 7.0)
+    predicted, desired = numbers(1.0, 1.0), numbers(4.0, 3.0)
+    pictures = guidance.denoised(latents, predicted, sigma) - guidance.denoised(latents, desired, sigma)
+    assert torch.allclose(guidance.squared_error(predicted, desired, sigma, "x0"), pictures.square().flatten())
+    assert torch.equal(guidance.squared_error(predicted, desired, sigma, "eps"), torch.tensor([9.0, 4.0]))
+    with pytest.raises(ValueError, match="'sum'"):
+        guidance.squared_error(predicted, desired, sigma, "sum")
+
+
+def test_euler_steps_end_on_the_picture_of_a_perfect_prediction() -> None:
+    picture, noise = torch.tensor(2.0), torch.tensor(-1.0)
+    latents = picture + 10 * noise
+    for sigma, following in ((10.0, 4.0), (4.0, 1.0), (1.0, 0.0)):
+        latents = guidance.euler_step(latents, noise, torch.tensor(sigma), torch.tensor(following))
+    assert latents.item() == pytest.approx(2.0)
+
+
+def test_a_trajectory_keeps_the_teachers_predictions_at_its_own_noise_levels() -> None:
+    denoiser = ToyDenoiser()
+    conditioning = denoiser.encode(["a circle", "a square"])
+    samples, finished = sample_trajectories(denoiser, conditioning, 5, 3.0, torch.Generator().manual_seed(0))
+    assert len(samples.sigma) == 10 and finished.shape == (2, 4, 4, 4)
+    again = denoiser.predict(samples.latents, samples.sigma, samples.conditioning)
+    assert torch.allclose(again, samples.conditional, atol=1e-6)
+    empty = denoiser.predict(samples.latents, samples.sigma, denoiser.encode([""] * 10))
+    assert torch.allclose(empty, samples.unconditional, atol=1e-6)
+
+
+def test_a_pool_gives_each_concept_its_own_samples_and_draws_them_once() -> None:
+    denoiser = ToyDenoiser()
+    pool = TrajectoryPool(
+        denoiser,
+        steps=3,
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(0),
+    )
+    pool.fill(["circle", "square", "circle", ""], 2)
+    calls = denoiser.calls
+    pool.fill(["square"], 2)
+    assert denoiser.calls == calls, "a concept that was there was drawn again"
+    square = pool.samples("square")
+    assert len(square.sigma) == 6
+    said = [pool.contexts("square")[i].with_concept("square") for i in (0, 1)]
+    assert torch.equal(square.conditioning.tokens[:2], denoiser.encode(said).tokens)
+    assert torch.equal(pool.samples("").conditional, pool.samples("").unconditional)
+    circle = pool.samples("circle")
+    sentences = pool.contexts("circle")
+    for anchor in ("square", ""):
+        said = denoiser.encode([context.with_concept(anchor) for context in sentences] * 3)
+        expected = denoiser.predict(circle.latents, circle.sigma, said)
+        assert torch.allclose(pool.anchor_predictions("circle", anchor), expected, atol=1e-6)
+
+
+def test_contexts_keep_the_rest_of_the_sentence() -> None:
+    drawn = draw_contexts("Red", 12, torch.Generator().manual_seed(0))
+    assert len({context.template for context in drawn}) == 12
+    assert all("red" not in context.template for context in drawn), "the target itself is no attribute beside it"
+    for context in drawn:
+        words = set(context.neutral.split()) - {"thing"}
+        assert words <= set(context.template.split()), "the neutral sentence says something new"
+    assert [context.with_concept("") for context in draw_contexts("", 2, torch.Generator())] == ["", ""]

@@ -1,0 +1,249 @@
+"""The pack in the real host, in this process and under inference mode, as ComfyUI runs nodes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from concept_erasure.erasure_core.concepts import parse_request
+from concept_erasure.erasure_core.erased_unet import ErasedUNet, load_erased_unet, save_erased_unet
+from concept_erasure.erasure_core.method import methods
+
+from benchmarks.playground import Playground, load_playground
+
+QUICK = {"steps": 3, "sampling_steps": 3, "trajectories": 3, "batch": 2}
+AP = {"candidates": 4, "vocabulary": "shapes_and_colours", "prefilter": "first"}
+
+
+@pytest.fixture(scope="module")
+def bed() -> Playground:
+    """The playground, loaded once."""
+    return load_playground()
+
+
+@pytest.fixture(autouse=True)
+def as_a_node_runs() -> Iterator[None]:
+    """ComfyUI executes nodes under inference mode."""
+    with torch.inference_mode():
+        yield
+
+
+def few_words(monkeypatch) -> None:
+    """Encoding a vocabulary takes most of a short run: five words are enough here."""
+    from concept_erasure.erasure_core.methods import ap
+
+    monkeypatch.setattr(ap, "words_of", lambda *_a, **_k: ["disc", "square", "red", "tree", "oval"])
+
+
+def run(bed: Playground, name: str = "esd", concepts: str = "circle", width: int = 64, height: int = 64, **changes):
+    """Erase as the node does."""
+    from concept_erasure.nodes.erase import erase
+
+    settings = QUICK | (AP if name == "ap" else {}) | changes
+    return erase(bed.model, bed.clip, parse_request(concepts), methods()[name](**settings), width, height)
+
+
+def base_hash(bed: Playground) -> str:
+    """Hash over every weight and buffer of the base model, bit for bit."""
+    digest = hashlib.sha256()
+    for name, value in bed.model.model.state_dict().items():
+        digest.update(name.encode() + value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def latents(bed: Playground, model: object) -> torch.Tensor:
+    """What a model samples for two prompts, exactly (no autocast)."""
+    import comfy.sample
+
+    text = torch.cat([bed.text("a red circle"), bed.text("a solid blue square")])
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    return comfy.sample.sample(
+        model, noise, 4, 4.0, "euler", "normal", [[text, {}]], [[bed.text(""), {}]], torch.zeros_like(noise),
+        disable_pbar=True, seed=3,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(methods()))
+def test_a_run_edits_only_the_clone(bed: Playground, name: str, monkeypatch) -> None:
+    few_words(monkeypatch)
+    before, pictures = base_hash(bed), latents(bed, bed.model)
+    erased, report = run(bed, name)
+    assert base_hash(bed) == before and torch.equal(latents(bed, bed.model), pictures)
+    assert not erased.is_zero() and report.costs["peak_memory_over_the_loaded_model_in_MB"] > 0
+    from concept_erasure.nodes import host
+
+    edited = host.patched(bed.model, dict(erased.tensors), 1.0)
+    assert not torch.equal(latents(bed, edited), pictures), "the edit changes nothing"
+    assert torch.equal(latents(bed, bed.model), pictures), "the patched clone leaks into the base model"
+    assert base_hash(bed) == before
+
+
+def test_a_cancelled_run_leaves_the_base_as_it_was(bed: Playground, monkeypatch) -> None:
+    import comfy.model_management
+    from concept_erasure.nodes import host
+
+    before, seen = base_hash(bed), []
+
+    def send(text: str, _node: object) -> None:
+        seen.append(text)
+        comfy.model_management.interrupt_current_processing(True)
+
+    monkeypatch.setattr(host, "send_text", send)
+    try:
+        with pytest.raises(host.Cancelled):
+            run(bed, steps=50)
+    finally:
+        comfy.model_management.interrupt_current_processing(False)
+    assert len(seen) < 3, "the run went on after the cancel"
+    assert base_hash(bed) == before and not comfy.model_management.in_training
+    assert not any(module._forward_hooks for module in bed.model.model.modules())
+
+
+def test_a_failing_run_leaves_the_base_as_it_was(bed: Playground, monkeypatch) -> None:
+    from concept_erasure.erasure_core.methods import esd
+    from concept_erasure.nodes import host
+
+    before = base_hash(bed)
+    nan = torch.tensor(float("nan"))
+    monkeypatch.setattr(esd, "squared_error", lambda *_a: nan * torch.ones(1, requires_grad=True))
+    with pytest.raises(FloatingPointError, match="optimiser step 1 of 3"):
+        run(bed)
+
+    def no_memory(*_arguments: object) -> None:
+        raise host.OutOfMemory("CUDA out of memory")
+
+    monkeypatch.setattr(esd, "squared_error", no_memory)
+    with pytest.raises(RuntimeError, match="Lower width and height"):
+        run(bed)
+    assert base_hash(bed) == before
+    assert not any(module._forward_hooks for module in bed.model.model.modules())
+
+
+def test_saved_and_loaded_and_the_stock_lora_loader_agree(bed: Playground, tmp_path: Path) -> None:
+    import comfy.sd
+    import comfy.utils
+    from concept_erasure.nodes import host
+    from concept_erasure.nodes.erased_unet import apply
+
+    erased, _ = run(bed, learning_rate=0.01)
+    ours = latents(bed, host.patched(bed.model, dict(erased.tensors), 1.0))
+    save_erased_unet(erased, tmp_path / "edit.safetensors")
+    assert torch.equal(latents(bed, apply(bed.model, load_erased_unet(tmp_path / "edit.safetensors"), 1.0)), ours)
+    lora = comfy.utils.load_torch_file(str(tmp_path / "edit.safetensors"))
+    stock, _ = comfy.sd.load_lora_for_models(bed.model, None, lora, 1.0, 0)
+    assert (latents(bed, stock) - ours).abs().max() < 1e-3
+    assert (latents(bed, bed.model) - ours).abs().max() > 1e-2, "the comparison could not have failed"
+
+
+def test_strength_zero_and_a_zero_edit_are_bit_identical(bed: Playground) -> None:
+    from concept_erasure.nodes.erased_unet import apply
+
+    base = latents(bed, bed.model)
+    erased, _ = run(bed)
+    assert torch.equal(latents(bed, apply(bed.model, erased, 0.0)), base)
+    zero = {key: torch.zeros_like(value) if "lora_up" in key else value for key, value in erased.tensors.items()}
+    assert torch.equal(latents(bed, apply(bed.model, ErasedUNet(zero, erased.provenance), 1.0)), base)
+
+
+def test_an_edit_for_another_family_or_layer_is_refused(bed: Playground, caplog) -> None:
+    from concept_erasure.nodes import host
+    from concept_erasure.nodes.erased_unet import apply
+
+    erased, _ = run(bed)
+    other = dataclasses.replace(erased.provenance, family="SDXL")
+    with pytest.raises(ValueError, match="made for SDXL models, the MODEL is SD15"):
+        apply(bed.model, ErasedUNet(erased.tensors, other), 1.0)
+    elsewhere = {key.replace("input_blocks.1.1", "input_blocks.4.1"): value for key, value in erased.tensors.items()}
+    with pytest.raises(ValueError, match="edits 6 layers, but only 4"):
+        host.patched(bed.model, elsewhere, 1.0)
+    apply(bed.model, ErasedUNet(erased.tensors, dataclasses.replace(erased.provenance, fingerprint="x")), 1.0)
+    assert "another checkpoint" in caplog.text
+
+
+def test_a_lora_on_the_model_is_part_of_what_is_erased_from(bed: Playground) -> None:
+    from concept_erasure.nodes import host
+
+    lora, _ = run(bed, learning_rate=0.01)
+    with_lora = host.patched(bed.model, dict(lora.tensors), 1.0)
+    with host.opened(with_lora, bed.clip, 64, 64) as changed:
+        text = changed.encode(["circle"])
+        noisy, sigma = torch.ones(1, 4, 8, 8), torch.tensor([2.0])
+        with torch.no_grad():
+            one = changed.predict(noisy, sigma, text)
+        assert changed.fingerprint == lora.provenance.fingerprint, "the fingerprint is that of the base weights"
+    with host.opened(bed.model, bed.clip, 64, 64) as plain, torch.no_grad():
+        assert not torch.allclose(one, plain.predict(noisy, sigma, text))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 60}, "width is 60, which is no multiple of 8; try 64"),
+        ({"height": 0}, "height is 0"),
+        ({"concepts": "\u200b"}, "sees nothing in it"),
+        ({"steps": 0}, "steps is 0"),
+        ({"layers": "everything"}, "choose one of cross_attention_kv"),
+    ],
+)
+def test_bad_input_is_named(bed: Playground, changes: dict, message: str) -> None:
+    before = base_hash(bed)
+    with pytest.raises(ValueError, match=message):
+        run(bed, **changes)
+    assert base_hash(bed) == before
+
+
+def test_quantised_models_and_foreign_text_encoders_are_refused(bed: Playground, monkeypatch) -> None:
+    from concept_erasure.nodes import host
+
+    layer = bed.model.model.diffusion_model.output_blocks[0][1].transformer_blocks[0].attn2.to_k
+    with host.opened(bed.model, bed.clip, 64, 64) as denoiser:
+        monkeypatch.setattr(layer, "weight", torch.nn.Parameter(layer.weight.to(torch.float8_e4m3fn), False))
+        with pytest.raises(
+            ValueError, match=r"quantised: .*to_k has weights of type torch\.float8_e4m3fn\. Load it as"
+        ):
+            denoiser.layers("cross_attention_kv")
+    monkeypatch.undo()
+    monkeypatch.setitem(bed.model.model.model_config.unet_config, "context_dim", 2048)
+    with pytest.raises(ValueError, match="text of width 768, the SD15 MODEL reads 2048"):
+        run(bed)
+
+
+@pytest.mark.parametrize("prefix", ["../escape", "/etc/passwd", "a/../../b", "C:\\x", "", "..\\up"])
+def test_file_names_stay_in_the_output_folder(prefix: str) -> None:
+    from concept_erasure.nodes.erased_unet import safe_prefix
+
+    with pytest.raises(ValueError, match="leads out of the output folder"):
+        safe_prefix(prefix)
+    assert safe_prefix("shapes/circle").parts == ("shapes", "circle")
+
+
+def test_the_denoiser_gives_the_hosts_own_predictions(bed: Playground) -> None:
+    """One sampling run by our Euler steps lands where ComfyUI's own euler sampler lands."""
+    import comfy.sample
+    from concept_erasure.erasure_core.trajectory import sample_trajectories
+    from concept_erasure.nodes import host
+
+    with host.opened(bed.model, bed.clip, 64, 64) as denoiser:
+        denoiser._precision = lambda: torch.autocast("cpu", enabled=False)
+        generator = torch.Generator().manual_seed(1)
+        _, ours = sample_trajectories(denoiser, denoiser.encode(["a red circle"]), 6, 4.0, generator)
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    theirs = comfy.sample.sample(
+        bed.model, noise, 6, 4.0, "euler", "normal", [[bed.text("a red circle"), {}]], [[bed.text(""), {}]],
+        torch.zeros_like(noise), disable_pbar=True, seed=1,
+    )  # fmt: skip
+    theirs = bed.model.model.process_latent_in(theirs)
+    # ComfyUI starts from sqrt(1 + sigma^2) times the noise, we from sigma: a difference of 0.2 % at the largest sigma
+    assert (ours - theirs).abs().max() < 0.05 * theirs.abs().max()
+
+
+def test_the_global_random_numbers_are_left_alone(bed: Playground) -> None:
+    torch.manual_seed(11)
+    expected = torch.rand(2)
+    torch.manual_seed(11)
+    run(bed)
+    assert torch.equal(torch.rand(2), expected)
