@@ -84,8 +84,8 @@ def compared_rows(bed: Playground, n: int, small: int, variants: Sequence[str]) 
     from concept_erasure.nodes import host
 
     with host.opened(bed.model, bed.clip, 64, 64) as denoiser:
-        for target in COMPARED:
-            for seed in SEEDS:
+        for seed in SEEDS:
+            for target in COMPARED:
                 for variant in variants:
                     name, settings = VARIANTS[variant]
                     edited, report, _ = erase_once(bed, denoiser, name, [target], seed, **settings)
@@ -160,7 +160,8 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=216, help="pictures for target and retained values in the main table")
     parser.add_argument("--compare-n", type=int, default=72, help="the same in the comparison")
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("--skip-main", action="store_true")
+    parser.add_argument("--skip-main", action="store_true", help="only the comparison")
+    parser.add_argument("--skip-comparison", action="store_true", help="only the main table")
     parser.add_argument("--write", action="store_true", help="store the tables in docs/quality.md")
     arguments = parser.parse_args()
     started = time.time()
@@ -171,18 +172,23 @@ def main() -> None:
         result["base_accuracy"] = base_accuracy(bed, 600)
         parts.append(f"Base model, judged on its own pictures: {result['base_accuracy']}")
         print(parts[-1], flush=True)
-        result["main"] = list(main_rows(bed, arguments.n, arguments.n // 2))
+        result["main"] = []
+        for row in main_rows(bed, arguments.n, arguments.n // 2):
+            result["main"].append(row)
+            print(f"# {json.dumps(row)}", flush=True)
         parts.append(main_table(result["main"]))
         print(parts[-1], flush=True)
     result["compared"] = []
-    for row in compared_rows(bed, arguments.compare_n, arguments.compare_n // 2, arguments.variants):
+    variants = [] if arguments.skip_comparison else arguments.variants
+    for row in compared_rows(bed, arguments.compare_n, arguments.compare_n // 2, variants):
         result["compared"].append(row)
         print(
             f"# {row['variant']} {row['target']} seed {row['seed']}: ESR-1 {row['esr1']} PSR-1 {row['psr1']}",
             flush=True,
         )
-    parts.append(compared_table(result["compared"]))
-    print(parts[-1], flush=True)
+    if result["compared"]:
+        parts.append(compared_table(result["compared"]))
+        print(parts[-1], flush=True)
     result["minutes"] = round((time.time() - started) / 60, 1)
     if arguments.write:
         DOCS.mkdir(exist_ok=True)

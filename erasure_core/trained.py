@@ -68,7 +68,7 @@ class TrainedMethod(ErasureMethod):
         "Which layers may change. " + "; ".join(f"{name}: {what}" for name, what in GROUPS.items()) + ".",
         choices=tuple(GROUPS),
     )
-    steps: int = setting(150, "Optimiser steps. More erase more thoroughly and take longer.", minimum=1, maximum=10000)
+    steps: int = setting(100, "Optimiser steps. More erase more thoroughly and take longer.", minimum=1, maximum=10000)
     learning_rate: float = setting(
         1e-3, "Step size of Adam. Lower it if pictures of other concepts suffer.", minimum=1e-7, maximum=0.1, step=1e-5
     )
@@ -88,7 +88,7 @@ class TrainedMethod(ErasureMethod):
         16, "Sampling steps of those runs; each gives a noisy sample.", minimum=2, maximum=200, advanced=True
     )
     trajectories: int = setting(
-        12,
+        24,
         "Sampling runs for each target, each with the target in another sentence ('a picture of a ...', 'a small ...').",
         minimum=1,
         maximum=256,

@@ -122,7 +122,7 @@ class EraseConcept(io.ComfyNode):
                     multiline=True,
                     default="circle",
                     tooltip="What to erase, one concept a line. 'cat => dog' makes cats into dogs; without '=>' the "
-                    "concept becomes what the model draws for an empty prompt.",
+                    "concept becomes what the model draws for the same sentence without it.",
                 ),
                 method_input(),
                 io.Int.Input(

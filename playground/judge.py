@@ -13,8 +13,8 @@ from .training import Schedule, train
 
 FACTORS = {"shape": SHAPES, "colour": tuple(COLOURS), "fill": FILLS}
 # a label must survive what is done to the picture: noise on the latents changes the colour long before the shape
-LATENT_NOISE = {"shape": 0.35, "colour": 0.1, "fill": 0.35}
-SCHEDULE = Schedule(steps=500, batch=64, learning_rate=2e-3, ema=0.99)
+LATENT_NOISE = {"shape": 0.35, "colour": 0.0, "fill": 0.35}
+SCHEDULE = Schedule(steps=900, batch=64, learning_rate=2e-3, ema=0.99)
 
 
 def new_judge(factor: str) -> nn.Module:
@@ -42,16 +42,20 @@ def labels_of(scene: Scene, factor: str) -> Tensor:
 
 def roughen(pictures: Tensor, autoencoder: nn.Module, latent_noise: float, generator: torch.Generator) -> Tensor:
     """Pictures as a diffusion model's decoder leaves them, so that the judge does not only know perfect drawings: moved
-    by some pixels, faded, noisy, and half of them decoded from latents that are off by up to `latent_noise`."""
+    by some pixels, faded, noisy, and blurred, or half of them decoded from latents that are off by up to `latent_noise`."""
     n = pictures.shape[0]
     shift = torch.randint(-4, 5, (2,), generator=generator).tolist()
     pictures = BACKGROUND + torch.roll(pictures - BACKGROUND, shift, (2, 3))
-    half = n // 2
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        latents = autoencoder.taesd_encoder(pictures[:half]).float()
+    if latent_noise:
+        half = n // 2
         strength = latent_noise * torch.rand(half, 1, 1, 1, generator=generator)
-        decoded = autoencoder.taesd_decoder(latents + strength * torch.randn(latents.shape, generator=generator))
-    pictures = torch.cat([decoded.float().clamp(0, 1), pictures[half:]])
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            latents = autoencoder.taesd_encoder(pictures[:half]).float()
+            decoded = autoencoder.taesd_decoder(latents + strength * torch.randn(latents.shape, generator=generator))
+        pictures = torch.cat([decoded.float().clamp(0, 1), pictures[half:]])
+    else:
+        blurred = nn.functional.avg_pool2d(pictures, 3, stride=1, padding=1, count_include_pad=False)
+        pictures = pictures.lerp(blurred, torch.rand(n, 1, 1, 1, generator=generator))
     fade = 1 + 0.25 * (torch.rand(n, 1, 1, 1, generator=generator) - 0.7)
     noise = 0.05 * torch.rand(n, 1, 1, 1, generator=generator) * torch.randn(pictures.shape, generator=generator)
     return (BACKGROUND + (pictures - BACKGROUND) * fade + noise).clamp(0, 1)
@@ -67,7 +71,8 @@ def train_judges(
 
         def loss(batch: int, generator: torch.Generator, module: nn.Module = module, factor: str = factor) -> Tensor:
             scene = random_scene(batch, generator)
-            logits = module(pixel_values=(roughen(draw(scene), autoencoder, LATENT_NOISE[factor], generator) - 0.5) / 0.5).logits
+            pictures = roughen(draw(scene), autoencoder, LATENT_NOISE[factor], generator)
+            logits = module(pixel_values=(pictures - 0.5) / 0.5).logits
             return nn.functional.cross_entropy(logits, labels_of(scene, factor), label_smoothing=0.05)
 
         checkpoint = folder / f"judge_{factor}.pt"

@@ -108,8 +108,7 @@ def test_a_failing_run_leaves_the_base_as_it_was(bed: Playground, monkeypatch) -
     from concept_erasure.nodes import host
 
     before = base_hash(bed)
-    nan = torch.tensor(float("nan"))
-    monkeypatch.setattr(esd, "squared_error", lambda *_a: nan * torch.ones(1, requires_grad=True))
+    monkeypatch.setattr(esd, "squared_error", lambda predicted, *_a: predicted * float("nan"))
     with pytest.raises(FloatingPointError, match="optimiser step 1 of 3"):
         run(bed)
 
@@ -184,7 +183,7 @@ def test_a_lora_on_the_model_is_part_of_what_is_erased_from(bed: Playground) -> 
     [
         ({"width": 60}, "width is 60, which is no multiple of 8; try 64"),
         ({"height": 0}, "height is 0"),
-        ({"concepts": "\u200b"}, "sees nothing in it"),
+        ({"concepts": "()"}, "sees nothing in it"),
         ({"steps": 0}, "steps is 0"),
         ({"layers": "everything"}, "choose one of cross_attention_kv"),
     ],
@@ -201,12 +200,13 @@ def test_quantised_models_and_foreign_text_encoders_are_refused(bed: Playground,
 
     layer = bed.model.model.diffusion_model.output_blocks[0][1].transformer_blocks[0].attn2.to_k
     with host.opened(bed.model, bed.clip, 64, 64) as denoiser:
-        monkeypatch.setattr(layer, "weight", torch.nn.Parameter(layer.weight.to(torch.float8_e4m3fn), False))
-        with pytest.raises(
-            ValueError, match=r"quantised: .*to_k has weights of type torch\.float8_e4m3fn\. Load it as"
-        ):
-            denoiser.layers("cross_attention_kv")
-    monkeypatch.undo()
+        whole = layer.weight
+        layer.weight = torch.nn.Parameter(whole.to(torch.float8_e4m3fn), False)
+        try:
+            with pytest.raises(ValueError, match=r"quantised: .*to_k has weights of type torch\.float8_e4m3fn\. Load"):
+                denoiser.layers("cross_attention_kv")
+        finally:
+            layer.weight = whole
     monkeypatch.setitem(bed.model.model.model_config.unet_config, "context_dim", 2048)
     with pytest.raises(ValueError, match="text of width 768, the SD15 MODEL reads 2048"):
         run(bed)
