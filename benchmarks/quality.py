@@ -38,8 +38,9 @@ def erase_once(bed: Playground, denoiser: Any, name: str, targets: Sequence[str]
     from concept_erasure.erasure_core.method import methods
     from concept_erasure.erasure_core.report import Report
     from concept_erasure.nodes import host
+    from concept_erasure.nodes.memory import MemoryMeter
 
-    report, meter = Report(), host.MemoryMeter()
+    report, meter = Report(), MemoryMeter(host.device())
     with meter:
         erased = methods()[name](seed=seed, **settings).erase(denoiser, parse_request("\n".join(targets)), report)
     report.costs["seconds"] = report.seconds()

@@ -12,6 +12,7 @@ from ..erasure_core.method import ErasureMethod
 from ..erasure_core.report import Report
 from ..erasure_core.trajectory import sample_trajectories
 from . import host
+from .memory import MemoryMeter
 from .types import ErasedUNetType
 from .widgets import chosen_method, method_input
 
@@ -55,7 +56,7 @@ def erase(
 
     Raises RuntimeError, saying what to lower, when memory runs out.
     """
-    memory = host.MemoryMeter()
+    memory = MemoryMeter(host.device())
     try:
         with host.opened(model, clip, width, height) as denoiser:
             report = _reporting(denoiser, request, method, vae, node_id)

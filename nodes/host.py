@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -18,7 +17,6 @@ import comfy.samplers
 import comfy.sd
 import comfy.utils
 import folder_paths
-import psutil
 import torch
 from comfy.cli_args import args as comfy_arguments  # noqa: F401  (parsed before torch looks for a device)
 from torch import Tensor, nn
@@ -293,38 +291,6 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-class MemoryMeter:
-    """Peak memory, in bytes, that was used inside `with` beyond what was in use on entering it.
-
-    On a GPU what torch allocated there; else the resident memory of the process, looked at every 20 ms.
-    """
-
-    def __init__(self) -> None:
-        self.peak = 0
-        self._device = comfy.model_management.get_torch_device()
-        self._done = threading.Event()
-
-    def _in_use(self) -> int:
-        if self._device.type == "cuda":
-            return torch.cuda.memory_allocated(self._device)
-        return psutil.Process().memory_info().rss
-
-    def _watch(self, before: int) -> None:
-        while not self._done.wait(0.02):
-            self.peak = max(self.peak, self._in_use() - before)
-
-    def __enter__(self) -> MemoryMeter:
-        self._before = self._in_use()
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
-        else:
-            self._watcher = threading.Thread(target=self._watch, args=(self._before,), daemon=True)
-            self._watcher.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        if self._device.type == "cuda":
-            self.peak = torch.cuda.max_memory_allocated(self._device) - self._before
-        else:
-            self._done.set()
-            self._watcher.join()
+def device() -> torch.device:
+    """The device that ComfyUI computes on."""
+    return comfy.model_management.get_torch_device()
