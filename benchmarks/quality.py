@@ -32,8 +32,11 @@ VARIANTS = {
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-def erase_once(bed: Playground, denoiser: Any, name: str, targets: Sequence[str], seed: int, **settings: Any) -> tuple:
-    """Erase on an opened denoiser; returns the patched clone, the report and the edit."""
+def erase_once(bed: Playground, name: str, targets: Sequence[str], seed: int, encoded: dict, **settings: Any) -> tuple:
+    """Erase from the base model; returns the patched clone, the report and the edit. `encoded` is shared by runs.
+
+    The model is opened anew each time: drawing with a patched clone puts that clone's weights into the shared module.
+    """
     from concept_erasure.erasure_core.concepts import parse_request
     from concept_erasure.erasure_core.method import methods
     from concept_erasure.erasure_core.report import Report
@@ -41,8 +44,9 @@ def erase_once(bed: Playground, denoiser: Any, name: str, targets: Sequence[str]
     from concept_erasure.nodes.memory import MemoryMeter
 
     report, meter = Report(), MemoryMeter(host.device())
-    with meter:
-        erased = methods()[name](seed=seed, **settings).erase(denoiser, parse_request("\n".join(targets)), report)
+    method, request = methods()[name](seed=seed, **settings), parse_request("\n".join(targets))
+    with host.opened(bed.model, bed.clip, 64, 64, encoded) as denoiser, meter:
+        erased = method.erase(denoiser, request, report)
     report.costs["seconds"] = report.seconds()
     report.costs["peak_MB"] = meter.peak / 1e6
     return host.patched(bed.model, dict(erased.tensors), 1.0), report, erased
@@ -61,12 +65,9 @@ def base_accuracy(bed: Playground, n: int) -> dict[str, Any]:
 
 def main_rows(bed: Playground, n: int, small: int) -> Iterator[dict[str, Any]]:
     """AP at its defaults, each target alone and two in one run, beside the base model on the same prompts."""
-    from concept_erasure.nodes import host
-
     for targets in [(target,) for target in TARGETS] + [TWO_TARGETS]:
         base = measure.evaluate(bed, bed.model, targets, n=n, n_small=small)
-        with host.opened(bed.model, bed.clip, 64, 64) as denoiser:
-            edited, report, erased = erase_once(bed, denoiser, "ap", targets, seed=0)
+        edited, report, erased = erase_once(bed, "ap", targets, 0, encoded={})
         after = measure.evaluate(bed, edited, targets, n=n, n_small=small)
         for target in targets:
             yield {
@@ -82,22 +83,15 @@ def main_rows(bed: Playground, n: int, small: int) -> Iterator[dict[str, Any]]:
 
 def compared_rows(bed: Playground, n: int, small: int, variants: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Every variant on every target and seed, at equal optimiser steps."""
-    from concept_erasure.nodes import host
-
-    with host.opened(bed.model, bed.clip, 64, 64) as denoiser:
-        for seed in SEEDS:
-            for target in COMPARED:
-                for variant in variants:
-                    name, settings = VARIANTS[variant]
-                    edited, report, _ = erase_once(bed, denoiser, name, [target], seed, **settings)
-                    scores = measure.evaluate(bed, edited, [target], n=n, n_small=small, seed=10 * seed)[target]
-                    yield {
-                        "variant": variant,
-                        "target": target,
-                        "seed": seed,
-                        "seconds": round(report.costs["seconds"], 1),
-                        **scores.row(),
-                    }
+    encoded: dict = {}
+    for seed in SEEDS:
+        for target in COMPARED:
+            for variant in variants:
+                name, settings = VARIANTS[variant]
+                edited, report, _ = erase_once(bed, name, [target], seed, encoded, **settings)
+                scores = measure.evaluate(bed, edited, [target], n=n, n_small=small, seed=10 * seed)[target]
+                costs = {"seconds": round(report.costs["seconds"], 1)}
+                yield {"variant": variant, "target": target, "seed": seed} | costs | scores.row()
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

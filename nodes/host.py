@@ -37,10 +37,17 @@ _TRAINABLE_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 class ComfyDenoiser:
     """A MODEL and CLIP as `erasure_core.denoiser.Denoiser`. Made by `opened`, which loads and cleans up."""
 
-    def __init__(self, patcher: comfy.model_patcher.ModelPatcher, clip: comfy.sd.CLIP, width: int, height: int) -> None:
+    def __init__(
+        self,
+        patcher: comfy.model_patcher.ModelPatcher,
+        clip: comfy.sd.CLIP,
+        width: int,
+        height: int,
+        encoded: dict[str, dict[str, Tensor]],
+    ) -> None:
         self._patcher, self._clip, self._model = patcher, clip, patcher.model
         self._width, self._height = width, height
-        self._encoded: dict[str, dict[str, Tensor]] = {}
+        self._encoded = encoded
         self._constants: dict[str, Any] = {}
         self.family = type(self._model.model_config).__name__
         self.device = patcher.load_device
@@ -89,7 +96,12 @@ class ComfyDenoiser:
         )
 
     def predict(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
-        """See `Denoiser.predict`. Works in bf16 where the device is fast at it; LoRAs and patches of the MODEL act."""
+        """See `Denoiser.predict`. Works in bf16 where the device is fast at it; LoRAs and patches of the MODEL act.
+
+        Raises RuntimeError if another clone was loaded meanwhile: clones share their weights, patches and all.
+        """
+        if self._model.current_weight_patches_uuid != self._patcher.patches_uuid:
+            raise RuntimeError("another clone of this MODEL was loaded while it was being erased from; open it again")
         options = comfy.model_patcher.create_model_options_clone(self._patcher.model_options)
         transformer_options = options.get("transformer_options", {})
         transformer_options |= {"cond_or_uncond": [0], "sigmas": sigma}
@@ -173,8 +185,12 @@ def _differentiable_weights(model: nn.Module) -> None:
 
 
 @contextmanager
-def opened(model: Any, clip: Any, width: int, height: int) -> Iterator[ComfyDenoiser]:
+def opened(
+    model: Any, clip: Any, width: int, height: int, encoded: dict[str, dict[str, Tensor]] | None = None
+) -> Iterator[ComfyDenoiser]:
     """A denoiser that can be trained on, on a clone of `model`; afterwards everything is as it was.
+
+    `encoded` lets several runs with one CLIP share what it encoded.
 
     Raises ValueError if the size does not fit the latents, or CLIP and MODEL do not belong together.
     """
@@ -193,7 +209,7 @@ def opened(model: Any, clip: Any, width: int, height: int) -> Iterator[ComfyDeno
             load_fully(patcher)
             patcher.pre_run()
             _differentiable_weights(patcher.model)
-            denoiser = ComfyDenoiser(patcher, clip, width, height)
+            denoiser = ComfyDenoiser(patcher, clip, width, height, {} if encoded is None else encoded)
             _check_clip(denoiser)
             yield denoiser
         finally:
