@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
+COLOURS = ("red", "green", "blue", "yellow", "black", "white")
+OTHER_COLOURS = ("brown", "orange", "pink", "purple", "gray", "grey", "teal", "cyan", "gold", "silver", "violet")
 ATTRIBUTES = (
-    "red", "green", "blue", "yellow", "black", "white", "small", "large", "bright", "dark", "striped", "dotted",
-    "old", "wooden", "golden", "shiny",
+    "small", "large", "bright", "dark", "striped", "dotted", "old", "wooden", "golden", "shiny",
 )  # fmt: skip
 NOUNS = ("thing", "object", "shape", "house", "dress", "car", "bird", "tree")
 
@@ -35,9 +36,12 @@ PLAIN = (Context("{}"), Context("a {}"), Context("a picture of a {}"))
 
 def draw_contexts(concept: str, n: int, generator: torch.Generator) -> list[Context]:
     """n contexts for a concept: the plain ones first, then in turn one attribute before it, two, and a noun after it, with
-    random words. The empty concept has only the empty context."""
+    random words. A target that is a colour stands before a noun and never beside another colour, which would be pushed
+    away with it. The empty concept has only the empty context."""
     if not concept:
         return [Context("", "")] * n
+    is_colour = concept.casefold() in COLOURS + OTHER_COLOURS
+    attributes = ATTRIBUTES if is_colour else COLOURS + ATTRIBUTES
 
     def word_of(words: tuple[str, ...]) -> str:
         others = [word for word in words if word != concept.casefold()]
@@ -45,12 +49,10 @@ def draw_contexts(concept: str, n: int, generator: torch.Generator) -> list[Cont
 
     chosen = list(PLAIN)
     for i in range(max(0, n - len(PLAIN))):
-        if i % 3 == 2:
-            noun = word_of(NOUNS)
-            chosen.append(Context(f"a {{}} {noun}", f"a {noun}"))
-        else:
-            attributes = " ".join(word_of(ATTRIBUTES) for _ in range(1 + i % 3))
-            chosen.append(Context(f"a {attributes} {{}}", f"a {attributes} thing"))
+        before = " ".join(word_of(attributes) for _ in range((1 + i) % 3))
+        noun = word_of(NOUNS) if is_colour or not before else ""
+        words = f"{before} {{}} {noun}".split()
+        chosen.append(Context(f"a {' '.join(words)}", f"a {before} {noun or 'thing'}".replace("  ", " ")))
     if n < len(chosen):
         chosen = [chosen[int(i)] for i in torch.randperm(len(chosen), generator=generator)[:n]]
     return chosen
