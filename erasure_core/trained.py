@@ -32,6 +32,7 @@ class Training:
     pool: TrajectoryPool
     generator: torch.Generator
     report: Report
+    steps: int = 1
     step: int = 0
 
     def pick(self, items: Sequence[Any]) -> Any:
@@ -68,7 +69,9 @@ class TrainedMethod(ErasureMethod):
         "Which layers may change. " + "; ".join(f"{name}: {what}" for name, what in GROUPS.items()) + ".",
         choices=tuple(GROUPS),
     )
-    steps: int = setting(100, "Optimiser steps. More erase more thoroughly and take longer.", minimum=1, maximum=10000)
+    steps: int = setting(
+        100, "Optimiser steps for each concept. More erase more thoroughly and take longer.", minimum=1, maximum=10000
+    )
     learning_rate: float = setting(
         1e-3, "Step size of Adam. Lower it if pictures of other concepts suffer.", minimum=1e-7, maximum=0.1, step=1e-5
     )
@@ -116,11 +119,11 @@ class TrainedMethod(ErasureMethod):
             frozen=deltas.disabled,
             check=report.check,
         )
-        run = Training(denoiser, request, deltas, pool, generator, report)
+        run = Training(denoiser, request, deltas, pool, generator, report, self.steps * len(request.pairs))
         with deltas.attached():
             pool.fill(request.targets, self.trajectories)
             state = self.prepare(run)
-            optimise(run, self.steps, self.learning_rate, lambda: self.losses(run, state))
+            optimise(run, run.steps, self.learning_rate, lambda: self.losses(run, state))
         report.costs["UNet_evaluations_for_trajectories"] = pool.evaluations
         erased = ErasedUNet(weight_edit(deltas.export()), provenance(self, denoiser, request))
         if erased.is_zero():

@@ -74,7 +74,7 @@ def erase(
 def _reporting(
     denoiser: host.ComfyDenoiser, request: ErasureRequest, method: ErasureMethod, vae: object, node_id: str | None
 ) -> Report:
-    steps = getattr(method, "steps", 1)
+    steps = getattr(method, "steps", 1) * len(request.pairs)
     bar = host.ProgressBar(steps, node_id=node_id)
     preview = Preview(denoiser, vae, request.targets[0], method.seed) if vae is not None else None
 

@@ -124,7 +124,7 @@ class AdversarialPreservation(TrainedMethod):
         concepts = [""]
         if state is not None:
             for _ in range(self.search_steps):
-                state.step(run.step / self.steps)
+                state.step(run.step / run.steps)
             concepts = state.choose(self.preserved)
         for concept in concepts:
             run.report.adversarial[concept] += 1
