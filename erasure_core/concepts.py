@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 ARROW = "=>"
@@ -89,8 +88,3 @@ def parse_request(concepts: str, retain: str = "") -> ErasureRequest:
             raise ValueError(f"{line!r} has more than one '{ARROW}'; write one 'target {ARROW} anchor' a line")
         pairs.append(ConceptPair(*parts))
     return ErasureRequest(tuple(pairs), tuple(dict.fromkeys(lines(retain))))
-
-
-def anchors_of(pairs: Iterable[ConceptPair]) -> dict[str, str]:
-    """Target -> anchor."""
-    return {pair.target: pair.anchor for pair in pairs}

@@ -63,7 +63,6 @@ def test_scan_looks_at_the_worst_more_often_but_forgets_nobody(hurt) -> None:
     scan, seen = Scan(candidates, damage, 3, generator()), []
     scan._next = (lambda plain: lambda: seen.append(plain()) or seen[-1])(scan._next)
     for step in range(60):
-        damage.probes = damage.probes  # the edit stands still; only the order of measuring is looked at
         scan.step(step / 60)
     counts = torch.bincount(torch.tensor(seen).flatten(), minlength=len(WORDS))
     assert counts.min() >= 1 and counts[7] == counts.max()
