@@ -5,7 +5,7 @@ PYTHON = $$($(FINDER) -m devtools.comfyui --python $(DEV))
 RUN = @python="$(PYTHON)" && exec "$$python"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint format playground bench-quality bench-speed clean
+.PHONY: help demo serve test lint format playground bench-quality bench-methods bench-speed clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -33,6 +33,10 @@ playground: ## train the playground checkpoint and its judge from nothing
 
 bench-quality: ## what each method erases and what it spares
 	$(RUN) -m benchmarks.quality $(ARGS)
+
+bench-methods: DEV = --dev
+bench-methods: ## every method on the playground in one table
+	$(RUN) -m benchmarks.methods $(ARGS)
 
 bench-speed: ## seconds and memory of each method
 	$(RUN) -m benchmarks.speed $(ARGS)

@@ -49,7 +49,7 @@ def erase_once(bed: Playground, name: str, targets: Sequence[str], seed: int, en
         erased = method.erase(denoiser, request, report)
     report.costs["seconds"] = report.seconds()
     report.costs["peak_MB"] = meter.peak / 1e6
-    return host.patched(bed.model, dict(erased.tensors), 1.0), report, erased
+    return host.patched(bed.model, erased, 1.0), report, erased
 
 
 def base_accuracy(bed: Playground, n: int) -> dict[str, Any]:
@@ -94,7 +94,8 @@ def compared_rows(bed: Playground, n: int, small: int, variants: Sequence[str]) 
                 yield {"variant": variant, "target": target, "seed": seed} | costs | scores.row()
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Rows as a Markdown table; None becomes a dash."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join(lines + ["| " + " | ".join("-" if v is None else str(v) for v in row) + " |" for row in rows])
 
@@ -124,7 +125,7 @@ def main_table(rows: Sequence[dict[str, Any]]) -> str:
         "MB",
         "n",
     )
-    return _table(head, cells)
+    return markdown_table(head, cells)
 
 
 def spread(values: Sequence[float]) -> str:
@@ -146,7 +147,7 @@ def compared_table(rows: Sequence[dict[str, Any]]) -> str:
             [variant, *(spread(group) for group in groups), spread([row["seconds"] for row in mine]), len(mine)]
         )
     head = ("variant", "ESR-1", "PSR-1", "look-alikes", "synonym ESR-1", "kept: other factors", "target: other factors")
-    return _table((*head, "s", "runs"), cells)
+    return markdown_table((*head, "s", "runs"), cells)
 
 
 def main() -> None:

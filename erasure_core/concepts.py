@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
 
 ARROW = "=>"
 
@@ -35,13 +38,16 @@ class ConceptPair:
 
 @dataclass(frozen=True)
 class ErasureRequest:
-    """One erasure: at least one pair, and the concepts that the user wants kept.
+    """One erasure: at least one pair, the concepts that the user wants kept, and what else the user linked: pictures of
+    the target as latents in model space (n, channels, ...), and a sparse autoencoder.
 
     Raises ValueError for no pair, a target named twice, or a target that is also to be retained.
     """
 
     pairs: tuple[ConceptPair, ...]
     retain: tuple[str, ...] = ()
+    examples: Tensor | None = field(default=None, compare=False, repr=False)
+    sae: Any = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.pairs:

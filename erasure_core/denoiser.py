@@ -92,6 +92,23 @@ class Denoiser(Protocol):
         Raises ValueError if the family has no such layers."""
         ...
 
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Every module of the network by name."""
+        ...
+
+    def blocks(self, kind: str) -> dict[str, nn.Module]:
+        """Name -> module of the network's blocks of a kind, in the order in which they are run (`layers.blocks`)."""
+        ...
+
+    def heads(self, attention: str) -> int:
+        """Number of heads of the attention whose layers are named `<attention>.to_q`, `<attention>.to_k` ..."""
+        ...
+
+    def positions(self, prompt: str, phrase: str | None = None) -> list[int]:
+        """Where in `encode([prompt]).tokens` the prompt's own tokens are (not begin, end and padding), or only those of
+        `phrase` in it. Raises ValueError if the prompt does not say the phrase."""
+        ...
+
     def known_words(self) -> Sequence[str]:
         """The whole words of the text encoder's own vocabulary."""
         ...

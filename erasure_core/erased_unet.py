@@ -42,16 +42,26 @@ class Provenance:
 
 @dataclass(frozen=True)
 class ErasedUNet:
-    """An edit of a diffusion model: tensors by key, and where they come from. It holds no reference to the model."""
+    """An edit of a diffusion model: tensors by key, and where they come from. It holds no reference to the model.
+
+    `key` is a second edit, in a file of its own, that brings the concept back when it is applied on top."""
 
     tensors: Mapping[str, Tensor]
     provenance: Provenance
+    key: ErasedUNet | None = None
+
+    def weights(self) -> dict[str, Tensor]:
+        """The tensors that ComfyUI's LoRA code reads."""
+        return {key: value for key, value in self.tensors.items() if key.startswith(PREFIX)}
+
+    def parts(self) -> dict[str, Tensor]:
+        """The tensors that act at inference, without their prefix."""
+        return {key.removeprefix(HOOK_PREFIX): v for key, v in self.tensors.items() if key.startswith(HOOK_PREFIX)}
 
     def is_zero(self) -> bool:
         """True if applying this edit would change nothing."""
         edits = [value for key, value in self.tensors.items() if key.endswith((".diff", ".diff_b", ".lora_up.weight"))]
-        others = [key for key in self.tensors if key.startswith(HOOK_PREFIX)]
-        return not others and all(not bool(value.any()) for value in edits)
+        return not self.parts() and all(not bool(value.any()) for value in edits)
 
     def size(self) -> int:
         """Bytes of all tensors."""

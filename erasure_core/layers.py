@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 GROUPS = {
     "cross_attention_kv": "keys and values of cross-attention (ESD's esd-x-strict): only how the text is read",
@@ -42,3 +43,26 @@ def select(family: str, group: str, names: list[str]) -> list[str]:
             f"this {family} model has no layer of the group {group!r}; choose another layer group in the method's settings"
         )
     return chosen
+
+
+def blocks(family: str, kind: str, names: Iterable[str]) -> list[str]:
+    """The names, out of all modules of a UNet, of its blocks of a kind, in the order in which they are run.
+
+    `transformer`: whole transformer blocks, whose output is the residual stream; `encoder`: the last module of each
+    encoder block, whose output is also a skip; `decoder`: the first module of each decoder block, whose input is the
+    residual stream and, in its last channels, a skip (the last skip first). Raises ValueError for an unknown kind or
+    a family without such blocks.
+    """
+    if family not in FAMILIES or FAMILIES[family] is not _UNET:
+        raise ValueError(f"models of family {family!r} have no UNet blocks; choose a method that edits layers only")
+    names = list(names)
+    order = {"input_blocks": 0, "middle_block": 1, "output_blocks": 2}
+    if kind == "transformer":
+        found = [name.removesuffix(".transformer_blocks") for name in names if name.endswith(".transformer_blocks")]
+        return sorted(found, key=lambda name: order[name.split(".")[0]])
+    if kind == "decoder":
+        return [name for name in names if re.fullmatch(r"output_blocks\.\d+\.0", name)]
+    if kind != "encoder":
+        raise ValueError(f"unknown kind of block {kind!r}; choose transformer, encoder or decoder")
+    parts = [name for name in names if re.fullmatch(r"input_blocks\.\d+\.\d+", name)]
+    return list({name.rsplit(".", 1)[0]: name for name in parts}.values())

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 from .concepts import ErasureRequest
 from .denoiser import Denoiser
-from .erased_unet import ErasedUNet
+from .erased_unet import ErasedUNet, Provenance
+from .inference import InferenceEdit
 from .report import Report
 
 _REGISTRY: dict[str, type[ErasureMethod]] = {}
@@ -75,6 +76,11 @@ class ErasureMethod:
         """
         raise TypeError(f"{type(self).__name__} does not say how it erases: implement erase()")
 
+    @classmethod
+    def inference(cls, erased: ErasedUNet) -> InferenceEdit:
+        """What an erased UNet of kind `hook` that this method made does while the model runs."""
+        raise TypeError(f"{cls.__name__} makes edits of weights only: implement inference()")
+
 
 def settings_of(method: type[ErasureMethod]) -> list[dataclasses.Field]:
     """The fields of `method` that a user sets, in order."""
@@ -96,3 +102,25 @@ def methods() -> dict[str, type[ErasureMethod]]:
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
     return dict(sorted(_REGISTRY.items()))
+
+
+def provenance(method: ErasureMethod, denoiser: Denoiser, request: ErasureRequest, kind: str = "weights") -> Provenance:
+    """Where the result of `method` on `denoiser` comes from."""
+    return Provenance(
+        method=method.name,
+        settings={field.name: getattr(method, field.name) for field in settings_of(type(method))},
+        targets=tuple(dataclasses.astuple(pair) for pair in request.pairs),
+        retain=request.retain,
+        seed=method.seed,
+        family=denoiser.family,
+        fingerprint=getattr(denoiser, "fingerprint", ""),
+        kind=kind,
+    )
+
+
+def check_prompts(denoiser: Denoiser, request: ErasureRequest) -> None:
+    """Raise ValueError, naming the prompt, if the text encoder cannot see something that the request says."""
+    for prompt in (*request.targets, *(pair.anchor for pair in request.pairs), *request.retain):
+        trouble = denoiser.describe_prompt(prompt) if prompt else None
+        if trouble:
+            raise ValueError(f"{prompt!r}: {trouble}")

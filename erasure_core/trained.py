@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ from torch import Tensor
 from .adapters import Deltas
 from .concepts import ErasureRequest
 from .denoiser import Denoiser
-from .erased_unet import ErasedUNet, Provenance, weight_edit
+from .erased_unet import ErasedUNet, weight_edit
 from .guidance import negative_guidance
 from .layers import GROUPS
-from .method import ErasureMethod, setting, settings_of
+from .method import ErasureMethod, check_prompts, provenance, setting
 from .report import Report
 from .trajectory import NoisyBatch, TrajectoryPool
 
@@ -108,7 +107,7 @@ class TrainedMethod(ErasureMethod):
 
     def erase(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> ErasedUNet:
         """See `ErasureMethod.erase`; the result is weights only."""
-        _check_prompts(denoiser, (*request.targets, *(pair.anchor for pair in request.pairs), *request.retain))
+        check_prompts(denoiser, request)
         generator = torch.Generator().manual_seed(self.seed)
         deltas = Deltas(denoiser.layers(self.layers), self.rank, generator)
         pool = TrajectoryPool(
@@ -158,23 +157,3 @@ def optimise(run: Training, steps: int, learning_rate: float, losses: Callable[[
         run.report.log(values)
         run.report.on_progress(step + 1, steps, sum(values.values()))
         run.report.on_preview(step + 1)
-
-
-def provenance(method: ErasureMethod, denoiser: Denoiser, request: ErasureRequest) -> Provenance:
-    """Where the result of `method` on `denoiser` comes from."""
-    return Provenance(
-        method=method.name,
-        settings={field.name: getattr(method, field.name) for field in settings_of(type(method))},
-        targets=tuple(dataclasses.astuple(pair) for pair in request.pairs),
-        retain=request.retain,
-        seed=method.seed,
-        family=denoiser.family,
-        fingerprint=getattr(denoiser, "fingerprint", ""),
-    )
-
-
-def _check_prompts(denoiser: Denoiser, prompts: Sequence[str]) -> None:
-    for prompt in prompts:
-        trouble = denoiser.describe_prompt(prompt) if prompt else None
-        if trouble:
-            raise ValueError(f"{prompt!r}: {trouble}")

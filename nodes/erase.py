@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from comfy_api.latest import io
 from PIL import Image
+from torch import Tensor
 
 from ..erasure_core.concepts import ErasureRequest, parse_request
 from ..erasure_core.denoiser import Conditioning, Denoiser
@@ -51,15 +54,21 @@ def erase(
     height: int,
     vae: object = None,
     node_id: str | None = None,
+    images: Tensor | None = None,
 ) -> tuple[ErasedUNet, Report]:
     """Run `method` on a clone of `model`; the model itself is left as it was, also on an error or a cancel.
 
-    Raises RuntimeError, saying what to lower, when memory runs out.
+    `images` (n, height, width, 3) show the target, for methods that learn from pictures. Raises RuntimeError, saying what
+    to lower, when memory runs out.
     """
+    if images is not None and vae is None:
+        raise ValueError("images are linked without a vae; link the VAE of the same checkpoint, which encodes them")
     memory = MemoryMeter(host.device())
     try:
         with host.opened(model, clip, width, height) as denoiser:
             report = _reporting(denoiser, request, method, vae, node_id)
+            if images is not None:
+                request = dataclasses.replace(request, examples=denoiser.latents_of(vae, images))
             with memory:
                 erased = method.erase(denoiser, request, report)
     except host.OutOfMemory as error:
@@ -152,6 +161,11 @@ class EraseConcept(io.ComfyNode):
                 io.Vae.Input(
                     "vae", optional=True, tooltip="Link it to see a picture of the first concept vanish while it works."
                 ),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="Pictures of the concept, for methods that can learn from pictures (forget_me_not). Needs vae.",
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -170,12 +184,22 @@ class EraseConcept(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, clip, concepts: str, method: dict, width: int, height: int, seed: int, retain: str = "", vae=None
+        cls,
+        model,
+        clip,
+        concepts: str,
+        method: dict,
+        width: int,
+        height: int,
+        seed: int,
+        retain: str = "",
+        vae=None,
+        images=None,
     ) -> io.NodeOutput:
         """Erase, and return the patched clone, the edit, the losses and the report."""
         request = parse_request(concepts, retain or "")
         chosen = chosen_method(method, seed)
-        erased, report = erase(model, clip, request, chosen, width, height, vae, cls.hidden.unique_id)
+        erased, report = erase(model, clip, request, chosen, width, height, vae, cls.hidden.unique_id, images)
         total = [sum(values) for values in zip(*report.losses.values(), strict=False)]
-        edited = host.patched(model, dict(erased.tensors), 1.0)
+        edited = host.patched(model, erased, 1.0)
         return io.NodeOutput(edited, erased, {"loss": total or [0.0]}, report_text(erased, report))

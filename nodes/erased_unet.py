@@ -11,6 +11,7 @@ from comfy_api.latest import io, ui
 
 from ..erasure_core.erased_unet import METADATA_KEY, ErasedUNet, load_erased_unet, save_erased_unet
 from . import host
+from .base_model import fingerprint
 from .erase import CATEGORY
 from .types import ErasedUNetType
 
@@ -28,13 +29,13 @@ def apply(model: object, erased: ErasedUNet, strength: float, node_id: str | Non
             f"this erased UNet was made for {erased.provenance.family} models, the MODEL is {family}; "
             f"load a {erased.provenance.family} checkpoint or erase the concept from this one"
         )
-    if erased.provenance.fingerprint != host.fingerprint(model):
+    if erased.provenance.fingerprint != fingerprint(model):
         warning = "made on another checkpoint of this family: check that the concept is gone"
         logging.warning("Apply Erased UNet: %s", warning)
         host.send_text(warning, node_id)
     if strength == 0:
         return model.clone()
-    return host.patched(model, dict(erased.tensors), strength)
+    return host.patched(model, erased, strength)
 
 
 def safe_prefix(prefix: str) -> Path:
@@ -183,7 +184,14 @@ class SaveErasedUNet(io.ComfyNode):
     @classmethod
     def execute(cls, erased_unet: ErasedUNet, filename_prefix: str) -> io.NodeOutput:
         """Write the file under the next free number and show its path."""
-        kind = "loras" if erased_unet.provenance.kind == "weights" else FOLDER_KIND
-        path = next_file(Path(host.output_folder()) / kind, safe_prefix(filename_prefix))
-        save_erased_unet(erased_unet, path)
-        return io.NodeOutput(ui=ui.PreviewText(f"saved {path}"))
+        paths = [_save(erased_unet, safe_prefix(filename_prefix))]
+        if erased_unet.key is not None:
+            paths.append(_save(erased_unet.key, safe_prefix(f"{filename_prefix}_key")))
+        return io.NodeOutput(ui=ui.PreviewText("\n".join(f"saved {path}" for path in paths)))
+
+
+def _save(erased: ErasedUNet, prefix: Path) -> Path:
+    kind = "loras" if erased.provenance.kind == "weights" else FOLDER_KIND
+    path = next_file(Path(host.output_folder()) / kind, prefix)
+    save_erased_unet(erased, path)
+    return path

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import comfy.lora
 import comfy.lora_convert
 import comfy.model_management
 import comfy.model_patcher
+import comfy.patcher_extension
 import comfy.sampler_helpers
 import comfy.samplers
 import comfy.sd
@@ -23,8 +24,12 @@ from torch import Tensor, nn
 
 from ..erasure_core.adapters import is_editable
 from ..erasure_core.denoiser import TOKENS, Conditioning
+from ..erasure_core.erased_unet import ErasedUNet
 from ..erasure_core.guidance import per_sample
-from ..erasure_core.layers import select
+from ..erasure_core.inference import InferenceEdit, ModelCall
+from ..erasure_core.layers import blocks, select
+from ..erasure_core.method import methods
+from .base_model import fingerprint, positions, whole_words
 
 OutOfMemory = comfy.model_management.OOM_EXCEPTION
 Cancelled = comfy.model_management.InterruptProcessingException
@@ -104,7 +109,8 @@ class ComfyDenoiser:
             raise RuntimeError("another clone of this MODEL was loaded while it was being erased from; open it again")
         options = comfy.model_patcher.create_model_options_clone(self._patcher.model_options)
         transformer_options = options.get("transformer_options", {})
-        transformer_options |= {"cond_or_uncond": [0], "sigmas": sigma}
+        wrappers = comfy.patcher_extension.copy_nested_dicts(self._patcher.wrappers)
+        transformer_options |= {"cond_or_uncond": [0], "sigmas": sigma, "wrappers": wrappers}
         arguments = {**conditioning.values, **self._constants, "transformer_options": transformer_options}
         with self._precision():
             wrapper = options.get("model_function_wrapper")
@@ -136,12 +142,26 @@ class ComfyDenoiser:
                 )
         return chosen
 
+    def modules(self) -> dict[str, nn.Module]:
+        """See `Denoiser.modules`."""
+        return dict(self._model.diffusion_model.named_modules())
+
+    def blocks(self, kind: str) -> dict[str, nn.Module]:
+        """See `Denoiser.blocks`."""
+        modules = self.modules()
+        return {name: modules[name] for name in blocks(self.family, kind, modules)}
+
+    def heads(self, attention: str) -> int:
+        """See `Denoiser.heads`."""
+        return self._model.diffusion_model.get_submodule(attention).heads
+
+    def positions(self, prompt: str, phrase: str | None = None) -> list[int]:
+        """See `Denoiser.positions`."""
+        return positions(self._clip, prompt, phrase)
+
     def known_words(self) -> list[str]:
-        """See `Denoiser.known_words`: entries that are a word of at least three letters, the most frequent first."""
-        vocabulary = _vocabulary(self._clip)
-        ends = [token for token in vocabulary if token.endswith("</w>")]
-        words = (token[:-4] for token in ends) if ends else (t[1:] for t in vocabulary if t.startswith(("▁", "Ġ")))
-        return [word for word in words if len(word) > 2 and word.isascii() and word.isalpha()]
+        """See `Denoiser.known_words`."""
+        return whole_words(self._clip)
 
     def describe_prompt(self, prompt: str) -> str | None:
         """See `Denoiser.describe_prompt`."""
@@ -151,22 +171,19 @@ class ComfyDenoiser:
         return None
 
     @torch.no_grad()
+    def latents_of(self, vae: comfy.sd.VAE, images: Tensor) -> Tensor:
+        """Images (n, height, width, 3) in [0, 1], scaled and cropped to the run's size -> latents in model space."""
+        scaled = comfy.utils.common_upscale(images.movedim(-1, 1), self._width, self._height, "bicubic", "center")
+        latents = self._model.process_latent_in(vae.encode(scaled.movedim(1, -1)[..., :3]))
+        load_fully(self._patcher)
+        return latents.to(self.device).float().clone()
+
+    @torch.no_grad()
     def picture(self, vae: comfy.sd.VAE, latents: Tensor) -> Tensor:
         """Latents in model space -> images (n, height, width, 3) in [0, 1]."""
         images = vae.decode(self._model.process_latent_out(latents))
         load_fully(self._patcher)
         return images
-
-
-def _vocabulary(clip: comfy.sd.CLIP) -> list[str]:
-    """The entries of the first text encoder's vocabulary in order of their ids."""
-    for part in vars(clip.tokenizer).values():
-        inner = getattr(part, "tokenizer", None)
-        if hasattr(inner, "get_vocab"):
-            return sorted(inner.get_vocab(), key=inner.get_vocab().get)
-    raise ValueError(
-        f"{type(clip.tokenizer).__name__} does not show its vocabulary; choose a themed vocabulary instead of model_words"
-    )
 
 
 def load_fully(patcher: comfy.model_patcher.ModelPatcher) -> None:
@@ -229,40 +246,55 @@ def _check_clip(denoiser: ComfyDenoiser) -> None:
         )
 
 
-def fingerprint(patcher: comfy.model_patcher.ModelPatcher) -> str:
-    """A short hash of the base weights, without any patches; the same for the same file loaded as the same type."""
-    digest = hashlib.sha256()
-    backup = patcher.backup
-    for name, parameter in sorted(patcher.model.diffusion_model.named_parameters()):
-        key = f"diffusion_model.{name}"
-        weight = backup[key].weight if key in backup else parameter.data
-        flat = weight.detach().reshape(-1)
-        some = flat[:: max(1, flat.numel() // 8)][:8].to(device="cpu", dtype=torch.float16)
-        digest.update(name.encode() + some.view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def family_of(model: Any) -> str:
     """The family name of a MODEL, as `layers.FAMILIES` spells it."""
     return type(model.model.model_config).__name__
 
 
-def patched(model: Any, tensors: dict[str, Tensor], strength: float) -> Any:
-    """A clone of `model` with weight edits at `strength`, read by ComfyUI's own LoRA code.
+def patched(model: Any, erased: ErasedUNet, strength: float) -> Any:
+    """A clone of `model` with an erased UNet at `strength`: weight edits read by ComfyUI's own LoRA code, and around
+    each call of the network what acts at inference.
 
     Raises ValueError if no edit, or not every edit, finds its layer.
     """
-    key_map = comfy.lora.model_lora_keys_unet(model.model, {})
-    patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(dict(tensors)), key_map, log_missing=False)
     clone = model.clone()
-    applied = set(clone.add_patches(patches, strength))
-    wanted = {key.rsplit(".lora_", 1)[0].rsplit(".diff", 1)[0].removesuffix(".alpha") for key in tensors}
-    if len(applied) < len(wanted):
-        raise ValueError(
-            f"the erased UNet edits {len(wanted)} layers, but only {len(applied)} of them are in this "
-            f"{family_of(model)} MODEL; nothing was applied. Load the kind of model that it was made for"
-        )
+    weights = erased.weights()
+    if weights:
+        key_map = comfy.lora.model_lora_keys_unet(model.model, {})
+        patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(weights), key_map, log_missing=False)
+        applied = set(clone.add_patches(patches, strength))
+        wanted = {key.rsplit(".lora_", 1)[0].rsplit(".diff", 1)[0].removesuffix(".alpha") for key in weights}
+        if len(applied) < len(wanted):
+            raise ValueError(
+                f"the erased UNet edits {len(wanted)} layers, but only {len(applied)} of them are in this "
+                f"{family_of(model)} MODEL; nothing was applied. Load the kind of model that it was made for"
+            )
+    if erased.provenance.kind == "hook":
+        edit = methods()[erased.provenance.method].inference(erased)
+        wrapper = _wrapper(clone, edit, strength)
+        clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, f"erasure.{uuid.uuid4()}", wrapper)
     return clone
+
+
+def _wrapper(clone: Any, edit: InferenceEdit, strength: float) -> Callable[..., Tensor]:
+    """What ComfyUI calls in place of the model, which in turn calls the model inside `edit`."""
+    modules = dict(clone.model.diffusion_model.named_modules())
+
+    def around(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **others):
+        options = {} if transformer_options is None else transformer_options
+        if c_crossattn is None:
+            raise ValueError(
+                "this erased UNet acts on the text that a model reads by cross-attention; this MODEL has none"
+            )
+
+        def forward(tokens: Tensor) -> Tensor:
+            return executor(x, t, c_concat, tokens, control, options, **others)
+
+        halves = torch.tensor(options.get("cond_or_uncond", [0]), device=x.device) == 0
+        positive = halves.repeat_interleave(len(x) // len(halves))
+        return edit(modules, ModelCall(x, t, c_crossattn, positive), forward, strength)
+
+    return around
 
 
 def send_text(text: str, node_id: str | None) -> None:

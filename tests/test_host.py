@@ -76,7 +76,7 @@ def test_a_run_edits_only_the_clone(bed: Playground, name: str, monkeypatch) -> 
     assert not erased.is_zero() and report.costs["peak_memory_over_the_loaded_model_in_MB"] > 0
     from concept_erasure.nodes import host
 
-    edited = host.patched(bed.model, dict(erased.tensors), 1.0)
+    edited = host.patched(bed.model, erased, 1.0)
     assert not torch.equal(latents(bed, edited), pictures), "the edit changes nothing"
     assert torch.equal(latents(bed, bed.model), pictures), "the patched clone leaks into the base model"
     assert base_hash(bed) == before
@@ -129,7 +129,7 @@ def test_saved_and_loaded_and_the_stock_lora_loader_agree(bed: Playground, tmp_p
     from concept_erasure.nodes.erased_unet import apply
 
     erased, _ = run(bed, learning_rate=0.01)
-    ours = latents(bed, host.patched(bed.model, dict(erased.tensors), 1.0))
+    ours = latents(bed, host.patched(bed.model, erased, 1.0))
     save_erased_unet(erased, tmp_path / "edit.safetensors")
     assert torch.equal(latents(bed, apply(bed.model, load_erased_unet(tmp_path / "edit.safetensors"), 1.0)), ours)
     lora = comfy.utils.load_torch_file(str(tmp_path / "edit.safetensors"))
@@ -167,7 +167,7 @@ def test_a_lora_on_the_model_is_part_of_what_is_erased_from(bed: Playground) -> 
     from concept_erasure.nodes import host
 
     lora, _ = run(bed, learning_rate=0.01)
-    with_lora = host.patched(bed.model, dict(lora.tensors), 1.0)
+    with_lora = host.patched(bed.model, lora, 1.0)
     with host.opened(with_lora, bed.clip, 64, 64) as changed:
         text = changed.encode(["circle"])
         noisy, sigma = torch.ones(1, 4, 8, 8), torch.tensor([2.0])

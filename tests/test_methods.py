@@ -11,17 +11,11 @@ from concept_erasure.erasure_core.concepts import ErasureRequest, parse_request
 from concept_erasure.erasure_core.method import methods
 from concept_erasure.erasure_core.report import Report
 from concept_erasure.erasure_core.trained import TrainedMethod
+from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
 
 METHODS = methods()
 TRAINED = [name for name, method in METHODS.items() if issubclass(method, TrainedMethod)]
-SMALL = {"steps": 4, "sampling_steps": 4, "trajectories": 2, "candidates": 10, "batch": 2}
-
-
-def make(name: str, **changes):
-    """The method with settings small enough for a test."""
-    known = {field.name for field in dataclasses.fields(METHODS[name])}
-    return METHODS[name](**{key: value for key, value in (SMALL | changes).items() if key in known})
 
 
 def run(name: str, denoiser: ToyDenoiser, request: ErasureRequest | None = None, **changes):

@@ -37,7 +37,14 @@ class ToyDenoiser:
     def __init__(self, seed: int = 0) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = nn.ModuleDict({"block": ToyBlock()}).requires_grad_(False)
+            parts = {
+                "block": ToyBlock(),
+                "enc": nn.Conv2d(CHANNELS, CHANNELS, 1),
+                "dec": nn.Conv2d(2 * CHANNELS, CHANNELS, 3, padding=1),
+            }
+            nn.init.dirac_(parts["enc"].weight)
+            nn.init.zeros_(parts["enc"].bias)
+            self.network = nn.ModuleDict(parts).requires_grad_(False)
         self.calls = 0
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
@@ -64,7 +71,9 @@ class ToyDenoiser:
         """See `Denoiser`."""
         self.calls += len(sigma)
         scale = (1 + sigma.square()).rsqrt().reshape(-1, 1, 1, 1)
-        return self.network["block"](latents * scale, conditioning.tokens)
+        skip = self.network["enc"](latents * scale)  # starts as the identity, so that the block sees the latents
+        stream = self.network["block"](skip, conditioning.tokens)
+        return stream + 0.1 * self.network["dec"](torch.cat([stream, skip], dim=1))
 
     def layers(self, group: str) -> dict[str, nn.Module]:
         """See `Denoiser`."""
@@ -76,7 +85,32 @@ class ToyDenoiser:
         }
         if group not in names:
             raise ValueError(f"the toy has no layer of the group {group!r}")
-        return {f"block.{name}": getattr(block, name) for name in names[group]}
+        chosen = {f"block.{name}": getattr(block, name) for name in names[group]}
+        return chosen | {name: self.network[name] for name in ("enc", "dec") if group == "all"}
+
+    def modules(self) -> dict[str, nn.Module]:
+        """See `Denoiser`."""
+        return dict(self.network.named_modules())
+
+    def blocks(self, kind: str) -> dict[str, nn.Module]:
+        """See `Denoiser`: the decoder's one block reads the residual stream, then the one skip."""
+        name = {"encoder": "enc", "transformer": "block", "decoder": "dec"}[kind]
+        return {name: self.network[name]}
+
+    def heads(self, attention: str) -> int:
+        """See `Denoiser`."""
+        return 1
+
+    def positions(self, prompt: str, phrase: str | None = None) -> list[int]:
+        """See `Denoiser`."""
+        words = prompt.split()[:TOKENS]
+        if phrase is None:
+            return list(range(len(words)))
+        wanted = phrase.split()
+        for start in range(len(words) - len(wanted) + 1):
+            if wanted and words[start : start + len(wanted)] == wanted:
+                return list(range(start, start + len(wanted)))
+        raise ValueError(f"the prompt {prompt!r} does not say {phrase!r}")
 
     def known_words(self) -> list[str]:
         """See `Denoiser`."""

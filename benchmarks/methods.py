@@ -1,0 +1,172 @@
+"""`make bench-methods`: every erasure method on the playground, at its defaults, in one table.
+
+Prints a Markdown table and, as its last line, one JSON object with every figure. With `--rows FILE` each finished run is
+kept in that file and not done again, so a stopped run goes on, and `--share 0/2` and `--share 1/2` divide the work
+between two processes. `--write` stores table, figures and plot in `docs/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import measure
+from .playground import Playground, load_playground
+from .quality import DOCS, erase_once, markdown_table
+
+TARGETS = ("circle", "square", "red", "striped")
+SEEDS = (0, 1)
+BASE, CONTROL = "nothing (base)", "random edit (control)"
+ROOT = Path(__file__).parent.parent
+
+
+def random_like(erased: Any, seed: int) -> Any:
+    """The control: a random edit with the rank and the Frobenius norm of `erased` in each layer."""
+    import dataclasses
+
+    generator = torch.Generator().manual_seed(seed)
+    tensors = dict(erased.tensors)
+    for key, up in erased.tensors.items():
+        if key.endswith(".lora_up.weight"):
+            down_key = key.replace(".lora_up.", ".lora_down.")
+            down = torch.randn(erased.tensors[down_key].shape, generator=generator)
+            new = torch.randn(up.shape, generator=generator)
+            norm = (up.flatten(1) @ erased.tensors[down_key].flatten(1)).norm()
+            tensors[key], tensors[down_key] = new * norm / (new.flatten(1) @ down.flatten(1)).norm(), down
+    return dataclasses.replace(erased, tensors=tensors)
+
+
+def one_run(bed: Playground, name: str, target: str, seed: int, n: int, encoded: dict) -> dict[str, Any]:
+    """Erase and judge; the base and the control are rows like any other."""
+    from concept_erasure.nodes import host
+
+    edited, costs = bed.model, {}
+    if name != BASE:
+        edited, report, erased = erase_once(bed, "ap" if name == CONTROL else name, [target], seed, encoded)
+        if name == CONTROL:
+            edited = host.patched(bed.model, random_like(erased, seed), 1.0)
+        costs = {
+            "seconds": round(report.costs["seconds"], 1),
+            "peak_MB": round(report.costs["peak_MB"]),
+            "file_kB": round(erased.size() / 1000),
+        }
+    scores = measure.evaluate(bed, edited, [target], n=n, n_small=n // 2, seed=10 * seed)[target]
+    return {"method": name, "target": target, "seed": seed, "costs": costs} | scores.row()
+
+
+def all_runs(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Every wanted row, from the file of rows where it is there already."""
+    done: dict[tuple, dict] = {}
+    if arguments.rows and arguments.rows.exists():
+        for line in arguments.rows.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            done[row["method"], row["target"], row["seed"]] = row
+    wanted = [(m, t, s) for s in arguments.seeds for t in arguments.targets for m in arguments.methods]
+    share, shares = (int(part) for part in arguments.share.split("/"))
+    bed, encoded = None, {}
+    for index, key in enumerate(wanted):
+        if index % shares != share:
+            continue
+        if key not in done:
+            bed = bed or load_playground()
+            done[key] = one_run(bed, *key, arguments.n, encoded)
+            if arguments.rows:
+                with open(arguments.rows, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(done[key]) + "\n")
+        yield done[key]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return round(statistics.mean(present), 1) if present else None
+
+
+def _cells(rows: Sequence[dict[str, Any]]) -> list[Any]:
+    rest = [value for row in rows for value in row["rest"].values()]
+    others = [value for row in rows for value in row["others"].values()]
+    costs = [_mean([row["costs"].get(key) for row in rows]) for key in ("seconds", "peak_MB", "file_kB")]
+    scores = [_mean([row[key] for row in rows]) for key in ("esr1", "psr1", "look_alike")]
+    return [*scores, _mean(rest), _mean(others), _mean([row["synonym_esr1"] for row in rows]), *costs]
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Means of each method over its targets and seeds, then its ESR-1 / PSR-1 for each target."""
+    targets = list(dict.fromkeys(row["target"] for row in rows))
+    cells = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == method]
+        each = [[row for row in mine if row["target"] == target] for target in targets]
+        pairs = [f"{_mean([r['esr1'] for r in part])} / {_mean([r['psr1'] for r in part])}" for part in each]
+        cells.append([method, *_cells(mine), *pairs, len(mine)])
+    head = ("method", "ESR-1", "PSR-1", "look-alikes", "rest of the prompt", "other factors", "synonym ESR-1")
+    return markdown_table((*head, "s", "MB", "kB", *targets, "runs"), cells)
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """ESR-1 against PSR-1, a point a method."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 6))
+    for method in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == method]
+        x, y = (_mean([row[key] for row in mine]) for key in ("esr1", "psr1"))
+        axes.plot(x, y, "x" if method in (BASE, CONTROL) else "o")
+        axes.annotate(method, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8)
+    axes.set(xlabel="ESR-1 (erased), %", ylabel="PSR-1 (preserved), %", title="Playground, mean of targets and seeds")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+
+
+def main() -> None:
+    """Measure, print, and store if asked to."""
+    from devtools.pack import load_pack
+
+    load_pack()
+    from concept_erasure.erasure_core.method import methods
+
+    names = [BASE, CONTROL, *methods()]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="*", default=names, choices=names)
+    parser.add_argument("--targets", nargs="*", default=list(TARGETS))
+    parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
+    parser.add_argument("--n", type=int, default=60, help="target pictures, and as many of other values, a run")
+    parser.add_argument("--rows", type=Path, help="a .jsonl file with the finished runs")
+    parser.add_argument("--share", default="0/1", help="which part of the runs this process does: index/processes")
+    parser.add_argument("--write", action="store_true", help="store table, figures and plot in docs/")
+    arguments = parser.parse_args()
+    started, rows = time.time(), []
+    for row in all_runs(arguments):
+        rows.append(row)
+        print(f"# {json.dumps(row)}", flush=True)
+    rows.sort(key=lambda row: (names.index(row["method"]), row["target"], row["seed"]))
+    print(table(rows), flush=True)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    result = {
+        "rows": rows,
+        "n": arguments.n,
+        "commit": commit.strip(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "minutes": round((time.time() - started) / 60, 1),
+    }
+    if arguments.write:
+        (DOCS / "methods_table.md").write_text(table(rows) + "\n", encoding="utf-8")
+        (DOCS / "methods.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        plot(rows, DOCS / "methods.png")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

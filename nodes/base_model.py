@@ -1,0 +1,60 @@
+"""What can be read off a loaded MODEL and CLIP without ComfyUI's engine: words, token positions, a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+
+
+def _vocabulary(clip: Any) -> list[str]:
+    """The entries of the first text encoder's vocabulary in order of their ids."""
+    for part in vars(clip.tokenizer).values():
+        inner = getattr(part, "tokenizer", None)
+        if hasattr(inner, "get_vocab"):
+            return sorted(inner.get_vocab(), key=inner.get_vocab().get)
+    raise ValueError(
+        f"{type(clip.tokenizer).__name__} does not show its vocabulary; choose a themed vocabulary instead of model_words"
+    )
+
+
+def whole_words(clip: Any) -> list[str]:
+    """Entries of the vocabulary that are a word of at least three letters, the most frequent first."""
+    vocabulary = _vocabulary(clip)
+    ends = [token for token in vocabulary if token.endswith("</w>")]
+    words = (token[:-4] for token in ends) if ends else (t[1:] for t in vocabulary if t.startswith(("▁", "Ġ")))
+    return [word for word in words if len(word) > 2 and word.isascii() and word.isalpha()]
+
+
+def positions(clip: Any, prompt: str, phrase: str | None) -> list[int]:
+    """See `erasure_core.denoiser.Denoiser.positions`; in the first text encoder's tokens."""
+    said = _own_tokens(clip, prompt)
+    if phrase is None:
+        return [place for place, _ in said]
+    wanted = [token for _, token in _own_tokens(clip, phrase)]
+    for start in range(len(said) - len(wanted) + 1):
+        window = said[start : start + len(wanted)]
+        if wanted and [token for _, token in window] == wanted:
+            return [place for place, _ in window]
+    raise ValueError(f"the prompt {prompt!r} does not say {phrase!r}; name a phrase that is in it, word for word")
+
+
+def _own_tokens(clip: Any, prompt: str) -> list[tuple[int, Any]]:
+    """(position, token) of what the prompt itself says; the tokenizer numbers its words from 1 and the rest 0."""
+    batches = next(iter(clip.tokenize(prompt, return_word_ids=True).values()))
+    flat = [entry for batch in batches for entry in batch]
+    return [(place, token) for place, (token, _weight, word) in enumerate(flat) if word > 0]
+
+
+def fingerprint(patcher: Any) -> str:
+    """A short hash of the base weights, without any patches; the same for the same file loaded as the same type."""
+    digest = hashlib.sha256()
+    backup = patcher.backup
+    for name, parameter in sorted(patcher.model.diffusion_model.named_parameters()):
+        key = f"diffusion_model.{name}"
+        weight = backup[key].weight if key in backup else parameter.data
+        flat = weight.detach().reshape(-1)
+        some = flat[:: max(1, flat.numel() // 8)][:8].to(device="cpu", dtype=torch.float16)
+        digest.update(name.encode() + some.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
