@@ -17,11 +17,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .errors import ToolError
+
 OnProgress = Callable[[str, float, float], None]
 """Called with node id, value and maximum whenever a node reports progress."""
 
 
-class ServerError(RuntimeError):
+class ServerError(ToolError):
     """The server did not start, died, or refused a request; the message ends with what it said."""
 
 

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import install
+from .errors import ToolError
 
 PACK = Path(__file__).resolve().parent.parent
 
 
-class HostError(RuntimeError):
+class HostError(ToolError):
     """No usable host; the message names the value at fault and what to do next."""
 
 
@@ -117,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         host = ensure(dev=args.dev)
-    except (HostError, install.InstallError, OSError, subprocess.SubprocessError) as error:
+    except (ToolError, OSError, subprocess.SubprocessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import comfyui, install, playground_files, screen, server
+from .errors import ToolError
 
 WORKFLOW = comfyui.PACK / "workflows" / "erase_and_compare.json"
 OUT = comfyui.PACK / "demo-output"
@@ -107,14 +108,7 @@ def main(argv: list[str] | None = None) -> int:
             run = run_workflow(running, workflow)
         print(f"judging {SCORED} pictures a figure, before and after", flush=True)
         _show(run, args.out, args.workflow.stem, scores(models, run.erased_unet))
-    except (
-        comfyui.HostError,
-        install.InstallError,
-        playground_files.BuildError,
-        server.ServerError,
-        server.WorkflowError,
-        OSError,
-    ) as error:
+    except (ToolError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

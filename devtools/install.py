@@ -15,6 +15,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from .errors import ToolError
 from .interpreter import can_import, is_isolated, unfinished_packages, venv_python
 from .lock import locked
 
@@ -30,7 +31,7 @@ STAMP = "concept-erasure.stamp"
 OLDEST_PYTHON = (3, 10)
 
 
-class InstallError(RuntimeError):
+class InstallError(ToolError):
     """The host could not be installed; the message says what failed and what to try."""
 
 

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from .comfyui import PACK, Host
+from .errors import ToolError
 from .install import cache
 from .lock import locked
 
@@ -14,7 +15,7 @@ CHECKPOINT = Path("checkpoints", "playground.safetensors")
 JUDGE = Path("concept_judges", "playground")
 
 
-class BuildError(RuntimeError):
+class BuildError(ToolError):
     """The playground's builder failed; the message is what it said."""
 
 

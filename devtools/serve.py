@@ -10,6 +10,7 @@ import sys
 import time
 
 from . import comfyui, install, playground_files, server
+from .errors import ToolError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,13 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped")
         return 0
-    except (
-        comfyui.HostError,
-        install.InstallError,
-        playground_files.BuildError,
-        server.ServerError,
-        OSError,
-    ) as error:
+    except (ToolError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

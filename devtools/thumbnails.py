@@ -14,8 +14,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from . import comfyui, install, playground_files, server
+from . import comfyui, playground_files, server
 from .demo import run_workflow
+from .errors import ToolError
 from .make_workflows import FOLDER, MAKERS
 
 WIDTH, HEIGHT = 512, 384
@@ -86,15 +87,7 @@ def main(argv: list[str] | None = None) -> int:
                 run = run_workflow(running, json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
                 if name in wanted:
                     thumbnail(run.rows).save(FOLDER / f"{name}.jpg", quality=88)
-    except (
-        comfyui.HostError,
-        install.InstallError,
-        playground_files.BuildError,
-        server.ServerError,
-        server.WorkflowError,
-        OSError,
-        ValueError,
-    ) as error:
+    except (ToolError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .errors import ToolError
+
 NEVER, BYPASS = 2, 4  # node modes
 NOTES = ("Note", "MarkdownNote")
 VIRTUAL = (*NOTES, "Reroute", "PrimitiveNode")  # known to the browser only
@@ -15,7 +17,7 @@ Link = tuple[int, int]
 """Where a value comes from: node id, output slot."""
 
 
-class WorkflowError(ValueError):
+class WorkflowError(ToolError):
     """A workflow that does not fit the nodes the server has; the message names the node."""
 
 

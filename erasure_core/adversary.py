@@ -6,7 +6,7 @@ AP, arXiv 2410.15618, equation 5: max over c in C without the targets of ||eps_e
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -93,7 +93,7 @@ class Damage:
 
     denoiser: Denoiser
     probes: NoisyBatch
-    frozen: Callable[[], AbstractContextManager]
+    frozen: Callable[[], AbstractContextManager] = nullcontext
     evaluations: int = 0
 
     def predictions(self, conditioning: Conditioning) -> Tensor:

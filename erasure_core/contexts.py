@@ -7,16 +7,23 @@ it is pushed towards the same sentence without it: what else the sentence says i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-COLOURS = ("red", "green", "blue", "yellow", "black", "white")
-OTHER_COLOURS = ("brown", "orange", "pink", "purple", "gray", "grey", "teal", "cyan", "gold", "silver", "violet")
-ATTRIBUTES = (
-    "small", "large", "bright", "dark", "striped", "dotted", "old", "wooden", "golden", "shiny",
+# Words of one kind exclude each other: nothing is striped and dotted, or red and blue.
+KINDS = {
+    "colour": ("red", "green", "blue", "yellow", "black", "white", "gray", "brown", "orange", "pink", "purple", "teal"),
+    "pattern": ("striped", "dotted", "checked", "solid", "plain"),
+    "size": ("small", "large", "tiny", "huge"),
+    "light": ("bright", "dark", "pale"),
+    "age": ("old", "new", "ancient", "modern"),
+    "material": ("wooden", "golden", "metal", "glass"),
+}
+NOUNS = (
+    "thing", "object", "shape", "house", "dress", "car", "bird", "tree", "ball", "box", "circle", "square", "star", "ring",
 )  # fmt: skip
-NOUNS = ("thing", "object", "shape", "house", "dress", "car", "bird", "tree")
 
 
 @dataclass(frozen=True)
@@ -34,25 +41,37 @@ class Context:
 PLAIN = (Context("{}"), Context("a {}"), Context("a picture of a {}"))
 
 
+def kind_of(concept: str) -> str | None:
+    """The kind of attribute that a concept is, or None if it is none of the known ones: then it counts as a thing."""
+    return next((kind for kind, words in KINDS.items() if concept.casefold() in words), None)
+
+
 def draw_contexts(concept: str, n: int, generator: torch.Generator) -> list[Context]:
-    """n contexts for a concept: the plain ones first, then in turn one attribute before it, two, and a noun after it, with
-    random words. A target that is a colour stands before a noun and never beside another colour, which would be pushed
-    away with it. The empty concept has only the empty context."""
+    """n contexts for a concept: the plain ones first, then with random words around it.
+
+    A thing stands in turn after one attribute, after two, and before a noun. An attribute always stands before a noun, in
+    turn alone and with an attribute of another kind: one of its own kind would be pushed away with it. The empty concept
+    has only the empty context.
+    """
     if not concept:
         return [Context("", "")] * n
-    is_colour = concept.casefold() in COLOURS + OTHER_COLOURS
-    attributes = ATTRIBUTES if is_colour else COLOURS + ATTRIBUTES
+    own = kind_of(concept)
 
-    def word_of(words: tuple[str, ...]) -> str:
+    def word_of(words: Sequence[str]) -> str:
         others = [word for word in words if word != concept.casefold()]
         return others[int(torch.randint(len(others), (), generator=generator))]
 
+    def attributes(count: int) -> list[str]:
+        kinds = [kind for kind in KINDS if kind != own]
+        order = torch.randperm(len(kinds), generator=generator)[:count]
+        return [word_of(KINDS[kinds[int(i)]]) for i in order]
+
     chosen = list(PLAIN)
     for i in range(max(0, n - len(PLAIN))):
-        before = " ".join(word_of(attributes) for _ in range((1 + i) % 3))
-        noun = word_of(NOUNS) if is_colour or not before else ""
-        words = f"{before} {{}} {noun}".split()
-        chosen.append(Context(f"a {' '.join(words)}", f"a {before} {noun or 'thing'}".replace("  ", " ")))
+        before = attributes((1 + i) % (3 if own is None else 2))
+        noun = [word_of(NOUNS)] if own is not None or not before else []
+        words = " ".join(["a", *before, "{}", *noun])
+        chosen.append(Context(words, " ".join(["a", *before, *(noun or ["thing"])])))
     if n < len(chosen):
         chosen = [chosen[int(i)] for i in torch.randperm(len(chosen), generator=generator)[:n]]
     return chosen

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,8 @@ def load_erased_unet(path: Path) -> ErasedUNet:
             )
         fields["targets"] = tuple(tuple(pair) for pair in fields["targets"])
         fields["retain"] = tuple(fields["retain"])
-        provenance = Provenance(**fields)
+        known = {entry.name for entry in dataclass_fields(Provenance)}
+        provenance = Provenance(**{name: value for name, value in fields.items() if name in known})
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: its erasure metadata cannot be read: {error}") from error
     foreign = [

@@ -68,7 +68,7 @@ def rank(
         probes = _spread(samples)
         original = _predictions(denoiser, probes, kept, report, 0)
     with host.opened(edited_model, clip, width, height) as denoiser:
-        damage = Damage(denoiser, probes, frozen=lambda: None)
+        damage = Damage(denoiser, probes)
         edited = _predictions(denoiser, probes, kept, report, len(kept))
     values = torch.cat([damage.between(new, old) for new, old in zip(edited, original, strict=True)])
     order = values.argsort(descending=True).tolist()
@@ -84,7 +84,7 @@ def _spread(samples: NoisyBatch) -> NoisyBatch:
 def _predictions(
     denoiser: host.ComfyDenoiser, probes: NoisyBatch, candidates: Candidates, report: Report, done: int
 ) -> list[torch.Tensor]:
-    damage, parts = Damage(denoiser, probes, frozen=lambda: None), []
+    damage, parts = Damage(denoiser, probes), []
     for rows in torch.arange(len(candidates)).split(BATCH):
         parts.append(damage.predictions(candidates.conditioning.rows(rows)))
         report.on_progress(done + int(rows[-1]) + 1, 2 * len(candidates), 0.0)
