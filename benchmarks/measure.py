@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -78,12 +78,23 @@ def evaluate(
 
     n pictures for the target and n for the retained values, `n_small` (n by default) for look-alikes and synonyms.
     """
-    small = n_small or n
-    return {target: _evaluate_one(bed, model, target, targets, n, small, seed) for target in targets}
+    drawn: dict[tuple[str, ...], dict[str, list[str]]] = {}
+
+    def judged(group: Sequence[Prompt], texts: Sequence[str], noise_seed: int) -> dict[str, list[bool]]:
+        """Whether each factor of each picture is as the prompt says; the same texts are drawn only once."""
+        key = (str(noise_seed), *texts)
+        if key not in drawn:
+            drawn[key] = bed.judged(bed.draw(model, texts, noise_seed))
+        return {
+            factor: [seen == getattr(prompt, factor) for seen, prompt in zip(drawn[key][factor], group, strict=True)]
+            for factor in VALUES
+        }
+
+    return {target: _evaluate_one(judged, target, targets, n, n_small or n, seed) for target in targets}
 
 
 def _evaluate_one(
-    bed: Playground, model: Any, target: str, erased: Sequence[str], n: int, small: int, seed: int
+    judged: Callable[..., dict[str, list[bool]]], target: str, erased: Sequence[str], n: int, small: int, seed: int
 ) -> Scores:
     factor = factor_of(target)
     # every group avoids the other erased values: they have rows of their own
@@ -95,20 +106,12 @@ def _evaluate_one(
         "look_alike": prompts(small, seed + 2, **(kept | {factor: look_alikes})) if look_alikes else [],
         "synonym": prompts(small, seed + 3, **(kept | {factor: [target]})) if target in SYNONYMS else [],
     }
-    texts = [
-        prompt.text.replace(target, SYNONYMS[target]) if name == "synonym" else prompt.text
-        for name, group in groups.items()
-        for prompt in group
-    ]
-    seen = bed.judged(bed.draw(model, texts, seed + 1000))
-    start, right = 0, {}
-    for name, group in groups.items():
-        rows = range(start, start + len(group))
-        start += len(group)
-        right[name] = {
-            which: [seen[which][row] == getattr(prompt, which) for row, prompt in zip(rows, group, strict=True)]
-            for which in VALUES
-        }
+    right = {}
+    for place, (name, group) in enumerate(groups.items()):
+        texts = [prompt.text for prompt in group]
+        if name == "synonym":
+            texts = [text.replace(target, SYNONYMS[target]) for text in texts]
+        right[name] = judged(group, texts, seed + 1000 + place) if group else None
     others = [name for name in VALUES if name != factor]
     return Scores(
         esr1=round(100 - _share(right["target"][factor]), 2),

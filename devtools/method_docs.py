@@ -1,49 +1,48 @@
-"""Keep the settings tables of Erase Concept's help page equal to the code.
+"""Keep what the help pages say about the methods equal to the code.
 
 python -m devtools.method_docs            rewrite what stands between the markers
-python -m devtools.method_docs --check    write nothing; exit 1 if the page is stale
+python -m devtools.method_docs --check    write nothing; exit 1 if a page is stale
+
+Erase Concept's help page gets the list of methods, and each method's own page in docs/methods its settings.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import sys
+from pathlib import Path
 from typing import Any
 
 from .comfyui import PACK
+from .errors import ToolError
 from .pack import load_pack
 
 PAGE = PACK / "web" / "docs" / "ErasureEraseConcept" / "en.md"
-BEGIN = "<!-- settings: begin, written by `python -m devtools.method_docs` -->"
-END = "<!-- settings: end -->"
+FOLDER = PACK / "docs" / "methods"
+ONLINE = "https://github.com/concept-erasure/ComfyUI-Concept-Erasure/blob/main/docs/methods"
+BEGIN = "<!-- {0}: begin, written by `python -m devtools.method_docs` -->"
+END = "<!-- {0}: end -->"
 
 
-def tables() -> str:
-    """Every setting of every method in Markdown. A setting that several methods have alike stands once."""
+def overview(found: dict[str, type]) -> str:
+    """One line a method: name, what it does (the first line of the class's docstring), source."""
+    rows = ["| method | what it does | source |", "|---|---|---|"]
+    for name, method in found.items():
+        idea = inspect.getdoc(method).split("\n")[0]
+        rows.append(f"| [`{name}`]({ONLINE}/{name}.md) | {method.title.split(': ', 1)[-1]}. {idea} | {method.paper} |")
+    return "\n".join(rows)
+
+
+def settings_table(method: type) -> str:
+    """Every setting of a method in Markdown."""
     load_pack()
-    from concept_erasure.erasure_core.method import methods, settings_of
+    from concept_erasure.erasure_core.method import settings_of
 
-    owners: dict[tuple[str, str], list[str]] = {}
-    fields: dict[tuple[str, str], dataclasses.Field] = {}
-    for name, method in methods().items():
-        for field in settings_of(method):
-            key = (field.name, repr((field.default, sorted(field.metadata.items()))))
-            owners.setdefault(key, []).append(name)
-            fields[key] = field
-    groups: dict[tuple[str, ...], list[dataclasses.Field]] = {}
-    for key, names in owners.items():
-        groups.setdefault(tuple(names), []).append(fields[key])
-    parts = []
-    for names, group in sorted(groups.items(), key=lambda item: (-len(item[0]), item[0])):
-        rows = ["| setting | default | range | what it does |", "|---|---|---|---|", *map(_row, group)]
-        parts.append("\n".join([f"### Settings of {_listed(names)}", "", *rows]))
-    return "\n\n".join(parts)
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    quoted = [f"`{name}`" for name in names]
-    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
+    return "\n".join(
+        ["| setting | default | range | what it does |", "|---|---|---|---|", *map(_row, settings_of(method))]
+    )
 
 
 def _row(field: dataclasses.Field) -> str:
@@ -67,33 +66,46 @@ def _bound(value: float | None) -> str:
     return "any" if value is None else f"{value:g}"
 
 
-def updated(page: str) -> str:
-    """`page` with the tables of now between its markers. Raises ValueError if a marker is missing or there twice."""
-    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
-        raise ValueError(f"{PAGE} needs the lines {BEGIN!r} and {END!r}, once each and in this order")
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{after}"
+def filled(page: str, what: str, text: str, path: Path) -> str:
+    """`page` with `text` between its markers. Raises ToolError if a marker is missing or there twice."""
+    begin, end = BEGIN.format(what), END.format(what)
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
+        raise ToolError(f"{path} needs the lines {begin!r} and {end!r}, once each and in this order")
+    before, rest = page.split(begin)
+    return f"{before}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}"
 
 
-def is_current() -> bool:
-    """True if the page says what the code says."""
-    page = PAGE.read_text(encoding="utf-8")
-    return page == updated(page)
+def updated() -> dict[Path, str]:
+    """What each page should say now. Raises ToolError for a method without a page, or a page without markers."""
+    load_pack()
+    from concept_erasure.erasure_core.method import methods
+
+    pages = {PAGE: filled(PAGE.read_text(encoding="utf-8"), "methods", overview(methods()), PAGE)}
+    for name, method in methods().items():
+        path = FOLDER / f"{name}.md"
+        if not path.is_file():
+            raise ToolError(f"the method {name!r} has no page: write {path}")
+        pages[path] = filled(path.read_text(encoding="utf-8"), "settings", settings_table(method), path)
+    return pages
+
+
+def stale() -> list[Path]:
+    """The pages that say something else than the code."""
+    return [path for path, text in updated().items() if path.read_text(encoding="utf-8") != text]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Rewrite the page, or check it; 0, or 1 if `--check` finds it stale."""
+    """Rewrite the pages, or check them; 0, or 1 if `--check` finds one stale."""
     parser = argparse.ArgumentParser(prog="python -m devtools.method_docs", description="The settings tables.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is stale")
     args = parser.parse_args(argv)
     if args.check:
-        if is_current():
-            return 0
-        print(f"{PAGE} is stale; run: python -m devtools.method_docs", file=sys.stderr)
-        return 1
-    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    print(PAGE)
+        for path in stale():
+            print(f"{path} is stale; run: python -m devtools.method_docs", file=sys.stderr)
+        return 1 if stale() else 0
+    for path, text in updated().items():
+        path.write_text(text, encoding="utf-8")
+        print(path)
     return 0
 
 

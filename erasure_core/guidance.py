@@ -31,13 +31,17 @@ def denoised(latents: Tensor, prediction: Tensor, sigma: Tensor) -> Tensor:
 
 def squared_error(prediction: Tensor, desired: Tensor, sigma: Tensor, weighting: str = "eps") -> Tensor:
     """Mean squared error per sample, (n,). `eps` compares predictions, as the papers write it; `x0` compares the
-    pictures they stand for, as AP's reference code does, which multiplies each sample by sigma squared (1 / SNR)."""
+    pictures they stand for, as AP's reference code does, which multiplies each sample by sigma squared (1 / SNR);
+    `balanced` multiplies by sqrt(1 + sigma^2), half way between: `eps` at low noise, where the details are decided, and
+    more than that at high noise, where `eps` hardly sees which colour a picture is going to have."""
     error = (prediction.float() - desired.float()).square().flatten(1).mean(1)
     if weighting == "eps":
         return error
+    if weighting == "balanced":
+        return error * (1 + sigma.square()).sqrt()
     if weighting == "x0":
         return error * sigma.square()
-    raise ValueError(f"unknown loss weighting {weighting!r}; choose 'eps' (paper) or 'x0' (reference code)")
+    raise ValueError(f"unknown loss weighting {weighting!r}; choose 'balanced', 'eps' (paper) or 'x0' (reference code)")
 
 
 def euler_step(latents: Tensor, prediction: Tensor, sigma: Tensor, next_sigma: Tensor) -> Tensor:

@@ -46,9 +46,10 @@ class Training:
         neutral = self.pool.anchor_predictions(pair.target, "")[rows]
         return samples, negative_guidance(anchor, samples.conditional, neutral, eta)
 
-    def retained(self, concepts: Sequence[str], chains: int) -> NoisyBatch:
-        """One noisy sample of each concept; new concepts get their trajectories first, at `chains` runs each."""
-        self.pool.fill(concepts, chains)
+    def retained(self, concepts: Sequence[str], chains: int, steps: int | None = None) -> NoisyBatch:
+        """One noisy sample of each concept; new concepts get their trajectories first, at `chains` runs each, of
+        `steps` sampling steps if they are not to be of the usual number."""
+        self.pool.fill(concepts, chains, steps)
         return NoisyBatch.cat([self.pool.draw(concept, 1)[0] for concept in concepts])
 
     def predict(self, *batches: NoisyBatch) -> list[Tensor]:

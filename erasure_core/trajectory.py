@@ -102,8 +102,10 @@ class TrajectoryPool:
         self._anchors: dict[tuple[str, str], Tensor] = {}
         self.evaluations = 0
 
-    def fill(self, concepts: Sequence[str], chains: int) -> None:
-        """Draw `chains` trajectories for each concept that has none yet, all in one batch."""
+    def fill(self, concepts: Sequence[str], chains: int, steps: int | None = None) -> None:
+        """Draw `chains` trajectories for each concept that has none yet, all in one batch, of the pool's number of
+        sampling steps or of `steps`."""
+        steps = steps or self._steps
         missing = [concept for concept in dict.fromkeys(concepts) if concept not in self._samples]
         if not missing:
             return
@@ -113,10 +115,10 @@ class TrajectoryPool:
         with self._frozen():
             conditioning = self._denoiser.encode(prompts)
             samples, _ = sample_trajectories(
-                self._denoiser, conditioning, self._steps, self._scale, self._generator, self._check
+                self._denoiser, conditioning, steps, self._scale, self._generator, self._check
             )
-        self.evaluations += 2 * len(prompts) * self._steps
-        column = torch.arange(len(prompts) * self._steps) % len(prompts)
+        self.evaluations += 2 * len(prompts) * steps
+        column = torch.arange(len(prompts) * steps) % len(prompts)
         for i, concept in enumerate(missing):
             self._samples[concept] = samples.rows((column // chains == i).nonzero().squeeze(1).to(samples.sigma.device))
 

@@ -13,6 +13,7 @@ import pytest
 from erasure_tests.toy import ToyDenoiser
 
 from devtools import method_docs
+from devtools.errors import ToolError
 from devtools.inprocess import load_comfy
 
 ROOT = Path(__file__).parent.parent
@@ -34,24 +35,25 @@ def schemas() -> dict:
     return {schema.node_id: schema for schema in found}
 
 
-def test_the_settings_tables_are_current() -> None:
-    assert method_docs.is_current(), "run: python -m devtools.method_docs"
+def test_the_pages_about_methods_are_current() -> None:
+    assert method_docs.stale() == [], "run: python -m devtools.method_docs"
 
 
 def test_a_stale_page_is_noticed_and_mended(tmp_path: Path, monkeypatch) -> None:
     page = tmp_path / "en.md"
-    page.write_text(f"before\n{method_docs.BEGIN}\nold\n{method_docs.END}\nafter\n", encoding="utf-8")
+    begin, end = method_docs.BEGIN.format("methods"), method_docs.END.format("methods")
+    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n", encoding="utf-8")
     monkeypatch.setattr(method_docs, "PAGE", page)
     assert method_docs.main(["--check"]) == 1
     assert method_docs.main([]) == 0
     assert method_docs.main(["--check"]) == 0
     text = page.read_text(encoding="utf-8")
-    assert text.startswith("before\n") and text.endswith("\nafter\n") and "`learning_rate`" in text
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "[`esd`]" in text
 
 
-def test_a_page_without_markers_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs the lines"):
-        method_docs.updated("no markers here")
+def test_a_page_without_markers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match="needs the lines"):
+        method_docs.filled("no markers here", "settings", "", tmp_path)
 
 
 def test_every_node_has_a_help_page_that_names_its_inputs_and_outputs(schemas: dict) -> None:

@@ -19,7 +19,7 @@ from ..trained import TrainedMethod, Training
 from ..trajectory import NoisyBatch
 from ..vocabulary import VOCABULARIES, words_of
 
-PROBE_LEVELS = 4
+PROBE_LEVELS, PROBE_RUNS = 4, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,16 +31,16 @@ class AdversarialPreservation(TrainedMethod):
     paper = "arXiv 2410.15618"
 
     negative_guidance: float = setting(
-        1.0, "How far past the anchor the target is pushed (eta).", minimum=0.0, maximum=10.0, step=0.1
+        2.0, "How far past the anchor the target is pushed (eta).", minimum=0.0, maximum=10.0, step=0.1
     )
     retain_weight: float = setting(
         1.0, "Weight of preserving the adversarial concepts (lambda).", minimum=0.0, maximum=100.0, step=0.1
     )
     loss_weighting: str = setting(
         "eps",
-        "eps compares predictions, as the paper writes it; x0 compares pictures, as its code does, which weights "
-        "high noise far more.",
-        choices=("eps", "x0"),
+        "eps compares predictions, as the paper writes it; x0 compares pictures, as its code does, which weights high "
+        "noise far more; balanced is half way between.",
+        choices=("balanced", "eps", "x0"),
         advanced=True,
     )
     search: str = setting(
@@ -72,7 +72,7 @@ class AdversarialPreservation(TrainedMethod):
     )
     search_steps: int = setting(1, "Search steps in an optimiser step.", minimum=1, maximum=64, advanced=True)
     scan_width: int = setting(
-        6, "Candidates that scan measures in a search step.", minimum=1, maximum=256, advanced=True
+        4, "Candidates that scan measures in a search step.", minimum=1, maximum=256, advanced=True
     )
     preserved: int = setting(
         4, "Adversarial concepts preserved in an optimiser step, the worst first.", minimum=1, maximum=64, advanced=True
@@ -84,7 +84,14 @@ class AdversarialPreservation(TrainedMethod):
         0.1, "Step size of the gumbel search.", minimum=1e-4, maximum=10.0, step=0.01, advanced=True
     )
     retain_trajectories: int = setting(
-        2, "Sampling runs for each preserved concept.", minimum=1, maximum=64, advanced=True
+        1, "Sampling runs for each preserved concept.", minimum=1, maximum=64, advanced=True
+    )
+    retain_sampling_steps: int = setting(
+        8,
+        "Sampling steps of those runs. Fewer are cheaper: many concepts are preserved, each only now and then.",
+        minimum=2,
+        maximum=200,
+        advanced=True,
     )
 
     def prepare(self, run: Training) -> Adversary | None:
@@ -114,7 +121,7 @@ class AdversarialPreservation(TrainedMethod):
 
     def _probes(self, run: Training) -> NoisyBatch:
         """Noisy samples on the way to no particular picture, at evenly spread noise levels, to measure damage on."""
-        run.pool.fill([""], self.retain_trajectories)
+        run.pool.fill([""], PROBE_RUNS)
         samples = run.pool.samples("")
         levels = torch.linspace(0, len(samples.sigma) - 1, PROBE_LEVELS + 2)[1:-1].round().long()
         return samples.rows(levels.to(samples.sigma.device))
@@ -131,7 +138,7 @@ class AdversarialPreservation(TrainedMethod):
         if run.request.retain:
             concepts = [*concepts, run.pick(run.request.retain)]
         target, desired = run.targets(self.batch, self.negative_guidance)
-        kept = run.retained(concepts, self.retain_trajectories)
+        kept = run.retained(concepts, self.retain_trajectories, self.retain_sampling_steps)
         predicted, predicted_kept = run.predict(target, kept)
         erase = squared_error(predicted, desired, target.sigma, self.loss_weighting).mean()
         retain = squared_error(predicted_kept, kept.conditional, kept.sigma, self.loss_weighting).mean()
