@@ -1,8 +1,8 @@
 """`make bench-methods`: every erasure method on the playground, at its defaults, in one table.
 
-Prints a Markdown table and, as its last line, one JSON object with every figure. With `--rows FILE` each finished run is
-kept in that file and not done again, so a stopped run goes on, and `--share 0/2` and `--share 1/2` divide the work
-between two processes. `--write` stores table, figures and plot in `docs/`.
+Prints a Markdown table and, as its last line, one JSON object with every figure. With `--rows FILE` a stopped series goes
+on where it was, and `--share 0/2` and `--share 1/2` divide it between two processes. `--write` stores table, figures and
+plot in `docs/`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import torch
 from . import measure
 from .playground import Playground, load_playground
 from .quality import DOCS, erase_once, markdown_table
+from .runs import Row, add_arguments, each
 
 TARGETS = ("circle", "square", "red", "striped")
 SEEDS = (0, 1)
@@ -61,28 +62,6 @@ def one_run(bed: Playground, name: str, target: str, seed: int, n: int, encoded:
         }
     scores = measure.evaluate(bed, edited, [target], n=n, n_small=n // 2, seed=10 * seed)[target]
     return {"method": name, "target": target, "seed": seed, "costs": costs} | scores.row()
-
-
-def all_runs(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Every wanted row, from the file of rows where it is there already."""
-    done: dict[tuple, dict] = {}
-    if arguments.rows and arguments.rows.exists():
-        for line in arguments.rows.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            done[row["method"], row["target"], row["seed"]] = row
-    wanted = [(m, t, s) for s in arguments.seeds for t in arguments.targets for m in arguments.methods]
-    share, shares = (int(part) for part in arguments.share.split("/"))
-    bed, encoded = None, {}
-    for index, key in enumerate(wanted):
-        if index % shares != share:
-            continue
-        if key not in done:
-            bed = bed or load_playground()
-            done[key] = one_run(bed, *key, arguments.n, encoded)
-            if arguments.rows:
-                with open(arguments.rows, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(done[key]) + "\n")
-        yield done[key]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -142,12 +121,17 @@ def main() -> None:
     parser.add_argument("--targets", nargs="*", default=list(TARGETS))
     parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
     parser.add_argument("--n", type=int, default=60, help="target pictures, and as many of other values, a run")
-    parser.add_argument("--rows", type=Path, help="a .jsonl file with the finished runs")
-    parser.add_argument("--share", default="0/1", help="which part of the runs this process does: index/processes")
+    add_arguments(parser)
     parser.add_argument("--write", action="store_true", help="store table, figures and plot in docs/")
     arguments = parser.parse_args()
     started, rows = time.time(), []
-    for row in all_runs(arguments):
+    bed, encoded = load_playground(), {}
+
+    def run(name: str, target: str, seed: int) -> Row:
+        return one_run(bed, name, target, seed, arguments.n, encoded)
+
+    keys = [(m, t, s) for s in arguments.seeds for t in arguments.targets for m in arguments.methods]
+    for row in each(keys, arguments, run):
         rows.append(row)
         print(f"# {json.dumps(row)}", flush=True)
     rows.sort(key=lambda row: (names.index(row["method"]), row["target"], row["seed"]))

@@ -6,21 +6,23 @@ Prints Markdown tables and, as its last line, one JSON object with every figure.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from . import measure
+from . import measure, runs
 from .playground import Playground, load_playground
+from .runs import Row
 
-TARGETS = ("circle", "square", "star", "red")
-TWO_TARGETS = ("circle", "triangle")
-COMPARED = ("circle", "square", "triangle")
+TARGETS = (("circle",), ("square",), ("star",), ("red",), ("circle", "triangle"))
+# A single shape is spared by every variant, so these are harder: concepts that share look-alikes, a colour, a fill.
+COMPARED = (("circle", "square", "star"), ("red",), ("striped",))
 SEEDS = (0, 1, 2)
 VARIANTS = {
     "ap, scan": ("ap", {"search": "scan"}),
@@ -63,35 +65,33 @@ def base_accuracy(bed: Playground, n: int) -> dict[str, Any]:
     return shares | {"n": n}
 
 
-def main_rows(bed: Playground, n: int, small: int) -> Iterator[dict[str, Any]]:
-    """AP at its defaults, each target alone and two in one run, beside the base model on the same prompts."""
-    for targets in [(target,) for target in TARGETS] + [TWO_TARGETS]:
-        base = measure.evaluate(bed, bed.model, targets, n=n, n_small=small)
-        edited, report, erased = erase_once(bed, "ap", targets, 0, encoded={})
-        after = measure.evaluate(bed, edited, targets, n=n, n_small=small)
-        for target in targets:
-            yield {
-                "erased": list(targets),
-                "target": target,
-                "base": base[target].row(),
-                "ap": after[target].row(),
-                "seconds": round(report.costs["seconds"], 1),
-                "peak_MB": round(report.costs["peak_MB"]),
-                "file_kB": round(erased.size() / 1000),
-            }
+def main_run(bed: Playground, n: int, *targets: str) -> Row:
+    """AP at its defaults on the targets in one run, beside the base model on the same prompts."""
+    base = measure.evaluate(bed, bed.model, targets, n=n, n_small=n // 2)
+    edited, report, erased = erase_once(bed, "ap", targets, 0, encoded={})
+    after = measure.evaluate(bed, edited, targets, n=n, n_small=n // 2)
+    return {
+        "base": {target: base[target].row() for target in targets},
+        "ap": {target: after[target].row() for target in targets},
+        "seconds": round(report.costs["seconds"], 1),
+        "peak_MB": round(report.costs["peak_MB"]),
+        "file_kB": round(erased.size() / 1000),
+    }
 
 
-def compared_rows(bed: Playground, n: int, small: int, variants: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Every variant on every target and seed, at equal optimiser steps."""
-    encoded: dict = {}
-    for seed in SEEDS:
-        for target in COMPARED:
-            for variant in variants:
-                name, settings = VARIANTS[variant]
-                edited, report, _ = erase_once(bed, name, [target], seed, encoded, **settings)
-                scores = measure.evaluate(bed, edited, [target], n=n, n_small=small, seed=10 * seed)[target]
-                costs = {"seconds": round(report.costs["seconds"], 1)}
-                yield {"variant": variant, "target": target, "seed": seed} | costs | scores.row()
+def compared_run(bed: Playground, n: int, encoded: dict, variant: str, seed: int, *targets: str) -> Row:
+    """One variant on one set of targets with one seed."""
+    name, settings = VARIANTS[variant]
+    edited, report, _ = erase_once(bed, name, targets, seed, encoded, **settings)
+    scores = measure.evaluate(bed, edited, targets, n=n, n_small=n // 2, seed=10 * seed)
+    return {
+        "variant": variant,
+        "targets": list(targets),
+        "seed": seed,
+        "seconds": round(report.costs["seconds"], 1),
+        "preserved": dict(sorted(report.adversarial.items(), key=lambda item: -item[1])[:8]),
+        "scores": [score.row() for score in scores.values()],
+    }
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -100,95 +100,89 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join(lines + ["| " + " | ".join("-" if v is None else str(v) for v in row) + " |" for row in rows])
 
 
-def main_table(rows: Sequence[dict[str, Any]]) -> str:
+def main_table(rows: Sequence[Row]) -> str:
     """Base and AP one under the other."""
     cells = []
     for row in rows:
-        for which in ("base", "ap"):
-            scores = row[which]
+        for target, which in itertools.product(row["ap"], ("base", "ap")):
+            scores, is_ap = row[which][target], which == "ap"
             rest = ", ".join(f"{name} {value}" for name, value in scores["rest"].items())
-            cells.append([
-                " + ".join(row["erased"]) if which == "ap" else "nothing (base)", row["target"], scores["esr1"],
-                scores["psr1"], scores["look_alike"], rest, scores["synonym_esr1"],
-                row["seconds"] if which == "ap" else None, row["peak_MB"] if which == "ap" else None,
-                ", ".join(f"{name} {count}" for name, count in scores["n"].items()),
-            ])  # fmt: skip
-    head = (
-        "erased",
-        "asked for",
-        "ESR-1",
-        "PSR-1",
-        "look-alikes",
-        "rest of the prompt",
-        "synonym ESR-1",
-        "s",
-        "MB",
-        "n",
-    )
-    return markdown_table(head, cells)
+            counts = ", ".join(f"{name} {count}" for name, count in scores["n"].items())
+            costs = (row["seconds"], row["peak_MB"]) if is_ap else (None, None)
+            what = [" + ".join(row["ap"]) if is_ap else "nothing (base)", target, scores["esr1"], scores["psr1"]]
+            cells.append([*what, scores["look_alike"], rest, scores["synonym_esr1"], *costs, counts])
+    head = ("erased", "asked for", "ESR-1", "PSR-1", "look-alikes", "rest of the prompt", "synonym ESR-1", "s", "MB")
+    return markdown_table((*head, "n"), cells)
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation."""
+def spread(values: Sequence[float]) -> str | None:
+    """Mean ± standard deviation; None for no values."""
+    if not values:
+        return None
     return f"{statistics.mean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0:.1f}"
 
 
-def compared_table(rows: Sequence[dict[str, Any]]) -> str:
-    """One line a variant: means and spread over targets and seeds."""
+def compared_table(rows: Sequence[Row]) -> str:
+    """One line a variant and set of targets: means and spread over the seeds, each run the mean of its targets."""
     cells = []
-    for variant in dict.fromkeys(row["variant"] for row in rows):
-        mine = [row for row in rows if row["variant"] == variant]
-        alike = [row["look_alike"] for row in mine if row["look_alike"] is not None]
-        synonyms = [row["synonym_esr1"] for row in mine if row["synonym_esr1"] is not None]
-        others = [value for row in mine for value in row["others"].values()]
-        rest = [value for row in mine for value in row["rest"].values()]
-        groups = ([row["esr1"] for row in mine], [row["psr1"] for row in mine], alike, synonyms, others, rest)
-        cells.append(
-            [variant, *(spread(group) for group in groups), spread([row["seconds"] for row in mine]), len(mine)]
-        )
-    head = ("variant", "ESR-1", "PSR-1", "look-alikes", "synonym ESR-1", "kept: other factors", "target: other factors")
+    for targets, variant in dict.fromkeys((tuple(row["targets"]), row["variant"]) for row in rows):
+        mine = [row for row in rows if row["variant"] == variant and tuple(row["targets"]) == targets]
+        groups = []
+        for key in ("esr1", "psr1", "look_alike", "synonym_esr1"):
+            each_run = [[s[key] for s in row["scores"] if s[key] is not None] for row in mine]
+            groups.append(spread([statistics.mean(values) for values in each_run if values]))
+        for key in ("rest", "others"):
+            groups.append(spread([statistics.mean(v for s in row["scores"] for v in s[key].values()) for row in mine]))
+        cells.append([" + ".join(targets), variant, *groups, spread([row["seconds"] for row in mine]), len(mine)])
+    head = (
+        "erased",
+        "variant",
+        "ESR-1",
+        "PSR-1",
+        "look-alikes",
+        "synonym ESR-1",
+        "rest of the prompt",
+        "other factors",
+    )
     return markdown_table((*head, "s", "runs"), cells)
 
 
 def main() -> None:
     """Measure, print, and store if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--n", type=int, default=216, help="pictures for target and retained values in the main table")
-    parser.add_argument("--compare-n", type=int, default=72, help="the same in the comparison")
+    parser.add_argument("--n", type=int, default=200, help="pictures for target and retained values in the main table")
+    parser.add_argument("--compare-n", type=int, default=64, help="the same in the comparison")
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--skip-main", action="store_true", help="only the comparison")
     parser.add_argument("--skip-comparison", action="store_true", help="only the main table")
-    parser.add_argument("--write", action="store_true", help="store the tables in docs/quality.md")
+    parser.add_argument("--write", action="store_true", help="store the tables in docs/")
+    runs.add_arguments(parser)
     arguments = parser.parse_args()
-    started = time.time()
-    bed = load_playground()
-    result: dict[str, Any] = {"threads": torch.get_num_threads()}
-    parts = []
-    if not arguments.skip_main:
-        result["base_accuracy"] = base_accuracy(bed, 600)
-        parts.append(f"Base model, judged on its own pictures: {result['base_accuracy']}")
-        print(parts[-1], flush=True)
-        result["main"] = []
-        for row in main_rows(bed, arguments.n, arguments.n // 2):
-            result["main"].append(row)
-            print(f"# {json.dumps(row)}", flush=True)
-        parts.append(main_table(result["main"]))
-        print(parts[-1], flush=True)
-    result["compared"] = []
-    variants = [] if arguments.skip_comparison else arguments.variants
-    for row in compared_rows(bed, arguments.compare_n, arguments.compare_n // 2, variants):
-        result["compared"].append(row)
-        print(
-            f"# {row['variant']} {row['target']} seed {row['seed']}: ESR-1 {row['esr1']} PSR-1 {row['psr1']}",
-            flush=True,
-        )
-    if result["compared"]:
-        parts.append(compared_table(result["compared"]))
-        print(parts[-1], flush=True)
-    result["minutes"] = round((time.time() - started) / 60, 1)
+    started, encoded, bed = time.time(), {}, load_playground()
+    main_keys = [] if arguments.skip_main else [("base",), *(("main", *targets) for targets in TARGETS)]
+    compared = [
+        ("compare", variant, seed, *targets) for seed in SEEDS for targets in COMPARED for variant in arguments.variants
+    ]
+
+    def run(kind: str, *what: Any) -> Row:
+        if kind == "base":
+            return base_accuracy(bed, 600)
+        if kind == "main":
+            return main_run(bed, arguments.n, *what)
+        return compared_run(bed, arguments.compare_n, encoded, *what)
+
+    rows = []
+    for row in runs.each(main_keys + ([] if arguments.skip_comparison else compared), arguments, run):
+        rows.append(row)
+        print(f"# {json.dumps(row)}", flush=True)
+    result: dict[str, Any] = {"threads": torch.get_num_threads(), "minutes": round((time.time() - started) / 60, 1)}
+    for kind in ("base", "main", "compare"):
+        result[kind] = [row for row in rows if row["key"][0] == kind]
+    base = "".join(f"Base model, judged on its own pictures: {json.dumps(row)}\n\n" for row in result["base"])
+    text = f"{base}{main_table(result['main'])}\n\n{compared_table(result['compare'])}\n"
+    print(text, flush=True)
     if arguments.write:
-        DOCS.mkdir(exist_ok=True)
-        (DOCS / "quality_tables.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        (DOCS / "quality_tables.md").write_text(text, encoding="utf-8")
         (DOCS / "quality.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,6 +14,7 @@ from .lock import locked
 
 CHECKPOINT = Path("checkpoints", "playground.safetensors")
 JUDGE = Path("concept_judges", "playground")
+STAMP = Path("playground.stamp")
 
 
 class BuildError(ToolError):
@@ -20,7 +22,7 @@ class BuildError(ToolError):
 
 
 def playground_models(host: Host) -> Path:
-    """A models folder in the cache that holds the playground, built if it is missing or older than its sources.
+    """A models folder in the cache that holds the playground, built if it is missing or from other sources.
 
     Both parts are put in place by a rename, so that a stopped build leaves nothing that looks finished.
     """
@@ -32,12 +34,20 @@ def playground_models(host: Host) -> Path:
     return models
 
 
+def _sources() -> str:
+    """A hash of all that the checkpoint is built from, the same in every clone."""
+    digest = hashlib.sha256()
+    for path in sorted((PACK / "playground").rglob("*")):
+        if path.suffix in (".py", ".safetensors", ".json"):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
 def _is_current(models: Path) -> bool:
-    built = models / CHECKPOINT
-    sources = [path for path in (PACK / "playground").rglob("*") if path.suffix in (".py", ".safetensors", ".json")]
-    if not built.is_file() or not (models / JUDGE).is_dir() or not sources:
+    stamp = models / STAMP
+    if not (models / CHECKPOINT).is_file() or not (models / JUDGE).is_dir() or not stamp.is_file():
         return False
-    return built.stat().st_mtime >= max(path.stat().st_mtime for path in sources)
+    return stamp.read_text(encoding="utf-8") == _sources()
 
 
 def _build(host: Host, models: Path) -> None:
@@ -51,6 +61,8 @@ def _build(host: Host, models: Path) -> None:
     done = subprocess.run(line, cwd=PACK, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise BuildError(f"playground.build failed:\n{(done.stdout + done.stderr).strip()[-3000:]}")
+    (models / STAMP).unlink(missing_ok=True)
     shutil.rmtree(judge, ignore_errors=True)
     new_judge.rename(judge)
-    new_checkpoint.replace(checkpoint)  # last: its date is what says that the build is finished
+    new_checkpoint.replace(checkpoint)
+    (models / STAMP).write_text(_sources(), encoding="utf-8")  # last: it says that the build is finished
