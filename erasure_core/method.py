@@ -104,6 +104,17 @@ def methods() -> dict[str, type[ErasureMethod]]:
     return dict(sorted(_REGISTRY.items()))
 
 
+def inference_edit(erased: ErasedUNet) -> InferenceEdit:
+    """What an erased UNet of kind `hook` does while the model runs. Raises ValueError if no method here made it."""
+    name = erased.provenance.method
+    if name not in methods():
+        raise ValueError(
+            f"this erased UNet acts while the model runs, as the method {name!r} defines it, and this pack has no such "
+            f"method; it knows {', '.join(methods())}. Update the pack, or add the method's file"
+        )
+    return methods()[name].inference(erased)
+
+
 def provenance(method: ErasureMethod, denoiser: Denoiser, request: ErasureRequest, kind: str = "weights") -> Provenance:
     """Where the result of `method` on `denoiser` comes from."""
     return Provenance(

@@ -28,7 +28,7 @@ from ..erasure_core.erased_unet import ErasedUNet
 from ..erasure_core.guidance import per_sample
 from ..erasure_core.inference import InferenceEdit, ModelCall
 from ..erasure_core.layers import blocks, select
-from ..erasure_core.method import methods
+from ..erasure_core.method import inference_edit
 from .base_model import fingerprint, positions, whole_words
 
 OutOfMemory = comfy.model_management.OOM_EXCEPTION
@@ -270,7 +270,7 @@ def patched(model: Any, erased: ErasedUNet, strength: float) -> Any:
                 f"{family_of(model)} MODEL; nothing was applied. Load the kind of model that it was made for"
             )
     if erased.provenance.kind == "hook":
-        edit = methods()[erased.provenance.method].inference(erased)
+        edit = inference_edit(erased)
         wrapper = _wrapper(clone, edit, strength)
         clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, f"erasure.{uuid.uuid4()}", wrapper)
     return clone
