@@ -46,6 +46,11 @@ def kind_of(concept: str) -> str | None:
     return next((kind for kind, words in KINDS.items() if concept.casefold() in words), None)
 
 
+def siblings(concept: str) -> list[str]:
+    """The other attributes of a concept's kind, which are its nearest neighbours; none for a thing."""
+    return [word for word in KINDS.get(kind_of(concept), ()) if word != concept.casefold()]
+
+
 def draw_contexts(concept: str, n: int, generator: torch.Generator) -> list[Context]:
     """n contexts for a concept: the plain ones first, then with random words around it.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..adversary import Adversary, Candidates, Damage, Gumbel, Random, Scan, prefilter
+from ..contexts import siblings
 from ..guidance import squared_error
 from ..method import setting
 from ..trained import TrainedMethod, Training
@@ -114,7 +115,9 @@ class AdversarialPreservation(TrainedMethod):
         kept, synonyms = prefilter(everything, targets, self.candidates, self.prefilter, self.synonym_similarity)
         if synonyms:
             run.report.note("left out of the candidates as synonyms of a target: " + ", ".join(synonyms))
-        own = [line for line in ("", *run.request.retain) if line not in kept.words]
+        neighbours = [word for target in run.request.targets for word in siblings(target)]
+        own = ("", *run.request.retain, *(word for word in neighbours if not run.request.says_target(word)))
+        own = [line for line in dict.fromkeys(own) if line not in kept.words]
         return Candidates(
             (*own, *kept.words), type(kept.conditioning).cat([run.denoiser.encode(own), kept.conditioning])
         )
