@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,11 +14,11 @@ from .adapters import Deltas
 from .concepts import ErasureRequest
 from .denoiser import Denoiser
 from .erased_unet import ErasedUNet, weight_edit
-from .guidance import negative_guidance
+from .guidance import negative_guidance, squared_error
 from .layers import GROUPS
 from .method import ErasureMethod, check_prompts, provenance, setting
 from .report import Report
-from .trajectory import NoisyBatch, TrajectoryPool
+from .trajectory import NoisyBatch, TrajectoryPool, sample_trajectories
 
 
 @dataclass
@@ -52,6 +52,14 @@ class Training:
         self.pool.fill(concepts, chains, steps)
         return NoisyBatch.cat([self.pool.draw(concept, 1)[0] for concept in concepts])
 
+    def retain_loss(self, weight: float, n: int, chains: int) -> dict[str, Tensor]:
+        """`retain`: how far n noisy samples of the user's retain lines have moved, times `weight`; no term without any."""
+        if not self.request.retain or not weight:
+            return {}
+        kept = self.retained([self.pick(self.request.retain) for _ in range(n)], chains)
+        (predicted,) = self.predict(kept)
+        return {"retain": weight * squared_error(predicted, kept.conditional, kept.sigma).mean()}
+
     def predict(self, *batches: NoisyBatch) -> list[Tensor]:
         """The edited network's predictions for each batch, from one call."""
         everything = NoisyBatch.cat(batches)
@@ -62,7 +70,12 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedMethod(ErasureMethod):
-    """A method that learns deltas by gradient descent. A subclass gives `losses`, and `prepare` if it keeps a state."""
+    """A method that learns deltas by gradient descent. A subclass gives `losses`, and `prepare` if it keeps a state.
+
+    `draws_targets` is False for a method that draws other noisy samples than the targets' own, in `prepare`.
+    """
+
+    draws_targets: ClassVar[bool] = True
 
     layers: str = setting(
         "cross_attention_kv",
@@ -106,6 +119,23 @@ class TrainedMethod(ErasureMethod):
         """The named loss terms of one optimiser step, scalars with gradient; their sum is minimised."""
         raise TypeError(f"{type(self).__name__} does not say what it minimises: implement losses()")
 
+    def finish(self, run: Training, state: Any) -> None:
+        """What is left to do after the last optimiser step; the deltas are exported as this leaves them."""
+
+    def sample(self, run: Training, prompts: Sequence[str]) -> NoisyBatch:
+        """One sampling run a prompt with the network as it is now: `sampling_steps` times n noisy samples, noise level
+        outermost."""
+        samples, _ = sample_trajectories(
+            run.denoiser,
+            run.denoiser.encode(prompts),
+            self.sampling_steps,
+            self.guidance_scale,
+            run.generator,
+            run.report.check,
+        )
+        run.pool.evaluations += 2 * len(samples.sigma)
+        return samples
+
     def erase(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> ErasedUNet:
         """See `ErasureMethod.erase`; the result is weights only."""
         check_prompts(denoiser, request)
@@ -121,9 +151,11 @@ class TrainedMethod(ErasureMethod):
         )
         run = Training(denoiser, request, deltas, pool, generator, report, self.steps * len(request.pairs))
         with deltas.attached():
-            pool.fill(request.targets, self.trajectories)
+            if self.draws_targets:
+                pool.fill(request.targets, self.trajectories)
             state = self.prepare(run)
             optimise(run, run.steps, self.learning_rate, lambda: self.losses(run, state))
+            self.finish(run, state)
         report.costs["UNet_evaluations_for_trajectories"] = pool.evaluations
         erased = ErasedUNet(weight_edit(deltas.export()), provenance(self, denoiser, request))
         if erased.is_zero():

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..adversary import Adversary, Candidates, Damage, Gumbel, Random, Scan, prefilter
+from ..adversary import Adversary, Candidates, Damage, Gumbel, Random, Scan
+from ..candidates import candidates_of
 from ..contexts import siblings
 from ..guidance import squared_error
 from ..method import setting
 from ..trained import TrainedMethod, Training
 from ..trajectory import NoisyBatch
-from ..vocabulary import VOCABULARIES, words_of
+from ..vocabulary import VOCABULARIES
 
 PROBE_LEVELS, PROBE_RUNS = 4, 2
 
@@ -108,13 +109,15 @@ class AdversarialPreservation(TrainedMethod):
         return Gumbel(candidates, damage, self.search_learning_rate, self.temperature, run.generator)
 
     def _candidates(self, run: Training) -> Candidates:
-        words = words_of(self.vocabulary, run.denoiser, limit=max(self.candidates, 1000))
-        words = [word for word in words if not run.request.says_target(word)]
-        everything = Candidates(tuple(words), run.denoiser.encode(words))
-        targets = run.denoiser.encode(run.request.targets)
-        kept, synonyms = prefilter(everything, targets, self.candidates, self.prefilter, self.synonym_similarity)
-        if synonyms:
-            run.report.note("left out of the candidates as synonyms of a target: " + ", ".join(synonyms))
+        kept = candidates_of(
+            run.denoiser,
+            run.request,
+            run.report,
+            vocabulary=self.vocabulary,
+            keep=self.candidates,
+            how=self.prefilter,
+            synonym_similarity=self.synonym_similarity,
+        )
         neighbours = [word for target in run.request.targets for word in siblings(target)]
         own = ("", *run.request.retain, *(word for word in neighbours if not run.request.says_target(word)))
         own = [line for line in dict.fromkeys(own) if line not in kept.words]

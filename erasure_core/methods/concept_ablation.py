@@ -1,0 +1,84 @@
+"""Concept Ablation, arXiv 2303.13516: let the target's prediction be the anchor's, on the anchor's own noisy pictures.
+
+||eps_edit(z_a, c_target) - eps(z_a, c_anchor)||^2 (the model-based objective of section 3.2), z_a on the way to a picture
+of the anchor. With an empty anchor, the anchor is what the sentence says without the target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..contexts import draw_contexts
+from ..denoiser import Conditioning
+from ..guidance import squared_error
+from ..method import setting
+from ..trained import TrainedMethod, Training
+from ..trajectory import NoisyBatch
+
+
+@dataclass(frozen=True)
+class AnchorPictures:
+    """Noisy samples of the anchor in its sentences, and for each the sentence with the target in the anchor's place."""
+
+    samples: NoisyBatch
+    target: Conditioning
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptAblation(TrainedMethod):
+    """Teach the target's words to mean the anchor, on noisy pictures of the anchor."""
+
+    name = "concept_ablation"
+    title = "Concept Ablation: distil the anchor"
+    paper = "arXiv 2303.13516"
+    draws_targets = False
+
+    teacher: str = setting(
+        "frozen",
+        "Whose prediction for the anchor is copied: the frozen model's, or that of the edited model as it is now, as the "
+        "paper writes it, which follows the anchor where the edit moves it.",
+        choices=("frozen", "live"),
+        advanced=True,
+    )
+    anchor_weight: float = setting(
+        1.0,
+        "Weight of leaving the anchor's own predictions where they were; 0 leaves that term out.",
+        minimum=0.0,
+        maximum=100.0,
+        step=0.1,
+        advanced=True,
+    )
+    retain_weight: float = setting(
+        1.0, "Weight of keeping the retain lines, if there are any.", minimum=0.0, maximum=100.0, step=0.1
+    )
+
+    def prepare(self, run: Training) -> dict[str, AnchorPictures]:
+        """Draw the anchors' trajectories, by target: each run in another sentence."""
+        return {pair.target: self._pictures(run, pair.target, pair.anchor) for pair in run.request.pairs}
+
+    def _pictures(self, run: Training, target: str, anchor: str) -> AnchorPictures:
+        contexts = draw_contexts(target, self.trajectories, run.generator)
+        with run.deltas.disabled():
+            samples = self.sample(run, [context.with_concept(anchor) for context in contexts])
+        said = run.denoiser.encode([context.with_concept(target) for context in contexts])
+        return AnchorPictures(samples, Conditioning.cat([said] * self.sampling_steps))
+
+    def losses(self, run: Training, state: dict[str, AnchorPictures]) -> dict[str, Tensor]:
+        """`erase`, `anchor` unless its weight is 0, and `retain` if the user named something to retain."""
+        pictures = state[run.request.pairs[run.step % len(run.request.pairs)].target]
+        rows = torch.randint(len(pictures.samples.sigma), (self.batch,), generator=run.generator)
+        anchor = pictures.samples.rows(rows.to(pictures.samples.sigma.device))
+        target = replace(anchor, conditioning=pictures.target.rows(rows.to(pictures.target.tokens.device)))
+        if self.anchor_weight or self.teacher == "live":
+            predicted, predicted_anchor = run.predict(target, anchor)
+        else:
+            (predicted,) = run.predict(target)
+        desired = predicted_anchor.detach() if self.teacher == "live" else anchor.conditional
+        terms = {"erase": squared_error(predicted, desired, target.sigma).mean()}
+        if self.anchor_weight:
+            moved = squared_error(predicted_anchor, anchor.conditional, anchor.sigma).mean()
+            terms["anchor"] = self.anchor_weight * moved
+        return terms | run.retain_loss(self.retain_weight, self.batch, self.trajectories)

@@ -1,0 +1,146 @@
+"""Safe self-Distillation (SDD), arXiv 2307.05977: the model teaches itself that the target says nothing.
+
+||eps_edit(z, c) - sg eps_edit(z, null)||^2, the concepts taking turns. Both predictions are the live student's; a slow
+copy, theta_slow <- m theta_slow + (1 - m) theta, draws the noisy latents z and is what is saved.
+Here null is what the sentence says without the target, as in `contexts.py`; for the bare target, the empty prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..adapters import Deltas
+from ..denoiser import Conditioning
+from ..guidance import squared_error
+from ..method import setting
+from ..trained import TrainedMethod, Training
+from ..trajectory import NoisyBatch
+
+
+class SlowCopy:
+    """An exponential moving average of the deltas' trainable tensors; it starts where the deltas start, at no edit."""
+
+    def __init__(self, deltas: Deltas, decay: float) -> None:
+        self._deltas, self._decay = deltas, decay
+        self._state = deltas.state()
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move a little towards the live deltas."""
+        for mean, value in zip(self._state, self._deltas.parameters(), strict=True):
+            mean.lerp_(value, 1 - self._decay)
+
+    def keep(self) -> None:
+        """Put the average into the deltas, for good."""
+        self._deltas.restore(self._state)
+
+    @contextmanager
+    def acting(self) -> Iterator[None]:
+        """Inside, the network is the slow copy; afterwards the deltas are the live ones again."""
+        live = self._deltas.state()
+        self.keep()
+        try:
+            yield
+        finally:
+            self._deltas.restore(live)
+
+
+@dataclass(frozen=True)
+class Told:
+    """Noisy samples of a target in its sentences, and for each the sentence without the target."""
+
+    samples: NoisyBatch
+    without: Conditioning
+
+
+@dataclass
+class Distillation:
+    """What SDD keeps: the slow copy, and what it has drawn, by target."""
+
+    slow: SlowCopy
+    told: dict[str, Told]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SafeSelfDistillation(TrainedMethod):
+    """Let the target's prediction be the student's own prediction without it, and save the slow copy."""
+
+    name = "sdd"
+    title = "SDD: self-distillation with a slow copy"
+    paper = "arXiv 2307.05977"
+
+    ema_decay: float = setting(
+        0.95,
+        "How slowly the copy that is saved follows the student (m). The paper's 0.999 belongs to its 1500 steps: with few "
+        "steps it saves next to no edit.",
+        minimum=0.0,
+        maximum=0.9999,
+        step=0.001,
+    )
+    refreshes: int = setting(
+        1,
+        "How often during the run the slow copy draws the noisy samples anew; 0 keeps the frozen model's.",
+        minimum=0,
+        maximum=100,
+        advanced=True,
+    )
+    guard_weight: float = setting(
+        1.0,
+        "Weight of leaving the prediction without the target where the frozen model has it; at 0, the paper, nothing "
+        "keeps it from drifting.",
+        minimum=0.0,
+        maximum=100.0,
+        step=0.1,
+    )
+    retain_weight: float = setting(
+        1.0, "Weight of keeping the retain lines, if there are any.", minimum=0.0, maximum=100.0, step=0.1
+    )
+
+    def prepare(self, run: Training) -> Distillation:
+        """The slow copy, which is still the frozen model, so that the pool's samples are its own."""
+        state = Distillation(SlowCopy(run.deltas, self.ema_decay), {})
+        for pair in run.request.pairs:
+            said = run.denoiser.encode([c.with_concept(pair.anchor) for c in run.pool.contexts(pair.target)])
+            without = Conditioning.cat([said] * self.sampling_steps)
+            state.told[pair.target] = Told(run.pool.samples(pair.target), without)
+        return state
+
+    def finish(self, run: Training, state: Distillation) -> None:
+        """What is saved is the slow copy."""
+        state.slow.update()
+        state.slow.keep()
+
+    def _refresh(self, run: Training, state: Distillation) -> None:
+        with state.slow.acting():
+            for target, told in state.told.items():
+                said = [context.with_concept(target) for context in run.pool.contexts(target)]
+                state.told[target] = replace(told, samples=self.sample(run, said))
+
+    def losses(self, run: Training, state: Distillation) -> dict[str, Tensor]:
+        """`erase`, `guard` unless its weight is 0, and `retain` if the user named something to retain."""
+        if run.step:
+            state.slow.update()
+        if run.step in refresh_steps(run.steps, self.refreshes):
+            self._refresh(run, state)
+        told = state.told[run.request.pairs[run.step % len(run.request.pairs)].target]
+        rows = torch.randint(len(told.samples.sigma), (self.batch,), generator=run.generator)
+        rows = rows.to(told.samples.sigma.device)
+        target = told.samples.rows(rows)
+        without = replace(target, conditioning=told.without.rows(rows))
+        predicted, own = run.predict(target, without)
+        terms = {"erase": squared_error(predicted, own.detach(), target.sigma).mean()}
+        if self.guard_weight:
+            with torch.no_grad(), run.deltas.disabled():
+                frozen = run.denoiser.predict(without.latents, without.sigma, without.conditioning)
+            terms["guard"] = self.guard_weight * squared_error(own, frozen, without.sigma).mean()
+        return terms | run.retain_loss(self.retain_weight, self.batch, self.trajectories)
+
+
+def refresh_steps(steps: int, refreshes: int) -> set[int]:
+    """The optimiser steps before which the samples are drawn anew: evenly spread, never the first."""
+    return {round(steps * (i + 1) / (refreshes + 1)) for i in range(refreshes)} - {0, steps}
