@@ -66,7 +66,7 @@ class AdaptiveGuidedErasure(TrainedMethod):
         "Where the candidates come from. model_words are the most frequent whole words of the text encoder.",
         choices=VOCABULARIES,
     )
-    candidates: int = setting(50, "How many candidates are searched.", minimum=2, maximum=3000)
+    candidates: int = setting(20, "How many candidates are searched.", minimum=2, maximum=3000)
     mixed: int = setting(
         3, "How many candidates are mixed into the concept that the target becomes; 1 draws a single one.",
         minimum=1, maximum=16,
