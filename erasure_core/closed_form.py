@@ -2,7 +2,7 @@
 
 min over W' of  sum_i e_i ||W' c_i - W a_i||^2 + sum_j p_j ||W' r_j - W r_j||^2 + ridge ||W' - W||^2
 (UCE, arXiv 2308.14761, equation 7): text states c are to be read as a, states r as before. With
-M = ridge I + sum_i e_i c_i c_i^T + sum_j p_j r_j r_j^T the solution is W' = W + W (A - C) E C^T M^-1,
+M = ridge I + sum_i e_i c_i c_i^T + sum_j p_j r_j r_j^T the solution is W' = W (I + D), D = (A - C) E C^T M^-1,
 which is low rank, and of all its factors only W differs between layers: one change of the text states serves them all.
 """
 
@@ -18,8 +18,12 @@ from torch import Tensor
 from .concepts import ErasureRequest
 from .denoiser import Denoiser
 from .erased_unet import ErasedUNet, weight_edit
-from .method import ErasureMethod, check_prompts, provenance
+from .method import ErasureMethod, check_prompts, provenance, setting
 from .report import Report
+from .text_rows import TOKENS, Rows, erased_rows, kept_prompts, kept_rows, kept_words
+from .vocabulary import VOCABULARIES, words_of
+
+NO_WORDS = "none"
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,10 @@ class TextEdit:
         """What the edited layers read in place of states (n, width)."""
         return states + (states @ self.down.T) @ self.shift
 
-    def plus(self, other: TextEdit) -> TextEdit:
-        """The sum of two edits of the same layers."""
-        return TextEdit(torch.cat([self.down, other.down]), torch.cat([self.shift, other.shift]))
+    def after(self, inner: TextEdit) -> TextEdit:
+        """The edit that first does `inner`, then this: of layers that carry this edit already and get `inner` on top,
+        W (I + D) (I + D_inner)."""
+        return TextEdit(torch.cat([self.down, inner.down]), torch.cat([self.shift, self.read(inner.shift)]))
 
 
 def solve(
@@ -51,37 +56,54 @@ def solve(
     erase_weight: float | Tensor = 1.0,
     retain_weight: float | Tensor = 1.0,
     ridge: float = 0.5,
+    rank: int | None = None,
 ) -> TextEdit:
     """The edit after which states (n, width) are read as `desired` (n, width) and `retain` (m, width) as before.
 
-    Weights are one number or one a row. Raises ValueError for a ridge that is not positive.
+    Weights are one number or one a row. The edit is exact, of rank at most min(n, width); with `rank`, the edit of that
+    rank that is best for the same objective, with W = I. Raises ValueError for a ridge that is not positive.
     """
     if not ridge > 0:
         raise ValueError(f"ridge is {ridge}; give a positive number (the field uses 0.1 to 1)")
     states, desired = states.double(), desired.double()
-    width = states.shape[1]
+    count, width = states.shape
+    if ridge == float("inf"):
+        return TextEdit(states.new_zeros(0, width), states.new_zeros(0, width))
 
     def weighted(rows: Tensor, weight: float | Tensor) -> Tensor:
         weight = torch.as_tensor(weight, dtype=torch.float64, device=rows.device)
         return rows * (weight[:, None] if weight.ndim else weight)
 
-    if ridge == float("inf"):
-        return TextEdit(torch.zeros_like(states), desired - states)
-    pulled = weighted(states, erase_weight)
-    normal = ridge * torch.eye(width, dtype=torch.float64, device=states.device) + states.T @ pulled
+    pulled, shift = weighted(states, erase_weight), desired - states
+    normal = states.T @ pulled
     if retain is not None and len(retain):
         retain = retain.double()
         normal += retain.T @ weighted(retain, retain_weight)
-    down = torch.linalg.solve(normal, pulled.T).T
-    return TextEdit(down, desired - states)
+    normal.diagonal().add_(ridge)
+    if count > width:  # the same D = shift^T pulled M^-1 with width instead of count rows
+        pulled, shift = shift.T @ pulled, torch.eye(width, dtype=torch.float64, device=states.device)
+    edit = TextEdit(torch.cholesky_solve(pulled.T, torch.linalg.cholesky(normal)).T, shift)
+    return edit if rank is None else _best_of_rank(edit, pulled, rank)
+
+
+def _best_of_rank(edit: TextEdit, pulled: Tensor, rank: int) -> TextEdit:
+    """Up to a constant the objective of `solve` is tr (D - D*) M (D - D*)^T, so by Eckart and Young the best D of a rank
+    is the projection of D* onto the leading eigenvectors of D* M D*^T = shift^T (down pulled^T) shift."""
+    if edit.rank <= rank:
+        return edit
+    basis, small = torch.linalg.qr(edit.shift.T) if edit.rank < edit.shift.shape[1] else (None, edit.shift.T)
+    gain = small @ (edit.down @ pulled.T) @ small.T
+    directions = torch.linalg.eigh((gain + gain.T) / 2).eigenvectors[:, -rank:]
+    down = (directions.T @ small) @ edit.down
+    return TextEdit(down, (directions if basis is None else basis @ directions).T)
 
 
 def compact(edit: TextEdit, tolerance: float = 1e-9) -> TextEdit:
     """The same edit at its numerical rank: singular values under `tolerance` times the largest are left out."""
     q_shift, r_shift = torch.linalg.qr(edit.shift.T)
     q_down, r_down = torch.linalg.qr(edit.down.T)
-    u, values, v = torch.linalg.svd(r_shift @ r_down.T)
-    keep = values > tolerance * values.max().clamp(min=1e-300)
+    u, values, v = torch.linalg.svd(r_shift @ r_down.T, full_matrices=False)
+    keep = values > tolerance * values.amax() if len(values) else values > 0
     return TextEdit((q_down @ v.T[:, keep]).T, ((q_shift @ u[:, keep]) * values[keep]).T)
 
 
@@ -104,11 +126,11 @@ class ClosedFormMethod(ErasureMethod):
         deltas: dict[str, Tensor] = {}
         for step, (name, layer) in enumerate(layers.items()):
             report.check()
-            deltas |= low_rank(name, layer.weight, edit)
+            deltas |= layer_edit(name, layer.weight, edit)
             report.on_progress(step + 1, len(layers), 0.0)
         report.costs["rank"] = edit.rank
         erased = ErasedUNet(weight_edit(deltas), provenance(self, denoiser, request))
-        if erased.is_zero():
+        if edit.rank == 0 or erased.is_zero():
             raise ValueError(
                 f"the erasure changed nothing: the text states of {', '.join(request.targets)} are those of what they are "
                 f"to become. Name another anchor, or lower ridge"
@@ -116,9 +138,94 @@ class ClosedFormMethod(ErasureMethod):
         return erased
 
 
-def low_rank(name: str, weight: Tensor, edit: TextEdit) -> dict[str, Tensor]:
-    """The edit of one layer with weight (out, width), under the suffixes that ComfyUI's LoRA code reads."""
-    up = weight.double() @ edit.shift.to(weight.device).T
+@dataclass(frozen=True, kw_only=True)
+class TextRowsMethod(ClosedFormMethod):
+    """A closed form on the rows of sentences (`text_rows`): the settings of where the rows come from and their weights."""
+
+    sentences: int = setting(
+        24, "Sentences in which the target is erased ('a picture of a ...', 'a small ...').", minimum=1, maximum=1000
+    )
+    tokens: str = setting(
+        "all",
+        "Which text states of a sentence are edited. " + "; ".join(f"{k}: {v}" for k, v in TOKENS.items()) + ".",
+        choices=tuple(TOKENS),
+    )
+    negative_guidance: float = setting(
+        0.5, "How far past the anchor the target's text states are pushed.", minimum=0.0, maximum=10.0, step=0.1
+    )
+    erase_weight: float = setting(
+        1.0, "Weight of the target's text states.", minimum=1e-4, maximum=1e4, step=0.1, advanced=True
+    )
+    retain_weight: float = setting(
+        1.0, "Weight of the text states that stay as they are.", minimum=0.0, maximum=1e4, step=0.1
+    )
+    ridge: float = setting(
+        0.5, "Weight of leaving the weights alone. Large values erase less.", minimum=1e-4, maximum=1e9, step=0.1
+    )
+    rank: int = setting(
+        8, "Rank of the edit for each concept. 0 keeps the exact solution: a larger file.", minimum=0, maximum=768
+    )
+    vocabulary: str = setting(
+        "everyday_words",
+        "Words that stay as they are, besides the retain lines. model_words are the most frequent whole words of the "
+        "text encoder; none keeps only the retain lines.",
+        choices=(*VOCABULARIES, NO_WORDS),
+    )
+    candidates: int = setting(
+        60, "How many words of the vocabulary stay as they are: those nearest to a target.", minimum=1, maximum=3000
+    )
+    synonym_similarity: float = setting(
+        0.7,
+        "Words more similar to a target than this (cosine) count as synonyms and are not kept.",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.01,
+        advanced=True,
+    )
+    kept_sentences: int = setting(
+        2, "Sentences for each word that stays, besides the word alone.", minimum=0, maximum=64, advanced=True
+    )
+
+    def rows(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> tuple[Rows, Tensor]:
+        """The rows to edit, and the rows (n, width) to keep."""
+        words = [] if self.vocabulary == NO_WORDS else words_of(self.vocabulary, denoiser, max(self.candidates, 1000))
+        kept, synonyms = kept_words(denoiser, request, words, self.candidates, self.synonym_similarity)
+        if synonyms:
+            report.note("not kept, being synonyms of a target: " + ", ".join(synonyms))
+        prompts = kept_prompts(request, kept, synonyms, self.kept_sentences, self.seed)
+        erased = erased_rows(
+            denoiser,
+            request,
+            sentences=self.sentences,
+            tokens=self.tokens,
+            eta=self.negative_guidance,
+            seed=self.seed,
+            check=report.check,
+        )
+        rows, retained = Rows.cat(erased), kept_rows(denoiser, prompts, report.check)
+        report.costs["text_states_edited"], report.costs["text_states_kept"] = len(rows.states), len(retained)
+        return rows, retained
+
+    def solved(self, states: Tensor, desired: Tensor, retained: Tensor, pairs: int) -> TextEdit:
+        """`solve` with this method's weights, and the rank that `pairs` concepts may have."""
+        return solve(
+            states,
+            desired,
+            retained,
+            erase_weight=self.erase_weight,
+            retain_weight=self.retain_weight,
+            ridge=self.ridge,
+            rank=self.rank * pairs or None,
+        )
+
+
+def layer_edit(name: str, weight: Tensor, edit: TextEdit) -> dict[str, Tensor]:
+    """The edit of one layer with weight (out, width), under the suffixes that ComfyUI's LoRA code reads: as two factors,
+    or as a full matrix where that is smaller. W is multiplied in its own precision, but at least float32."""
+    weight = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+    up = weight @ edit.shift.T.to(weight)
+    if edit.rank * sum(weight.shape) >= weight.numel():
+        return {f"{name}.diff": (up @ edit.down.to(weight)).float()}
     return {
         f"{name}.lora_up.weight": up.float(),
         f"{name}.lora_down.weight": edit.down.float(),

@@ -1,0 +1,154 @@
+"""Which text states an edit of keys and values is fitted on: pairs of rows "read this as that", and rows to be kept.
+
+The state of a token depends on the words before it, and the tokens after a concept, padding too, carry it along. So the
+rows come from sentences (`contexts`) about the target and from the same sentences about its anchor, aligned at their
+ends: the same words and the same end of the text follow in both.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .adversary import Candidates, prefilter
+from .concepts import ConceptPair, ErasureRequest
+from .contexts import Context, draw_contexts
+from .denoiser import Denoiser
+from .guidance import negative_guidance
+
+PADDING_ROWS = 4
+"""Rows taken of the tokens after a prompt's own: they are nearly one and the same row, seventy times."""
+TOKENS = {
+    "last": "only the target's last token, as in the paper's code",
+    "all": "the target's tokens and all that follow, which carry it along",
+    "others": "only the tokens that follow",
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Text states (n, width) in float64, and what they are to be read as, of the same shape."""
+
+    states: Tensor
+    desired: Tensor
+
+    @staticmethod
+    def cat(parts: Sequence[Rows]) -> Rows:
+        """All rows of `parts`, in order."""
+        return Rows(torch.cat([part.states for part in parts]), torch.cat([part.desired for part in parts]))
+
+
+def generator_for(concept: str, seed: int) -> torch.Generator:
+    """Random numbers for one concept: what is drawn for it does not depend on what else is asked for."""
+    return torch.Generator().manual_seed(zlib.crc32(concept.encode()) ^ (seed & 0xFFFFFFFF))
+
+
+def states_of(denoiser: Denoiser, prompt: str) -> Tensor:
+    """Text states (tokens, width) of a prompt, float64, on the CPU: the systems are small, and not every device can
+    do float64."""
+    return denoiser.encode([prompt]).tokens[0].detach().cpu().double()
+
+
+def _stand_in(denoiser: Denoiser, sentence: str, following: int, first: int) -> int:
+    """The row of `sentence` before its last `following` words: what stands where the concept stood."""
+    own = denoiser.positions(sentence) if sentence else []
+    end = own[-1] + 1 if own else first
+    return max(0, end - following - 1)
+
+
+def _spread(start: int, stop: int, n: int) -> list[int]:
+    """At most n whole numbers from `start` to before `stop`, evenly spread, the ends among them."""
+    n = min(n, stop - start)
+    return sorted({round(x) for x in torch.linspace(start, stop - 1, n).tolist()}) if n > 0 else []
+
+
+def aligned(denoiser: Denoiser, pair: ConceptPair, context: Context, tokens: str, eta: float = 0.0) -> Rows:
+    """The rows of one sentence: those of the target in `context`, to be read as those of the anchor in it.
+
+    `tokens` is one of `TOKENS`; with eta the desired rows lie past the anchor (`guidance.negative_guidance`).
+    Raises ValueError if the tokenizer does not find the target in its own sentence.
+    """
+    said = context.with_concept(pair.target)
+    own, concept = denoiser.positions(said), denoiser.positions(said, pair.target)
+    last, end = concept[-1], own[-1] + 1
+    states = states_of(denoiser, said)
+    sentences = [context.with_concept(name) for name in (pair.anchor, "")]
+    others = [states_of(denoiser, sentence) for sentence in sentences]
+    starts = [_stand_in(denoiser, sentence, end - last - 1, own[0]) for sentence in sentences]
+    length = min(len(states) - last, *(len(other) - start for other, start in zip(others, starts, strict=True)))
+    following = [*range(1, end - last), *_spread(end - last, length, PADDING_ROWS)]
+    steps = {"last": [0], "all": [0, *following], "others": following}[tokens]
+    earlier = concept[:-1] if tokens == "all" else []
+    rows = [*earlier, *(last + step for step in steps)]
+    taken = [0] * len(earlier) + steps
+    anchor, neutral = (other[[start + i for i in taken]] for other, start in zip(others, starts, strict=True))
+    return Rows(states[rows], negative_guidance(anchor, states[rows], neutral, eta))
+
+
+def erased_rows(
+    denoiser: Denoiser,
+    request: ErasureRequest,
+    *,
+    sentences: int,
+    tokens: str,
+    eta: float,
+    seed: int,
+    check: Callable[[], None] = lambda: None,
+) -> list[Rows]:
+    """The rows of each pair, in order, from `sentences` sentences each."""
+    found = []
+    for pair in request.pairs:
+        parts = []
+        for context in draw_contexts(pair.target, sentences, generator_for(pair.target, seed)):
+            check()
+            parts.append(aligned(denoiser, pair, context, tokens, eta))
+        found.append(Rows.cat(parts))
+    return found
+
+
+def kept_words(
+    denoiser: Denoiser, request: ErasureRequest, words: Sequence[str], keep: int, synonym_similarity: float
+) -> tuple[list[str], list[str]]:
+    """The user's retain lines and the `keep` words most like a target; and the words left out as synonyms of one."""
+    own = list(dict.fromkeys(request.retain))
+    words = [word for word in words if not request.says_target(word) and word not in own]
+    if not words:
+        return own, []
+    everything = Candidates(tuple(words), denoiser.encode(words))
+    targets = denoiser.encode(request.targets)
+    nearest, synonyms = prefilter(everything, targets, keep, "nearest", synonym_similarity)
+    return [*own, *nearest.words], synonyms
+
+
+def kept_prompts(
+    request: ErasureRequest, words: Sequence[str], avoid: Sequence[str], sentences: int, seed: int
+) -> list[str]:
+    """Prompts that must stay as they are: the empty one, each word alone, and in sentences; the target's own sentences
+    without it. None of them says a target or one of the words to `avoid`."""
+    prompts = ["", *words]
+    for word in words:
+        drawn = draw_contexts(word, 3 + sentences, generator_for(word, seed))[3:]
+        prompts += [context.with_concept(word) for context in drawn]
+    for pair in request.pairs:
+        drawn = draw_contexts(pair.target, 3 + 4 * sentences, generator_for(pair.target, seed))
+        prompts += [context.neutral for context in drawn]
+    forbidden = [f" {word.casefold()} " for word in (*request.targets, *avoid)]
+    allowed = [p for p in dict.fromkeys(prompts) if not any(word in f" {p.casefold()} " for word in forbidden)]
+    return [*allowed, *(line for line in request.retain if line not in allowed)]
+
+
+def kept_rows(denoiser: Denoiser, prompts: Sequence[str], check: Callable[[], None] = lambda: None) -> Tensor:
+    """The rows (n, width) of all prompts: each one's own tokens and a few of those that follow; the tokens before, the
+    same for all prompts, once."""
+    parts = []
+    for prompt in prompts:
+        check()
+        states = states_of(denoiser, prompt)
+        own = denoiser.positions(prompt) if prompt else []
+        end = own[-1] + 1 if own else 0
+        parts.append(states[[*own, *_spread(end, len(states), PADDING_ROWS)]])
+    return torch.cat(parts)
