@@ -45,7 +45,8 @@ def similarities(candidates: Conditioning, targets: Conditioning) -> Tensor:
     words, erased = flat(candidates, length), flat(targets, length)
     centre = words.mean(0, keepdim=True)
     words, erased = words - centre, erased - centre
-    return torch.nn.functional.cosine_similarity(words[:, None], erased[None], dim=-1).amax(1)
+    unit = torch.nn.functional.normalize  # a product of matrices: pairs of words times all tokens would fill the memory
+    return (unit(words) @ unit(erased).T).amax(1)
 
 
 def prefilter(

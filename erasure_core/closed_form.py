@@ -8,7 +8,6 @@ which is low rank, and of all its factors only W differs between layers: one cha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -48,6 +47,22 @@ class TextEdit:
         return TextEdit(torch.cat([self.down, inner.down]), torch.cat([self.shift, self.read(inner.shift)]))
 
 
+def normal_matrix(
+    states: Tensor, retain: Tensor | None, erase_weight: float | Tensor, retain_weight: float | Tensor, ridge: float
+) -> Tensor:
+    """M = ridge I + C E C^T + R P R^T (width, width) of rows c (n, width) to edit and rows r (m, width) to keep."""
+    normal = states.T @ _weighted(states, erase_weight)
+    if retain is not None and len(retain):
+        normal += retain.T @ _weighted(retain, retain_weight)
+    normal.diagonal().add_(ridge)
+    return normal
+
+
+def _weighted(rows: Tensor, weight: float | Tensor) -> Tensor:
+    weight = torch.as_tensor(weight, dtype=rows.dtype, device=rows.device)
+    return rows * (weight[:, None] if weight.ndim else weight)
+
+
 def solve(
     states: Tensor,
     desired: Tensor,
@@ -56,12 +71,11 @@ def solve(
     erase_weight: float | Tensor = 1.0,
     retain_weight: float | Tensor = 1.0,
     ridge: float = 0.5,
-    rank: int | None = None,
 ) -> TextEdit:
     """The edit after which states (n, width) are read as `desired` (n, width) and `retain` (m, width) as before.
 
-    Weights are one number or one a row. The edit is exact, of rank at most min(n, width); with `rank`, the edit of that
-    rank that is best for the same objective, with W = I. Raises ValueError for a ridge that is not positive.
+    Weights are one number or one a row. The edit is exact, of rank at most min(n, width). Raises ValueError for a ridge
+    that is not positive.
     """
     if not ridge > 0:
         raise ValueError(f"ridge is {ridge}; give a positive number (the field uses 0.1 to 1)")
@@ -69,30 +83,22 @@ def solve(
     count, width = states.shape
     if ridge == float("inf"):
         return TextEdit(states.new_zeros(0, width), states.new_zeros(0, width))
-
-    def weighted(rows: Tensor, weight: float | Tensor) -> Tensor:
-        weight = torch.as_tensor(weight, dtype=torch.float64, device=rows.device)
-        return rows * (weight[:, None] if weight.ndim else weight)
-
-    pulled, shift = weighted(states, erase_weight), desired - states
-    normal = states.T @ pulled
-    if retain is not None and len(retain):
-        retain = retain.double()
-        normal += retain.T @ weighted(retain, retain_weight)
-    normal.diagonal().add_(ridge)
+    retain = None if retain is None else retain.double()
+    normal = normal_matrix(states, retain, erase_weight, retain_weight, ridge)
+    pulled, shift = _weighted(states, erase_weight), desired - states
     if count > width:  # the same D = shift^T pulled M^-1 with width instead of count rows
         pulled, shift = shift.T @ pulled, torch.eye(width, dtype=torch.float64, device=states.device)
-    edit = TextEdit(torch.cholesky_solve(pulled.T, torch.linalg.cholesky(normal)).T, shift)
-    return edit if rank is None else _best_of_rank(edit, pulled, rank)
+    return TextEdit(torch.cholesky_solve(pulled.T, torch.linalg.cholesky(normal)).T, shift)
 
 
-def _best_of_rank(edit: TextEdit, pulled: Tensor, rank: int) -> TextEdit:
-    """Up to a constant the objective of `solve` is tr (D - D*) M (D - D*)^T, so by Eckart and Young the best D of a rank
-    is the projection of D* onto the leading eigenvectors of D* M D*^T = shift^T (down pulled^T) shift."""
+def best_of_rank(edit: TextEdit, normal: Tensor, rank: int) -> TextEdit:
+    """Of all edits of this rank the nearest to `edit` on rows X with X^T X = normal (width, width): minimises
+    tr (D - D*) M (D - D*)^T, which for M of `solve` is its objective up to a constant. By Eckart and Young that is D*
+    projected onto the leading eigenvectors of D* M D*^T = shift^T (down M down^T) shift."""
     if edit.rank <= rank:
         return edit
     basis, small = torch.linalg.qr(edit.shift.T) if edit.rank < edit.shift.shape[1] else (None, edit.shift.T)
-    gain = small @ (edit.down @ pulled.T) @ small.T
+    gain = small @ (edit.down @ normal @ edit.down.T) @ small.T
     directions = torch.linalg.eigh((gain + gain.T) / 2).eigenvectors[:, -rank:]
     down = (directions.T @ small) @ edit.down
     return TextEdit(down, (directions if basis is None else basis @ directions).T)
@@ -206,8 +212,8 @@ class TextRowsMethod(ClosedFormMethod):
         report.costs["text_states_edited"], report.costs["text_states_kept"] = len(rows.states), len(retained)
         return rows, retained
 
-    def solved(self, states: Tensor, desired: Tensor, retained: Tensor, pairs: int) -> TextEdit:
-        """`solve` with this method's weights, and the rank that `pairs` concepts may have."""
+    def exact(self, states: Tensor, desired: Tensor, retained: Tensor) -> TextEdit:
+        """`solve` with this method's weights."""
         return solve(
             states,
             desired,
@@ -215,7 +221,14 @@ class TextRowsMethod(ClosedFormMethod):
             erase_weight=self.erase_weight,
             retain_weight=self.retain_weight,
             ridge=self.ridge,
-            rank=self.rank * pairs or None,
+        )
+
+    def limited(self, edit: TextEdit, states: Tensor, retained: Tensor, pairs: int) -> TextEdit:
+        """The best edit of the rank that `pairs` concepts may have."""
+        if not self.rank:
+            return edit
+        return best_of_rank(
+            edit, normal_matrix(states, retained, self.erase_weight, self.retain_weight, self.ridge), self.rank * pairs
         )
 
 
@@ -231,8 +244,3 @@ def layer_edit(name: str, weight: Tensor, edit: TextEdit) -> dict[str, Tensor]:
         f"{name}.lora_down.weight": edit.down.float(),
         f"{name}.alpha": torch.tensor(float(edit.rank)),
     }
-
-
-def prompt_states(denoiser: Denoiser, prompts: Sequence[str]) -> list[Tensor]:
-    """The text states (tokens, width) of each prompt."""
-    return [denoiser.encode([prompt]).tokens[0] for prompt in prompts]

@@ -47,10 +47,14 @@ def generator_for(concept: str, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(zlib.crc32(concept.encode()) ^ (seed & 0xFFFFFFFF))
 
 
-def states_of(denoiser: Denoiser, prompt: str) -> Tensor:
-    """Text states (tokens, width) of a prompt, float64, on the CPU: the systems are small, and not every device can
-    do float64."""
-    return denoiser.encode([prompt]).tokens[0].detach().cpu().double()
+def _rows_of(denoiser: Denoiser, prompt: str, rows: Sequence[int]) -> Tensor:
+    """Text states (rows, width) of a prompt in float64, on the CPU: the systems are small, and not every device can do
+    float64."""
+    return denoiser.encode([prompt]).tokens[0, list(rows)].detach().cpu().double()
+
+
+def _length(denoiser: Denoiser, prompt: str) -> int:
+    return denoiser.encode([prompt]).tokens.shape[1]
 
 
 def _stand_in(denoiser: Denoiser, sentence: str, following: int, first: int) -> int:
@@ -75,18 +79,20 @@ def aligned(denoiser: Denoiser, pair: ConceptPair, context: Context, tokens: str
     said = context.with_concept(pair.target)
     own, concept = denoiser.positions(said), denoiser.positions(said, pair.target)
     last, end = concept[-1], own[-1] + 1
-    states = states_of(denoiser, said)
-    sentences = [context.with_concept(name) for name in (pair.anchor, "")]
-    others = [states_of(denoiser, sentence) for sentence in sentences]
-    starts = [_stand_in(denoiser, sentence, end - last - 1, own[0]) for sentence in sentences]
-    length = min(len(states) - last, *(len(other) - start for other, start in zip(others, starts, strict=True)))
+    anchored, neutral = context.with_concept(pair.anchor), context.neutral
+    starts = [_stand_in(denoiser, sentence, end - last - 1, own[0]) for sentence in (anchored, neutral)]
+    begins = zip((said, anchored, neutral), (last, *starts), strict=True)
+    length = min(_length(denoiser, sentence) - start for sentence, start in begins)
     following = [*range(1, end - last), *_spread(end - last, length, PADDING_ROWS)]
     steps = {"last": [0], "all": [0, *following], "others": following}[tokens]
     earlier = concept[:-1] if tokens == "all" else []
-    rows = [*earlier, *(last + step for step in steps)]
-    taken = [0] * len(earlier) + steps
-    anchor, neutral = (other[[start + i for i in taken]] for other, start in zip(others, starts, strict=True))
-    return Rows(states[rows], negative_guidance(anchor, states[rows], neutral, eta))
+    steps_taken = [0] * len(earlier) + steps
+    states = _rows_of(denoiser, said, [*earlier, *(last + step for step in steps)])
+    anchor = _rows_of(denoiser, anchored, [starts[0] + step for step in steps_taken])
+    if anchored == neutral:
+        return Rows(states, negative_guidance(anchor, states, anchor, eta))
+    without = _rows_of(denoiser, neutral, [starts[1] + step for step in steps_taken])
+    return Rows(states, negative_guidance(anchor, states, without, eta))
 
 
 def erased_rows(
@@ -147,8 +153,8 @@ def kept_rows(denoiser: Denoiser, prompts: Sequence[str], check: Callable[[], No
     parts = []
     for prompt in prompts:
         check()
-        states = states_of(denoiser, prompt)
         own = denoiser.positions(prompt) if prompt else []
         end = own[-1] + 1 if own else 0
-        parts.append(states[[*own, *_spread(end, len(states), PADDING_ROWS)]])
+        following = _spread(end, _length(denoiser, prompt), PADDING_ROWS)
+        parts.append(_rows_of(denoiser, prompt, [*own, *following]))
     return torch.cat(parts)

@@ -25,4 +25,5 @@ class UnifiedConceptEditing(TextRowsMethod):
     def text_edit(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> TextEdit:
         """Equation 7 on the rows of this request."""
         rows, retained = self.rows(denoiser, request, report)
-        return self.solved(rows.states, rows.desired, retained, len(request.pairs))
+        edit = self.exact(rows.states, rows.desired, retained)
+        return self.limited(edit, rows.states, retained, len(request.pairs))
