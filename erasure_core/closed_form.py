@@ -23,6 +23,7 @@ from .text_rows import TOKENS, Rows, erased_rows, kept_prompts, kept_rows, kept_
 from .vocabulary import VOCABULARIES, words_of
 
 NO_WORDS = "none"
+OVERSAMPLING, ITERATIONS = 8, 10
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,22 @@ def solve(
 def best_of_rank(edit: TextEdit, normal: Tensor, rank: int) -> TextEdit:
     """Of all edits of this rank the nearest to `edit` on rows X with X^T X = normal (width, width): minimises
     tr (D - D*) M (D - D*)^T, which for M of `solve` is its objective up to a constant. By Eckart and Young that is D*
-    projected onto the leading eigenvectors of D* M D*^T = shift^T (down M down^T) shift."""
+    projected onto the leading eigenvectors of D* M D*^T = shift^T (down M down^T) shift, here found by subspace
+    iteration (arXiv 0909.4061, algorithm 4.4), because a full decomposition takes longer than everything else."""
     if edit.rank <= rank:
         return edit
-    basis, small = torch.linalg.qr(edit.shift.T) if edit.rank < edit.shift.shape[1] else (None, edit.shift.T)
-    gain = small @ (edit.down @ normal @ edit.down.T) @ small.T
-    directions = torch.linalg.eigh((gain + gain.T) / 2).eigenvectors[:, -rank:]
-    down = (directions.T @ small) @ edit.down
-    return TextEdit(down, (directions if basis is None else basis @ directions).T)
+    inner = edit.down @ normal @ edit.down.T
+
+    def gain(columns: Tensor) -> Tensor:
+        return edit.shift.T @ (inner @ (edit.shift @ columns))
+
+    width = normal.shape[0]
+    columns = torch.randn(width, min(width, rank + OVERSAMPLING), generator=torch.Generator().manual_seed(0))
+    for _ in range(ITERATIONS):
+        columns = torch.linalg.qr(gain(columns.to(inner))).Q
+    mixed = torch.linalg.eigh(columns.T @ gain(columns)).eigenvectors[:, -rank:]
+    directions = columns @ mixed
+    return TextEdit((directions.T @ edit.shift.T) @ edit.down, directions.T)
 
 
 def compact(edit: TextEdit, tolerance: float = 1e-9) -> TextEdit:
@@ -157,7 +166,7 @@ class TextRowsMethod(ClosedFormMethod):
         choices=tuple(TOKENS),
     )
     negative_guidance: float = setting(
-        0.5, "How far past the anchor the target's text states are pushed.", minimum=0.0, maximum=10.0, step=0.1
+        1.0, "How far past the anchor the target's text states are pushed.", minimum=0.0, maximum=10.0, step=0.1
     )
     erase_weight: float = setting(
         1.0, "Weight of the target's text states.", minimum=1e-4, maximum=1e4, step=0.1, advanced=True
@@ -178,7 +187,7 @@ class TextRowsMethod(ClosedFormMethod):
         choices=(*VOCABULARIES, NO_WORDS),
     )
     candidates: int = setting(
-        60, "How many words of the vocabulary stay as they are: those nearest to a target.", minimum=1, maximum=3000
+        40, "How many words of the vocabulary stay as they are: those nearest to a target.", minimum=1, maximum=3000
     )
     synonym_similarity: float = setting(
         0.7,
@@ -189,7 +198,7 @@ class TextRowsMethod(ClosedFormMethod):
         advanced=True,
     )
     kept_sentences: int = setting(
-        2, "Sentences for each word that stays, besides the word alone.", minimum=0, maximum=64, advanced=True
+        1, "Sentences for each word that stays, besides the word alone.", minimum=0, maximum=64, advanced=True
     )
 
     def rows(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> tuple[Rows, Tensor]:

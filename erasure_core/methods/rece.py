@@ -19,6 +19,8 @@ from ..denoiser import Denoiser
 from ..method import setting
 from ..report import Report
 
+BLOCK = 512
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReliableConceptErasure(TextRowsMethod):
@@ -44,23 +46,28 @@ class ReliableConceptErasure(TextRowsMethod):
         rows, retained = self.rows(denoiser, request, report)
         gram = layers_gram(layer.weight for layer in denoiser.layers(self.group).values())
         edit = self.exact(rows.states, rows.desired, retained)
-        erased = [rows.states]
+        erased = rows.states
         for _ in range(self.epochs):
             report.check()
-            erased.append(leftover(edit, gram, rows.states, self.leftover_ridge))
-            report.log({"leftover": float(erased[-1].norm() / rows.states.norm())})
-            edit = edit.after(self.exact(erased[-1], rows.desired, retained))
-        return self.limited(edit, torch.cat(erased), retained, len(request.pairs))
+            found = leftover(edit, gram, rows.states, self.leftover_ridge)
+            report.log({"leftover": float(found.norm() / rows.states.norm())})
+            # what earlier epochs mapped to the anchor stays there: the paper's update lets it drift past
+            edit = edit.after(self.exact(found, rows.desired, torch.cat([retained, erased])))
+            erased = torch.cat([erased, found])
+        return self.limited(edit, erased, retained, len(request.pairs))
 
 
 def layers_gram(weights: Iterable[Tensor]) -> Tensor:
     """sum_l W_l^T W_l (width, width), float64, of weights (out, width): all that the leftover states need to know of the
     layers, because every W'_l is W_l times one and the same matrix."""
-    total: Tensor | int = 0
+    total: Tensor | None = None
     for weight in weights:
         weight = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
-        total = total + (weight.T @ weight).cpu().double()
-    return total
+        if total is None:
+            total = torch.zeros(weight.shape[1], weight.shape[1], dtype=torch.float64)
+        for start in range(0, len(total), BLOCK):  # the half above the diagonal is enough
+            total[start : start + BLOCK, start:] += (weight[:, start : start + BLOCK].T @ weight[:, start:]).cpu()
+    return total.triu() + total.triu(1).T
 
 
 def leftover(edit: TextEdit, gram: Tensor, states: Tensor, ridge: float) -> Tensor:
