@@ -166,7 +166,7 @@ class TextRowsMethod(ClosedFormMethod):
         choices=tuple(TOKENS),
     )
     negative_guidance: float = setting(
-        1.0, "How far past the anchor the target's text states are pushed.", minimum=0.0, maximum=10.0, step=0.1
+        1.5, "How far past the anchor the target's text states are pushed.", minimum=0.0, maximum=10.0, step=0.1
     )
     erase_weight: float = setting(
         1.0, "Weight of the target's text states.", minimum=1e-4, maximum=1e4, step=0.1, advanced=True

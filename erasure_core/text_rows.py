@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .adversary import Candidates, prefilter
 from .concepts import ConceptPair, ErasureRequest
-from .contexts import Context, draw_contexts
+from .contexts import PLAIN, Context, draw_contexts
 from .denoiser import Denoiser
 from .guidance import negative_guidance
 
@@ -95,6 +95,17 @@ def aligned(denoiser: Denoiser, pair: ConceptPair, context: Context, tokens: str
     return Rows(states, negative_guidance(anchor, states, without, eta))
 
 
+def sentences_for(concept: str, n: int, seed: int) -> list[Context]:
+    """n contexts of a concept. Of two attributes either may come first, and the second's state carries the first: half
+    of the sentences that say an attribute before the concept and a noun after it say it between the two."""
+    contexts = draw_contexts(concept, n, generator_for(concept, seed))
+    for index in range(len(PLAIN), n, 4):
+        match contexts[index].template.split():
+            case [article, attribute, "{}", noun]:
+                contexts[index] = Context(f"{article} {{}} {attribute} {noun}", contexts[index].neutral)
+    return contexts
+
+
 def erased_rows(
     denoiser: Denoiser,
     request: ErasureRequest,
@@ -109,7 +120,7 @@ def erased_rows(
     found = []
     for pair in request.pairs:
         parts = []
-        for context in draw_contexts(pair.target, sentences, generator_for(pair.target, seed)):
+        for context in sentences_for(pair.target, sentences, seed):
             check()
             parts.append(aligned(denoiser, pair, context, tokens, eta))
         found.append(Rows.cat(parts))
