@@ -242,14 +242,18 @@ class TextRowsMethod(ClosedFormMethod):
 
 
 def layer_edit(name: str, weight: Tensor, edit: TextEdit) -> dict[str, Tensor]:
-    """The edit of one layer with weight (out, width), under the suffixes that ComfyUI's LoRA code reads: as two factors,
-    or as a full matrix where that is smaller. W is multiplied in its own precision, but at least float32."""
+    """The edit of one layer with weight (out, width). W is multiplied in its own precision, but at least float32."""
     weight = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
-    up = weight @ edit.shift.T.to(weight)
-    if edit.rank * sum(weight.shape) >= weight.numel():
-        return {f"{name}.diff": (up @ edit.down.to(weight)).float()}
+    return factors(name, weight @ edit.shift.T.to(weight), edit.down)
+
+
+def factors(name: str, up: Tensor, down: Tensor) -> dict[str, Tensor]:
+    """up (out, rank) times down (rank, width), under the suffixes that ComfyUI's LoRA code reads: as two factors, or as
+    a full matrix where that is smaller."""
+    if up.numel() + down.numel() >= up.shape[0] * down.shape[1]:
+        return {f"{name}.diff": (up @ down.to(up)).float()}
     return {
         f"{name}.lora_up.weight": up.float(),
-        f"{name}.lora_down.weight": edit.down.float(),
-        f"{name}.alpha": torch.tensor(float(edit.rank)),
+        f"{name}.lora_down.weight": down.float(),
+        f"{name}.alpha": torch.tensor(float(len(down))),
     }

@@ -1,0 +1,191 @@
+"""Mass Concept Erasure (MACE), arXiv 2403.06135, from its equations: many concepts, each with an edit of its own, in one.
+
+1. The words beside the target carry it along, so their keys and values are mapped to those that they have in the anchor's
+   sentence, in closed form; other text is kept.
+2. For each target low-rank deltas are trained to look at its tokens no more where it is seen:
+   sum over attentions of ||A_target * mask||^2, A the attention probabilities, the mask from the frozen model's own maps.
+3. One edit agrees with all of them on their own sentences and with stage 1 on everything kept:
+   min over W* of sum_i ||W* C_i - (W + dW_i) C_i||^2 + p ||W* R - W R||^2 + ridge ||W* - W||^2, W the weights of stage 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..adapters import Deltas
+from ..attention import attention_maps
+from ..closed_form import TextEdit, TextRowsMethod, factors, normal_matrix
+from ..concepts import ErasureRequest
+from ..denoiser import Denoiser
+from ..erased_unet import ErasedUNet, weight_edit
+from ..inference import changed
+from ..method import check_prompts, provenance, setting
+from ..report import Report
+from ..text_rows import TOKENS, erased_rows
+from ..trained import Training, optimise
+from ..trajectory import NoisyBatch, TrajectoryPool
+
+
+@dataclass(frozen=True, kw_only=True)
+class MassConceptErasure(TextRowsMethod):
+    """Words beside the target cleaned in closed form, the target's own tokens by short training, all fused into one."""
+
+    name = "mace"
+    title = "MACE: many concepts, one edit each, fused"
+    paper = "arXiv 2403.06135"
+
+    tokens: str = setting(
+        "others",
+        "Which text states stage 1 edits. " + "; ".join(f"{k}: {v}" for k, v in TOKENS.items()) + ".",
+        choices=tuple(TOKENS),
+    )
+    steps: int = setting(30, "Optimiser steps for each concept.", minimum=1, maximum=10000)
+    learning_rate: float = setting(1e-3, "Step size of Adam.", minimum=1e-7, maximum=0.1, step=1e-5)
+    delta_rank: int = setting(1, "Rank of each concept's trained deltas.", minimum=1, maximum=64)
+    batch: int = setting(4, "Noisy samples of the target in an optimiser step.", minimum=1, maximum=64, advanced=True)
+    guidance_scale: float = setting(
+        3.0, "Guidance scale of the frozen model's sampling runs.", minimum=1.0, maximum=20.0, step=0.5, advanced=True
+    )
+    sampling_steps: int = setting(16, "Sampling steps of those runs.", minimum=2, maximum=200, advanced=True)
+    trajectories: int = setting(
+        8, "Sampling runs for each target, each in another sentence.", minimum=1, maximum=256, advanced=True
+    )
+    mask_share: float = setting(
+        0.3,
+        "Share of the picture, where the target is looked at most, in which its tokens lose attention.",
+        minimum=0.01,
+        maximum=1.0,
+        step=0.05,
+        advanced=True,
+    )
+
+    def erase(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> ErasedUNet:
+        """See `ErasureMethod.erase`; the result is weights only."""
+        check_prompts(denoiser, request)
+        layers = denoiser.layers(self.group)
+        with torch.no_grad():
+            rows, retained = self.rows(denoiser, request, report)
+            cleaned = self.exact(rows.states, rows.desired, retained)
+            cleaned = self.limited(cleaned, rows.states, retained, len(request.pairs))
+        trained = [self._deltas(denoiser, request, index, cleaned, report) for index in range(len(request.pairs))]
+        with torch.no_grad():
+            own = erased_rows(
+                denoiser, request, sentences=self.sentences, tokens="all", eta=0.0, seed=self.seed, check=report.check
+            )
+            states = [part.states for part in own]
+            normal = normal_matrix(torch.cat(states), retained, self.erase_weight, self.retain_weight, self.ridge)
+            fused = fuse(layers, cleaned, trained, states, self.erase_weight, normal)
+        erased = ErasedUNet(weight_edit(fused), provenance(self, denoiser, request))
+        if erased.is_zero():
+            raise ValueError("the erasure changed nothing: raise learning_rate or steps, or lower ridge")
+        return erased
+
+    def _deltas(
+        self, denoiser: Denoiser, request: ErasureRequest, index: int, cleaned: TextEdit, report: Report
+    ) -> dict[str, Tensor]:
+        """Stage 2 for one pair: the exported deltas, which act on what `cleaned` makes of the text."""
+        pair, generator = request.pairs[index], torch.Generator().manual_seed(self.seed + index)
+        layers = denoiser.layers(self.group)
+        deltas = Deltas(layers, self.delta_rank, generator)
+        pool = TrajectoryPool(
+            denoiser,
+            steps=self.sampling_steps,
+            guidance_scale=self.guidance_scale,
+            generator=generator,
+            check=report.check,
+        )
+        pool.fill([pair.target], self.trajectories)
+        report.costs["UNet_evaluations_for_trajectories"] += pool.evaluations
+        samples = pool.samples(pair.target)
+        sentences = [context.with_concept(pair.target) for context in pool.contexts(pair.target)]
+        tokens = [denoiser.positions(sentence, pair.target) for sentence in sentences]
+        masks = []
+        for row, places in enumerate(tokens):
+            report.check()
+            masks.append(
+                seen_masks(
+                    denoiser,
+                    samples.rows(torch.arange(row, len(samples.sigma), len(tokens)).to(samples.sigma.device)),
+                    places,
+                    self.mask_share,
+                )
+            )
+        run = Training(denoiser, request, deltas, pool, generator, report, self.steps)
+
+        def losses() -> dict[str, Tensor]:
+            row = int(torch.randint(len(tokens), (), generator=generator))
+            steps = torch.randint(self.sampling_steps, (self.batch,), generator=generator)
+            chosen = samples.rows((steps * len(tokens) + row).to(samples.sigma.device))
+            report.costs["UNet_evaluations_with_gradient"] += self.batch
+            return {"attention": masked_attention(denoiser, chosen, tokens[row], masks[row])}
+
+        with changed(inputs={layer: reading(cleaned) for layer in layers.values()}), deltas.attached():
+            optimise(run, self.steps, self.learning_rate, losses)
+        return deltas.export()
+
+
+@torch.no_grad()
+def seen_masks(denoiser: Denoiser, samples: NoisyBatch, tokens: Sequence[int], share: float) -> dict[str, Tensor]:
+    """For each attention the pixels (pixels,), one or zero, that look most at these tokens: the given share of them, in
+    the mean over the samples of one sentence and over the heads."""
+    with attention_maps(denoiser) as maps:
+        denoiser.predict(samples.latents, samples.sigma, samples.conditioning)
+        seen = {name: map_[..., list(tokens)].sum(-1).mean((0, 1)) for name, map_ in maps().items()}
+    masks = {}
+    for name, looked in seen.items():
+        masks[name] = torch.zeros_like(looked)
+        masks[name][looked.topk(max(1, round(share * len(looked)))).indices] = 1.0
+    return masks
+
+
+def masked_attention(
+    denoiser: Denoiser, samples: NoisyBatch, tokens: Sequence[int], masks: Mapping[str, Tensor]
+) -> Tensor:
+    """Stage 2's loss, a scalar with gradient: squared attention to these tokens inside the masks, meaned over pixels of
+    the mask, heads and samples, summed over attentions."""
+    with attention_maps(denoiser) as maps:
+        denoiser.predict(samples.latents, samples.sigma, samples.conditioning)
+        looked = {name: map_[..., list(tokens)].sum(-1) for name, map_ in maps().items()}
+    return sum((looked[name][..., mask > 0].square().mean() for name, mask in masks.items()), start=torch.zeros(()))
+
+
+def reading(edit: TextEdit) -> Callable[[tuple], tuple]:
+    """A layer's inputs under a text edit, for `inference.changed`."""
+
+    def change(given: tuple) -> tuple:
+        states = given[0]
+        return (TextEdit(edit.down.to(states), edit.shift.to(states)).read(states), *given[1:])
+
+    return change
+
+
+def fuse(
+    layers: Mapping[str, nn.Module],
+    cleaned: TextEdit,
+    trained: Sequence[Mapping[str, Tensor]],
+    states: Sequence[Tensor],
+    erase_weight: float,
+    normal: Tensor,
+) -> dict[str, Tensor]:
+    """Stage 3: one low-rank edit of every layer. `trained` holds the deltas up_i down_i of concept i, which act on what
+    `cleaned` makes of the text; `states` the rows C_i (n_i, width) of its sentences; `normal` the matrix M over all rows.
+
+    W* = W (I + D) + sum_i up_i (down_i read(C_i)^T) e C_i M^-1.
+    """
+    projected = [
+        (cleaned.read(rows), torch.cholesky_solve(erase_weight * rows.T, torch.linalg.cholesky(normal)).T)
+        for rows in states
+    ]
+    fused: dict[str, Tensor] = {}
+    for name, layer in layers.items():
+        weight = layer.weight.detach().to(torch.promote_types(layer.weight.dtype, torch.float32))
+        ups, downs = [weight @ cleaned.shift.T.to(weight)], [cleaned.down]
+        for deltas, (read, solved) in zip(trained, projected, strict=True):
+            ups.append(deltas[f"{name}.lora_up.weight"].to(weight))
+            downs.append((deltas[f"{name}.lora_down.weight"].cpu().double() @ read.T) @ solved)
+        fused |= factors(name, torch.cat(ups, 1), torch.cat(downs))
+    return fused
