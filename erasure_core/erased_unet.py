@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from .files import write_whole
 
 FORMAT_VERSION = 1
 METADATA_KEY = "erasure"
@@ -81,21 +82,7 @@ def save_erased_unet(erased: ErasedUNet, path: Path, dtype: torch.dtype = torch.
     """
     tensors = {key: value.to(dtype) if value.is_floating_point() else value for key, value in erased.tensors.items()}
     blob = save(tensors, metadata={METADATA_KEY: json.dumps(asdict(erased.provenance), sort_keys=True)})
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OSError(
-            error.errno,
-            f"could not save {path} ({len(blob) / 1e6:.1f} MB needed): {error.strerror or error}. "
-            f"Free some space or choose another folder; nothing was overwritten",
-        ) from error
+    write_whole(path, blob)
 
 
 def load_erased_unet(path: Path) -> ErasedUNet:

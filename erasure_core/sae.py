@@ -1,0 +1,136 @@
+"""A sparse autoencoder of what one block of the network puts out, and its file.
+
+pre(x) = ReLU(W_enc (x - b_dec) + b_enc),  f = pre where pre > threshold, else 0,  xhat = f W_dec + b_dec,
+for x at one position of the picture; SAeUron, arXiv 2501.18052, with the threshold of BatchTopK (arXiv 2412.06410):
+trained so that k latents fire on average, each fires or not without asking the others. So an edit of a few latents
+needs only these, and gives exactly what the whole autoencoder would.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .files import write_whole
+
+METADATA_KEY = "concept_sae"
+FORMAT_VERSION = 1
+_TENSORS = ("encoder", "encoder_bias", "decoder", "decoder_bias")
+_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class ConceptSAE:
+    """Tensors in the units of the block's output, and where they come from.
+
+    `encoder` and `decoder` are (latents, d_in), a row a latent, the decoder's of length 1; `encoder_bias` (latents,);
+    `decoder_bias` (d_in,). `training` holds the settings and figures of the training, plain JSON values.
+    """
+
+    encoder: Tensor
+    encoder_bias: Tensor
+    decoder: Tensor
+    decoder_bias: Tensor
+    threshold: float
+    block: str
+    k: int
+    family: str = ""
+    fingerprint: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def latents(self) -> int:
+        """Number of latents."""
+        return self.encoder.shape[0]
+
+    @property
+    def d_in(self) -> int:
+        """Channels of the block's output."""
+        return self.encoder.shape[1]
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Vectors (..., d_in) -> latents (..., latents), zero where they do not fire."""
+        pre = x @ self.encoder.T + (self.encoder_bias - self.encoder @ self.decoder_bias)
+        return torch.where(pre > max(self.threshold, 0.0), pre, torch.zeros_like(pre))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (..., latents) -> vectors (..., d_in)."""
+        return latents @ self.decoder + self.decoder_bias
+
+    def to(self, device: torch.device) -> ConceptSAE:
+        """The same with its tensors on a device, in float32."""
+        moved = {name: getattr(self, name).to(device, torch.float32) for name in _TENSORS}
+        return ConceptSAE(**moved, **{name: getattr(self, name) for name in _facts(self)})
+
+    def measured(self, data: Tensor) -> tuple[float, float, float]:
+        """On vectors (n, d_in): the FVU, how many latents fire on average, and the share that never does."""
+        centre, error, variance, fired = data.float().mean(0), 0.0, 0.0, torch.zeros(self.latents, device=data.device)
+        for x in data.split(_CHUNK):
+            x = x.float()
+            latents = self.encode(x)
+            error += float((x - self.decode(latents)).square().sum())
+            variance += float((x - centre).square().sum())
+            fired += (latents > 0).sum(0)
+        return error / max(variance, 1e-12), float(fired.sum()) / len(data), float((fired == 0).float().mean())
+
+
+def _facts(sae: ConceptSAE) -> list[str]:
+    return [name for name in sae.__dataclass_fields__ if name not in _TENSORS]
+
+
+def fvu(x: Tensor, reconstruction: Tensor) -> Tensor:
+    """Fraction of variance unexplained, sum |x - xhat|^2 / sum |x - mean(x)|^2 over vectors (n, d)."""
+    return (x - reconstruction).square().sum() / (x - x.mean(0)).square().sum().clamp_min(1e-12)
+
+
+def default_block(names: Sequence[str]) -> str:
+    """Of a UNet's transformer blocks in the order in which they are run, the one a little past the middle: in SD 1.5,
+    with 16, `output_blocks.4.1`, which is SAeUron's `up_blocks.1.attentions.1`."""
+    return list(names)[round(8 / 15 * (len(names) - 1))]
+
+
+def save_sae(sae: ConceptSAE, path: Path) -> None:
+    """Write one `.safetensors` file in one step. Raises OSError as `files.write_whole` does."""
+    tensors = {name: getattr(sae, name).detach().cpu().contiguous() for name in _TENSORS}
+    facts = {name: getattr(sae, name) for name in _facts(sae)} | {"format_version": FORMAT_VERSION}
+    facts["training"] = dict(sae.training)
+    write_whole(path, save(tensors, metadata={METADATA_KEY: json.dumps(facts, sort_keys=True)}))
+
+
+def load_sae(path: Path) -> ConceptSAE:
+    """Read and check a file. Raises ValueError, naming the file and what is wrong, if it is truncated, is no such
+    autoencoder, was written by a newer version, or its tensors do not fit together."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (a handle is no dict)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a complete .safetensors file ({error}); save or download it again") from error
+    if METADATA_KEY not in metadata:
+        raise ValueError(
+            f"{path} is no concept SAE: its metadata has no {METADATA_KEY!r} entry. Train one with Train Concept SAE"
+        )
+    try:
+        facts = json.loads(metadata[METADATA_KEY])
+        version = facts.pop("format_version")
+        if version > FORMAT_VERSION:
+            raise ValueError(
+                f"it has format version {version}, this pack reads up to {FORMAT_VERSION}; update the pack"
+            )
+        sae = ConceptSAE(**tensors, **facts)
+        n, d = sae.encoder.shape
+        shapes = {"encoder_bias": (n,), "decoder": (n, d), "decoder_bias": (d,)}
+        for name, shape in shapes.items():
+            if tuple(tensors[name].shape) != shape:
+                raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}, the encoder wants {shape}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its concept SAE cannot be read: {error}") from error
+    return sae
