@@ -1,0 +1,325 @@
+"""SAeUron, arXiv 2501.18052: flip the few latents of a sparse autoencoder that fire for the target, while sampling.
+
+score(i,t,c) = mu(i,t,D_c) / sum_j mu(j,t,D_c) - mu(i,t,D_other) / sum_j mu(j,t,D_other),  S_t = the latents with the
+highest scores; at each position of a block's output x, with f = SAE.encode(x),
+f'_i = gamma mu(i,t,D_c) / mean_t mu(i,t,D_c) f_i  if i in S_t and f_i > mean over all concepts of mu(i,t),  else f_i,
+out = x + (f' - f) W_dec: where nothing fires, exactly x. mu is the mean over pictures and positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ..adversary import Candidates, prefilter
+from ..concepts import ErasureRequest
+from ..contexts import draw_contexts
+from ..denoiser import Denoiser
+from ..erased_unet import HOOK_PREFIX, ErasedUNet
+from ..inference import Forward, ModelCall, changed
+from ..method import ErasureMethod, check_prompts, provenance, setting
+from ..report import Report
+from ..sae import ConceptSAE, default_block
+from ..sae_training import SAESettings, gather, train_sae
+from ..vocabulary import VOCABULARIES, words_of
+
+VECTORS = 200_000
+SYNONYM_SIMILARITY = 0.7
+BLOCKS = ("all", "last", "middle")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the edit of one block needs. Rows of `encoder` and `decoder` (n, d) and `bias` (n,) are the chosen latents;
+    `factor` and `gate` (levels, n) say, at each of the `sigmas` (levels,), what a latent is multiplied by (1 where it is
+    not chosen) and how strongly it must fire for that."""
+
+    encoder: Tensor
+    bias: Tensor
+    decoder: Tensor
+    factor: Tensor
+    gate: Tensor
+    sigmas: Tensor
+
+    def at(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Factor and gate (m, n) at the nearest level, on a logarithmic scale, of each of the noise levels (m,)."""
+        levels, asked = (x.float().clamp_min(1e-4).log() for x in (self.sigmas, sigma.to(self.sigmas.device)))
+        nearest = (asked[:, None] - levels[None]).abs().argmin(1)
+        return self.factor[nearest], self.gate[nearest]
+
+    def edit(self, x: Tensor, sigma: Tensor, strength: float = 1.0) -> Tensor:
+        """x + strength (f' - f) W_dec for x (m, d, ...) at noise levels sigma (m,); exactly x where nothing fires."""
+        factor, gate = self.at(sigma)
+        with torch.autocast(x.device.type, enabled=False):
+            vectors = x.float().flatten(2).transpose(1, 2)
+            pre = vectors @ self.encoder.T + self.bias
+            latents = torch.where(pre > gate[:, None], pre, torch.zeros_like(pre))
+            change = strength * ((factor - 1)[:, None] * latents) @ self.decoder
+        return x + change.transpose(1, 2).reshape(x.shape).to(x.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAeUron(ErasureMethod):
+    """Flip the latents that fire for the target; the weights stay as they are."""
+
+    name = "saeuron"
+    title = "SAeUron: sparse autoencoder latents"
+    paper = "arXiv 2501.18052"
+
+    gamma: float = setting(
+        -1.0,
+        "What the target's latents are multiplied by: 0 silences them, below 0 pushes away from the target.",
+        minimum=-100.0,
+        maximum=1.0,
+        step=0.1,
+    )
+    latents: int = setting(
+        16, "How many latents are changed at each noise level, in each block.", minimum=1, maximum=4096
+    )
+    blocks: str = setting(
+        "all",
+        "Which transformer blocks are edited if no concept SAE is linked: all, the last, or the one past the middle "
+        "that the paper uses. A linked SAE decides for itself.",
+        choices=BLOCKS,
+    )
+    first_share: float = setting(
+        0.0, "Where the edit begins, as a share of the noise levels: 0 is pure noise.", minimum=0.0, maximum=1.0
+    )
+    last_share: float = setting(1.0, "Where the edit ends: 1 is the finished picture.", minimum=0.0, maximum=1.0)
+    both_halves: bool = setting(
+        False, "Also edit the rows of the negative prompt, as the paper's code does.", advanced=True
+    )
+    vocabulary: str = setting(
+        "everyday_words",
+        "Where the other words come from that the target is told from. model_words are the most frequent whole words "
+        "of the text encoder.",
+        choices=VOCABULARIES,
+    )
+    candidates: int = setting(
+        24, "How many other words, those nearest to a target, are drawn.", minimum=2, maximum=3000
+    )
+    trajectories: int = setting(
+        24,
+        "Sampling runs for each target, each in another sentence, and as many with other words in the same sentences.",
+        minimum=1,
+        maximum=256,
+        advanced=True,
+    )
+    sampling_steps: int = setting(16, "Sampling steps of those runs.", minimum=2, maximum=200, advanced=True)
+    guidance_scale: float = setting(
+        3.0, "Guidance scale of those runs.", minimum=1.0, maximum=20.0, step=0.5, advanced=True
+    )
+    steps: int = setting(
+        200, "Training steps of each block's autoencoder, if none is linked.", minimum=1, maximum=100000
+    )
+    learning_rate: float = setting(
+        2e-3, "Step size of that training.", minimum=1e-7, maximum=0.1, step=1e-5, advanced=True
+    )
+    expansion: int = setting(4, "Latents for each channel of the block.", minimum=1, maximum=64, advanced=True)
+    k: int = setting(32, "How many latents fire at a position, on average.", minimum=1, maximum=1024, advanced=True)
+
+    def erase(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> ErasedUNet:
+        """See `ErasureMethod.erase`; the result acts at inference. Also raises ValueError for an SAE of another model
+        and if no latent tells the target from other words."""
+        check_prompts(denoiser, request)
+        if self.first_share >= self.last_share:
+            raise ValueError(
+                f"saeuron: first_share is {self.first_share:g} and last_share {self.last_share:g}, so no noise level "
+                f"is edited; lower first_share"
+            )
+        generator = torch.Generator().manual_seed(self.seed)
+        blocks = self._blocks(denoiser, request.sae, report)
+        groups = self._sentences(denoiser, request, generator, report)
+        prompts = [prompt for group in groups for prompt in group]
+        outputs = gather(
+            denoiser,
+            blocks,
+            prompts,
+            steps=self.sampling_steps,
+            guidance_scale=self.guidance_scale,
+            limit=VECTORS,
+            generator=generator,
+            check=report.check,
+        )
+        report.costs["UNet_evaluations_for_trajectories"] = 2 * len(prompts) * self.sampling_steps
+        sigmas = denoiser.sigmas(self.sampling_steps)[:-1].float().cpu()
+        tensors: dict[str, Tensor] = {}
+        for index, (block, vectors) in enumerate(outputs.items()):
+            sae = request.sae or self._train(denoiser, block, vectors, generator, report, index, len(outputs))
+            chosen = self._choose(sae.to(denoiser.device), vectors, sigmas, request.targets, report)
+            if chosen is not None:
+                parts = {name: getattr(chosen, name) for name in chosen.__dataclass_fields__}
+                tensors |= {f"{HOOK_PREFIX}{block}.{name}": part.cpu().contiguous() for name, part in parts.items()}
+        if not tensors:
+            raise ValueError(
+                "no latent fires more for the target than for other words; train the SAE longer (steps), on sentences "
+                "that say the target, or with a larger expansion"
+            )
+        return ErasedUNet(tensors, provenance(self, denoiser, request, kind="hook"))
+
+    def _blocks(self, denoiser: Denoiser, sae: ConceptSAE | None, report: Report) -> dict[str, nn.Module]:
+        found = denoiser.blocks("transformer")
+        if sae is None:
+            names = {"all": list(found), "last": list(found)[-1:], "middle": [default_block(list(found))]}
+            return {name: found[name] for name in names[self.blocks]}
+        if sae.family != denoiser.family or sae.block not in found:
+            raise ValueError(
+                f"the linked concept SAE reads {sae.block!r} of {sae.family} models, the MODEL is {denoiser.family}; "
+                f"link an SAE of this MODEL, or none"
+            )
+        if sae.fingerprint != getattr(denoiser, "fingerprint", ""):
+            report.note("the concept SAE was trained on another checkpoint: check that the target is gone")
+        return {sae.block: found[sae.block]}
+
+    def _sentences(
+        self, denoiser: Denoiser, request: ErasureRequest, generator: torch.Generator, report: Report
+    ) -> list[list[str]]:
+        """For each target its sentences, and last, those with other words in its place."""
+        words = [w for w in words_of(self.vocabulary, denoiser, 1000) if not request.says_target(w)]
+        nearest, synonyms = prefilter(
+            Candidates(tuple(words), denoiser.encode(words)),
+            denoiser.encode(request.targets),
+            self.candidates,
+            "nearest",
+            SYNONYM_SIMILARITY,
+        )
+        if synonyms:
+            report.note("left out of the other words as synonyms of a target: " + ", ".join(synonyms))
+        others = list(dict.fromkeys((*request.retain, *nearest.words)))
+        groups, rest = [], []
+        for target in request.targets:
+            contexts = draw_contexts(target, self.trajectories, generator)
+            groups.append([context.with_concept(target) for context in contexts])
+            order = torch.randperm(len(others), generator=generator).tolist()
+            rest += [context.with_concept(others[order[i % len(order)]]) for i, context in enumerate(contexts)]
+        return [*groups, rest]
+
+    def _train(
+        self,
+        denoiser: Denoiser,
+        block: str,
+        vectors: Tensor,
+        generator: torch.Generator,
+        report: Report,
+        index: int,
+        blocks: int,
+    ) -> ConceptSAE:
+        def on_step(step: int, loss: float) -> None:
+            report.check()
+            report.log({"fvu": loss})
+            report.on_progress(index * self.steps + step, blocks * self.steps, loss)
+
+        settings = SAESettings(expansion=self.expansion, k=self.k, steps=self.steps, learning_rate=self.learning_rate)
+        return train_sae(
+            vectors.flatten(0, 2),
+            settings,
+            generator=generator,
+            block=block,
+            family=denoiser.family,
+            fingerprint=getattr(denoiser, "fingerprint", ""),
+            on_step=on_step,
+        )
+
+    @torch.no_grad()
+    def _choose(
+        self, sae: ConceptSAE, vectors: Tensor, sigmas: Tensor, targets: tuple[str, ...], report: Report
+    ) -> Chosen | None:
+        """Scores, choice and tables for one block, from its vectors (levels, prompts, positions, d)."""
+        activity = torch.stack([sae.encode(level.float()).mean(1) for level in vectors])
+        means = [part.mean(1).cpu() for part in activity.split(self.trajectories, dim=1)][: len(targets)]
+        other = activity[:, len(targets) * self.trajectories :].mean(1).cpu()
+        factor, gate = torch.ones_like(other), torch.stack([*means, other]).mean(0)
+        inside = self._inside(len(sigmas))
+        for target, mean in zip(targets, means, strict=True):
+            score = concept_score(mean, other)
+            top = selected(score, self.latents) & inside[:, None]
+            factor = torch.where(top, self.gamma * mean / mean.mean(0).clamp_min(1e-8), factor)
+            report.note(f"{sae.block}: latents changed for {target!r}: {_listed(top, score)}")
+        figures = sae.training
+        if figures:
+            report.note(
+                f"{sae.block}: the SAE leaves {100 * figures['fvu']:.0f} % unexplained (FVU), {figures['firing']:.0f} of "
+                f"{sae.latents} latents fire at a position, {100 * figures['dead_share']:.0f} % never do"
+            )
+        ids = (factor != 1).any(0).nonzero().squeeze(1)
+        if not len(ids):
+            return None
+        bias = sae.encoder_bias - sae.encoder @ sae.decoder_bias
+        rows = [x.cpu()[ids] for x in (sae.encoder, bias, sae.decoder)]
+        return Chosen(*rows, factor[:, ids], gate[:, ids].clamp_min(max(sae.threshold, 0.0)), sigmas)
+
+    def _inside(self, levels: int) -> Tensor:
+        share = torch.arange(levels) / max(levels - 1, 1)
+        return (share >= self.first_share) & (share <= self.last_share)
+
+    @classmethod
+    def inference(cls, erased: ErasedUNet) -> _Edit:
+        """See `ErasureMethod.inference`."""
+        parts: dict[str, dict[str, Tensor]] = {}
+        for key, value in erased.parts().items():
+            block, name = key.rsplit(".", 1)
+            parts.setdefault(block, {})[name] = value.float()
+        chosen = {block: Chosen(**tensors) for block, tensors in parts.items()}
+        return _Edit(chosen, bool(erased.provenance.settings["both_halves"]))
+
+
+def concept_score(target: Tensor, other: Tensor) -> Tensor:
+    """score(i,t,c) of the paper from mean activities (levels, latents), of the target's and of the other sentences."""
+    return target / (target.sum(1, keepdim=True) + 1e-8) - other / (other.sum(1, keepdim=True) + 1e-8)
+
+
+def selected(score: Tensor, n: int) -> Tensor:
+    """At each level the n latents with the highest scores, if these are above zero; bool, of the score's shape."""
+    top = torch.zeros_like(score, dtype=torch.bool)
+    top.scatter_(1, score.topk(min(n, score.shape[1]), dim=1).indices, True)
+    return top & (score > 0)
+
+
+def _listed(top: Tensor, score: Tensor, most: int = 8) -> str:
+    """The latents by their summed score, the highest first, with the number of levels at which each is chosen."""
+    counts, total = top.sum(0), (score * top).sum(0)
+    order = [int(i) for i in total.argsort(descending=True) if counts[i]]
+    if not order:
+        return "none"
+    named = ", ".join(f"{i} ({int(counts[i])} of {len(top)} levels)" for i in order[:most])
+    return named + (f" and {len(order) - most} more" if len(order) > most else "")
+
+
+@dataclass
+class _Edit:
+    """The edit of every block around one call of the network; its tensors follow the model's device."""
+
+    chosen: dict[str, Chosen]
+    both_halves: bool
+
+    def __call__(self, modules: Mapping[str, nn.Module], call: ModelCall, forward: Forward, strength: float) -> Tensor:
+        rows = torch.ones_like(call.positive) if self.both_halves else call.positive
+        if not bool(rows.any()):
+            return forward(call.tokens)
+        missing = [block for block in self.chosen if block not in modules]
+        if missing:
+            raise ValueError(
+                f"this MODEL has no block {missing[0]!r}; apply the edit to the kind of model it was made for"
+            )
+
+        def change(block: str):
+            def edited(_given: tuple, x: Tensor) -> Tensor:
+                here = self._on(block, x.device)
+                out = x.clone()
+                out[rows] = here.edit(x[rows], call.sigma[rows], strength)
+                return out
+
+            return edited
+
+        with changed({modules[block]: change(block) for block in self.chosen}):
+            return forward(call.tokens)
+
+    def _on(self, block: str, device: torch.device) -> Chosen:
+        here = self.chosen[block]
+        if here.encoder.device != device:
+            moved = {name: getattr(here, name).to(device) for name in here.__dataclass_fields__}
+            here = self.chosen[block] = replace(here, **moved)
+        return here
