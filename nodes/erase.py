@@ -13,10 +13,11 @@ from ..erasure_core.denoiser import Conditioning, Denoiser
 from ..erasure_core.erased_unet import ErasedUNet
 from ..erasure_core.method import ErasureMethod
 from ..erasure_core.report import Report
+from ..erasure_core.sae import ConceptSAE
 from ..erasure_core.trajectory import sample_trajectories
 from . import host
 from .memory import MemoryMeter
-from .types import ErasedUNetType
+from .types import ConceptSAEType, ErasedUNetType
 from .widgets import chosen_method, method_input
 
 CATEGORY = "model/erasure"
@@ -55,11 +56,12 @@ def erase(
     vae: object = None,
     node_id: str | None = None,
     images: Tensor | None = None,
+    concept_sae: ConceptSAE | None = None,
 ) -> tuple[ErasedUNet, Report]:
     """Run `method` on a clone of `model`; the model itself is left as it was, also on an error or a cancel.
 
-    `images` (n, height, width, 3) show the target, for methods that learn from pictures. Raises RuntimeError, saying what
-    to lower, when memory runs out.
+    `images` (n, height, width, 3) show the target, for methods that learn from pictures; `concept_sae` is for those that
+    read a sparse autoencoder. Raises RuntimeError, saying what to lower, when memory runs out.
     """
     if images is not None and vae is None:
         raise ValueError("images are linked without a vae; link the VAE of the same checkpoint, which encodes them")
@@ -69,6 +71,8 @@ def erase(
             report = _reporting(denoiser, request, method, vae, node_id)
             if images is not None:
                 request = dataclasses.replace(request, examples=denoiser.latents_of(vae, images))
+            if concept_sae is not None:
+                request = dataclasses.replace(request, sae=concept_sae)
             with memory:
                 erased = method.erase(denoiser, request, report)
     except host.OutOfMemory as error:
@@ -166,6 +170,12 @@ class EraseConcept(io.ComfyNode):
                     optional=True,
                     tooltip="Pictures of the concept, for methods that can learn from pictures (forget_me_not). Needs vae.",
                 ),
+                ConceptSAEType.Input(
+                    "concept_sae",
+                    optional=True,
+                    tooltip="From Train Concept SAE or Load Concept SAE, for the method saeuron; without it that method "
+                    "trains small ones itself.",
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -195,11 +205,14 @@ class EraseConcept(io.ComfyNode):
         retain: str = "",
         vae=None,
         images=None,
+        concept_sae: ConceptSAE | None = None,
     ) -> io.NodeOutput:
         """Erase, and return the patched clone, the edit, the losses and the report."""
         request = parse_request(concepts, retain or "")
         chosen = chosen_method(method, seed)
-        erased, report = erase(model, clip, request, chosen, width, height, vae, cls.hidden.unique_id, images)
+        erased, report = erase(
+            model, clip, request, chosen, width, height, vae, cls.hidden.unique_id, images, concept_sae
+        )
         total = [sum(values) for values in zip(*report.losses.values(), strict=False)]
         edited = host.patched(model, erased, 1.0)
         return io.NodeOutput(edited, erased, {"loss": total or [0.0]}, report_text(erased, report))

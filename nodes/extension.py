@@ -10,6 +10,8 @@ from . import host
 from .adversarial import FindAdversarialConcept
 from .erase import EraseConcept
 from .erased_unet import FOLDER_KIND, ApplyErasedUNet, LoadErasedUNet, SaveErasedUNet
+from .sae import FOLDER_KIND as SAE_FOLDER_KIND
+from .sae import LoadConceptSAE, TrainConceptSAE
 
 
 class ConceptErasure(ComfyExtension):
@@ -19,7 +21,16 @@ class ConceptErasure(ComfyExtension):
         """Make ComfyUI list files with parts that act at inference, which no stock loader may half-apply."""
         output = Path(host.output_folder())
         host.register_folder(FOLDER_KIND, str(host.models_folder() / FOLDER_KIND), str(output / FOLDER_KIND))
+        host.register_folder(SAE_FOLDER_KIND, str(host.models_folder() / SAE_FOLDER_KIND))
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node of the pack."""
-        return [EraseConcept, FindAdversarialConcept, ApplyErasedUNet, LoadErasedUNet, SaveErasedUNet]
+        return [
+            EraseConcept,
+            FindAdversarialConcept,
+            ApplyErasedUNet,
+            LoadErasedUNet,
+            SaveErasedUNet,
+            TrainConceptSAE,
+            LoadConceptSAE,
+        ]

@@ -5,3 +5,4 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 ErasedUNetType = io.Custom("ERASED_UNET")
+ConceptSAEType = io.Custom("CONCEPT_SAE")
