@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 
@@ -29,10 +28,8 @@ GUIDANCE_SCALE = 3.0
 
 
 def chosen_block(denoiser: Denoiser, wanted: str) -> str:
-    """The name of a transformer block: `auto`, a name, or a position counted from 1 in the order in which they are run.
-
-    Raises ValueError, naming the blocks that there are.
-    """
+    """The name of a transformer block: `auto`, a name, or its number, from 1, in the order in which they are run. Raises
+    ValueError, naming the blocks that there are."""
     names = list(denoiser.blocks("transformer"))
     wanted = wanted.strip()
     if wanted in ("", AUTO):
@@ -118,8 +115,7 @@ def report_text(sae: ConceptSAE, prompts: int, megabytes: float) -> str:
         f"- {sae.latents} latents of {sae.d_in} channels, from {figures['vectors']:,} vectors of {prompts} prompts",
         f"- FVU {figures['fvu']:.3f}: the share of the variance that it leaves unexplained",
         f"- {figures['firing']:.1f} latents fire at a position on average; {100 * figures['dead_share']:.1f} % never fire",
-        f"- {2 * prompts * SAMPLING_STEPS:,} UNet evaluations, {figures['steps']} training steps, "
-        f"{megabytes:,.0f} MB over the loaded model",
+        f"- {2 * prompts * SAMPLING_STEPS:,} UNet evaluations, {figures['steps']} training steps, {megabytes:,.0f} MB",
     ]
     return "\n".join(rows)
 
@@ -244,9 +240,7 @@ class LoadConceptSAE(io.ComfyNode):
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
         """Read and check the file."""
-        sae = load_sae(Path(_find(name)))
-        logging.info("Load Concept SAE: %s of %s, %d latents", sae.block, sae.family, sae.latents)
-        return io.NodeOutput(sae)
+        return io.NodeOutput(load_sae(Path(_find(name))))
 
 
 def _find(name: str) -> str:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.inference import ModelCall, recorded
-from concept_erasure.erasure_core.methods.saeuron import Chosen, SAeUron, concept_score, selected
+from concept_erasure.erasure_core.latent_edit import Chosen
+from concept_erasure.erasure_core.methods.saeuron import SAeUron, concept_score, selected
 from concept_erasure.erasure_core.report import Report
 from concept_erasure.erasure_core.sae import ConceptSAE
 from erasure_tests.small import make

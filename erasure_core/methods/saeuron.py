@@ -8,8 +8,7 @@ out = x + (f' - f) W_dec: where nothing fires, exactly x. mu is the mean over pi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from ..concepts import ErasureRequest
 from ..contexts import draw_contexts
 from ..denoiser import Denoiser
 from ..erased_unet import HOOK_PREFIX, ErasedUNet
-from ..inference import Forward, ModelCall, changed
+from ..latent_edit import Chosen, LatentEdits
 from ..method import ErasureMethod, check_prompts, provenance, setting
 from ..report import Report
 from ..sae import ConceptSAE, default_block
@@ -29,36 +28,6 @@ from ..vocabulary import VOCABULARIES, words_of
 VECTORS = 200_000
 SYNONYM_SIMILARITY = 0.7
 BLOCKS = ("all", "last", "middle")
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What the edit of one block needs. Rows of `encoder` and `decoder` (n, d) and `bias` (n,) are the chosen latents;
-    `factor` and `gate` (levels, n) say, at each of the `sigmas` (levels,), what a latent is multiplied by (1 where it is
-    not chosen) and how strongly it must fire for that."""
-
-    encoder: Tensor
-    bias: Tensor
-    decoder: Tensor
-    factor: Tensor
-    gate: Tensor
-    sigmas: Tensor
-
-    def at(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """Factor and gate (m, n) at the nearest level, on a logarithmic scale, of each of the noise levels (m,)."""
-        levels, asked = (x.float().clamp_min(1e-4).log() for x in (self.sigmas, sigma.to(self.sigmas.device)))
-        nearest = (asked[:, None] - levels[None]).abs().argmin(1)
-        return self.factor[nearest], self.gate[nearest]
-
-    def edit(self, x: Tensor, sigma: Tensor, strength: float = 1.0) -> Tensor:
-        """x + strength (f' - f) W_dec for x (m, d, ...) at noise levels sigma (m,); exactly x where nothing fires."""
-        factor, gate = self.at(sigma)
-        with torch.autocast(x.device.type, enabled=False):
-            vectors = x.float().flatten(2).transpose(1, 2)
-            pre = vectors @ self.encoder.T + self.bias
-            latents = torch.where(pre > gate[:, None], pre, torch.zeros_like(pre))
-            change = strength * ((factor - 1)[:, None] * latents) @ self.decoder
-        return x + change.transpose(1, 2).reshape(x.shape).to(x.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,12 +207,11 @@ class SAeUron(ErasureMethod):
             top = selected(score, self.latents) & inside[:, None]
             factor = torch.where(top, self.gamma * mean / mean.mean(0).clamp_min(1e-8), factor)
             report.note(f"{sae.block}: latents changed for {target!r}: {_listed(top, score)}")
-        figures = sae.training
-        if figures:
-            report.note(
-                f"{sae.block}: the SAE leaves {100 * figures['fvu']:.0f} % unexplained (FVU), {figures['firing']:.0f} of "
-                f"{sae.latents} latents fire at a position, {100 * figures['dead_share']:.0f} % never do"
-            )
+        unexplained, firing, dead = sae.measured(vectors.flatten(0, 2))
+        report.note(
+            f"{sae.block}: the SAE leaves {100 * unexplained:.0f} % unexplained (FVU), {firing:.0f} of {sae.latents} latents "
+            f"fire at a position, {100 * dead:.0f} % never do"
+        )
         ids = (factor != 1).any(0).nonzero().squeeze(1)
         if not len(ids):
             return None
@@ -256,14 +224,14 @@ class SAeUron(ErasureMethod):
         return (share >= self.first_share) & (share <= self.last_share)
 
     @classmethod
-    def inference(cls, erased: ErasedUNet) -> _Edit:
+    def inference(cls, erased: ErasedUNet) -> LatentEdits:
         """See `ErasureMethod.inference`."""
         parts: dict[str, dict[str, Tensor]] = {}
         for key, value in erased.parts().items():
             block, name = key.rsplit(".", 1)
             parts.setdefault(block, {})[name] = value.float()
         chosen = {block: Chosen(**tensors) for block, tensors in parts.items()}
-        return _Edit(chosen, bool(erased.provenance.settings["both_halves"]))
+        return LatentEdits(chosen, bool(erased.provenance.settings["both_halves"]))
 
 
 def concept_score(target: Tensor, other: Tensor) -> Tensor:
@@ -286,40 +254,3 @@ def _listed(top: Tensor, score: Tensor, most: int = 8) -> str:
         return "none"
     named = ", ".join(f"{i} ({int(counts[i])} of {len(top)} levels)" for i in order[:most])
     return named + (f" and {len(order) - most} more" if len(order) > most else "")
-
-
-@dataclass
-class _Edit:
-    """The edit of every block around one call of the network; its tensors follow the model's device."""
-
-    chosen: dict[str, Chosen]
-    both_halves: bool
-
-    def __call__(self, modules: Mapping[str, nn.Module], call: ModelCall, forward: Forward, strength: float) -> Tensor:
-        rows = torch.ones_like(call.positive) if self.both_halves else call.positive
-        if not bool(rows.any()):
-            return forward(call.tokens)
-        missing = [block for block in self.chosen if block not in modules]
-        if missing:
-            raise ValueError(
-                f"this MODEL has no block {missing[0]!r}; apply the edit to the kind of model it was made for"
-            )
-
-        def change(block: str):
-            def edited(_given: tuple, x: Tensor) -> Tensor:
-                here = self._on(block, x.device)
-                out = x.clone()
-                out[rows] = here.edit(x[rows], call.sigma[rows], strength)
-                return out
-
-            return edited
-
-        with changed({modules[block]: change(block) for block in self.chosen}):
-            return forward(call.tokens)
-
-    def _on(self, block: str, device: torch.device) -> Chosen:
-        here = self.chosen[block]
-        if here.encoder.device != device:
-            moved = {name: getattr(here, name).to(device) for name in here.__dataclass_fields__}
-            here = self.chosen[block] = replace(here, **moved)
-        return here
