@@ -117,7 +117,8 @@ class SAeUron(ErasureMethod):
         sigmas = denoiser.sigmas(self.sampling_steps)[:-1].float().cpu()
         tensors: dict[str, Tensor] = {}
         for index, (block, vectors) in enumerate(outputs.items()):
-            sae = request.sae or self._train(denoiser, block, vectors, generator, report, index, len(outputs))
+            place = (index, len(outputs))
+            sae = request.sae or self._train(denoiser, block, vectors.flatten(0, 2), generator, report, place)
             chosen = self._choose(sae.to(denoiser.device), vectors, sigmas, request.targets, report)
             if chosen is not None:
                 parts = {name: getattr(chosen, name) for name in chosen.__dataclass_fields__}
@@ -170,20 +171,21 @@ class SAeUron(ErasureMethod):
         self,
         denoiser: Denoiser,
         block: str,
-        vectors: Tensor,
+        data: Tensor,
         generator: torch.Generator,
         report: Report,
-        index: int,
-        blocks: int,
+        place: tuple[int, int],
     ) -> ConceptSAE:
+        done, blocks = place
+
         def on_step(step: int, loss: float) -> None:
             report.check()
             report.log({"fvu": loss})
-            report.on_progress(index * self.steps + step, blocks * self.steps, loss)
+            report.on_progress(done * self.steps + step, blocks * self.steps, loss)
 
         settings = SAESettings(expansion=self.expansion, k=self.k, steps=self.steps, learning_rate=self.learning_rate)
         return train_sae(
-            vectors.flatten(0, 2),
+            data,
             settings,
             generator=generator,
             block=block,
@@ -197,11 +199,13 @@ class SAeUron(ErasureMethod):
         self, sae: ConceptSAE, vectors: Tensor, sigmas: Tensor, targets: tuple[str, ...], report: Report
     ) -> Chosen | None:
         """Scores, choice and tables for one block, from its vectors (levels, prompts, positions, d)."""
-        activity = torch.stack([sae.encode(level.float()).mean(1) for level in vectors])
+        # a picture at a time: a linked SAE may have tens of thousands of latents
+        activity = torch.stack([torch.stack([sae.encode(x.float()).mean(0) for x in level]) for level in vectors])
         means = [part.mean(1).cpu() for part in activity.split(self.trajectories, dim=1)][: len(targets)]
         other = activity[:, len(targets) * self.trajectories :].mean(1).cpu()
         factor, gate = torch.ones_like(other), torch.stack([*means, other]).mean(0)
-        inside = self._inside(len(sigmas))
+        share = torch.arange(len(sigmas)) / max(len(sigmas) - 1, 1)
+        inside = (share >= self.first_share) & (share <= self.last_share)
         for target, mean in zip(targets, means, strict=True):
             score = concept_score(mean, other)
             top = selected(score, self.latents) & inside[:, None]
@@ -218,10 +222,6 @@ class SAeUron(ErasureMethod):
         bias = sae.encoder_bias - sae.encoder @ sae.decoder_bias
         rows = [x.cpu()[ids] for x in (sae.encoder, bias, sae.decoder)]
         return Chosen(*rows, factor[:, ids], gate[:, ids].clamp_min(max(sae.threshold, 0.0)), sigmas)
-
-    def _inside(self, levels: int) -> Tensor:
-        share = torch.arange(levels) / max(levels - 1, 1)
-        return (share >= self.first_share) & (share <= self.last_share)
 
     @classmethod
     def inference(cls, erased: ErasedUNet) -> LatentEdits:
