@@ -1,0 +1,74 @@
+"""Modular LoRA, "Safety Alignment Backfires", arXiv 2412.00357: keep the erasure beside what a user trains, not under it.
+
+    dW_safe = argmin L_safe(W0 + dW)                        this method: low rank, learnt on the base weights W0
+    dW_task = argmin L_denoise(W0 + dW)                     the user's own LoRA, learnt with the safety LoRA detached
+    W       = W0 + a_safe dW_safe + a_task dW_task          only while pictures are drawn
+
+A task LoRA that is learnt at W0 + dW_safe instead can learn the concept back. L_safe is one of two losses:
+`esd`, ||eps_edit(z, c) - (eps(z, anchor) - eta (eps(z, c) - eps(z, "")))||^2 (arXiv 2303.07345, equation 7), or
+`sdd`, ||eps_edit(z, c) - stopgrad eps_edit(z, anchor)||^2 (arXiv 2307.05977), whose own side nothing holds in place.
+Both therefore get a second term, which the paper does not state: the anchor's sentence must look as it did before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..guidance import negative_guidance, squared_error
+from ..method import setting
+from ..trained import TrainedMethod, Training
+from ..trajectory import NoisyBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModularLora(TrainedMethod):
+    """A small safety LoRA to be put beside any task LoRA of the same base."""
+
+    name = "modular_lora"
+    title = "Modular LoRA: a safety LoRA beside task LoRAs"
+    paper = "arXiv 2412.00357"
+
+    objective: str = setting(
+        "esd",
+        "What the safety LoRA learns: esd pushes the target past the anchor, as the frozen model sees both; sdd maps it "
+        "onto what the edited model itself predicts for the anchor, and pushes no further.",
+        choices=("esd", "sdd"),
+    )
+    negative_guidance: float = setting(
+        1.0, "How far past the anchor esd pushes the target (eta). sdd does not use it.", minimum=0.0, maximum=10.0, step=0.1
+    )
+    retain_weight: float = setting(
+        1.0,
+        "Weight of keeping the sentences without the target, and the retain lines, as they were.",
+        minimum=0.0,
+        maximum=100.0,
+        step=0.1,
+    )
+
+    def losses(self, run: Training, state: None) -> dict[str, Tensor]:
+        """`erase` for one target; `retain` for the same sentences about the anchor, and a retain line if there are any."""
+        target, anchored, desired = self._target(run)
+        kept = anchored
+        if run.request.retain:
+            kept = NoisyBatch.cat([anchored, run.retained([run.pick(run.request.retain)], self.trajectories)])
+        predicted, predicted_kept = run.predict(target, kept)
+        if self.objective == "sdd":
+            desired = predicted_kept[: len(predicted)].detach()
+        return {
+            "erase": squared_error(predicted, desired, target.sigma).mean(),
+            "retain": self.retain_weight * squared_error(predicted_kept, kept.conditional, kept.sigma).mean(),
+        }
+
+    def _target(self, run: Training) -> tuple[NoisyBatch, NoisyBatch, Tensor]:
+        """Samples of a target, the same latents with the anchor's sentence, and the desired predictions of `esd`."""
+        pair = run.request.pairs[run.step % len(run.request.pairs)]
+        target, rows = run.pool.draw(pair.target, self.batch)
+        contexts = run.pool.contexts(pair.target)
+        sentences = [contexts[int(row) % len(contexts)].with_concept(pair.anchor) for row in rows]
+        anchor = run.pool.anchor_predictions(pair.target, pair.anchor)[rows]
+        neutral = run.pool.anchor_predictions(pair.target, "")[rows]
+        anchored = dataclasses.replace(target, conditioning=run.denoiser.encode(sentences), conditional=anchor)
+        return target, anchored, negative_guidance(anchor, target.conditional, neutral, self.negative_guidance)
