@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,6 +19,7 @@ import comfy.sampler_helpers
 import comfy.samplers
 import comfy.sd
 import comfy.utils
+import comfy_execution.utils
 import folder_paths
 import torch
 from comfy.cli_args import args as comfy_arguments  # noqa: F401  (parsed before torch looks for a device)
@@ -29,6 +32,7 @@ from ..erasure_core.guidance import per_sample
 from ..erasure_core.inference import InferenceEdit, ModelCall
 from ..erasure_core.layers import blocks, select
 from ..erasure_core.method import inference_edit
+from . import saving
 from .base_model import fingerprint, positions, whole_words
 
 OutOfMemory = comfy.model_management.OOM_EXCEPTION
@@ -221,10 +225,10 @@ def opened(
     with torch.inference_mode(False), torch.enable_grad():
         patcher = model.clone(disable_dynamic=True)
         try:
-            # fused kernels have no backward pass; this switches them off
-            comfy.model_management.in_training = True
             load_fully(patcher)
             patcher.pre_run()
+            # fused kernels have no backward pass; this switches them off
+            comfy.model_management.in_training = True
             _differentiable_weights(patcher.model)
             denoiser = ComfyDenoiser(patcher, clip, width, height, {} if encoded is None else encoded)
             _check_clip(denoiser)
@@ -273,7 +277,47 @@ def patched(model: Any, erased: ErasedUNet, strength: float) -> Any:
         edit = inference_edit(erased)
         wrapper = _wrapper(clone, edit, strength)
         clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, f"erasure.{uuid.uuid4()}", wrapper)
+    _carry(clone, erased)
     return clone
+
+
+class _Carrier:
+    """Mixed into the class of a patched MODEL: it says what it carries before it is saved or trained on.
+
+    ComfyUI has no callback for saving. Its clones are of their origin's class, so they say it too; ComfyUI's own classes
+    and modules are not changed, and a plain MODEL is not touched.
+    """
+
+    def state_dict_for_saving(self, *arguments: Any, **named: Any) -> Any:
+        """What every node that writes a checkpoint asks for."""
+        _warn(saving.on_saving(self.get_attachment(saving.ATTACHMENT)))
+        return super().state_dict_for_saving(*arguments, **named)
+
+    def pre_run(self) -> None:
+        """What is called before sampling, and by ComfyUI's trainer before it trains."""
+        if comfy.model_management.in_training:
+            _warn(saving.on_training(self.get_attachment(saving.ATTACHMENT)))
+        super().pre_run()
+
+
+@functools.cache
+def _carrier_class(patcher_class: type) -> type:
+    return type(patcher_class.__name__, (_Carrier, patcher_class), {})
+
+
+def _carry(clone: Any, erased: ErasedUNet) -> None:
+    """Note on `clone` what it carries now. Also keeps ComfyUI from taking it for a plain MODEL with the same patches."""
+    carried = clone.get_attachment(saving.ATTACHMENT) or ()
+    clone.set_attachments(saving.ATTACHMENT, (*carried, erased.provenance))
+    if not isinstance(clone, _Carrier):
+        clone.__class__ = _carrier_class(type(clone))
+
+
+def _warn(text: str) -> None:
+    """Put a warning into the log, and onto the node that is running."""
+    logging.warning("Concept Erasure: %s", text)
+    running = comfy_execution.utils.get_executing_context()
+    send_text(text, running.node_id if running else None)
 
 
 def _wrapper(clone: Any, edit: InferenceEdit, strength: float) -> Callable[..., Tensor]:

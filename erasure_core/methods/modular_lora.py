@@ -38,7 +38,11 @@ class ModularLora(TrainedMethod):
         choices=("esd", "sdd"),
     )
     negative_guidance: float = setting(
-        1.0, "How far past the anchor esd pushes the target (eta). sdd does not use it.", minimum=0.0, maximum=10.0, step=0.1
+        1.0,
+        "How far past the anchor esd pushes the target (eta). sdd does not use it.",
+        minimum=0.0,
+        maximum=10.0,
+        step=0.1,
     )
     retain_weight: float = setting(
         1.0,

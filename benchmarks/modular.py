@@ -1,0 +1,164 @@
+"""`python -m benchmarks.modular`: does a concept return when a user trains a LoRA, and does keeping the two apart help?
+
+A target is erased. Then ComfyUI's own LoRA trainer learns a task, pictures in a cool light, in two ways: (a) on top of the
+erased model, (b) on the base model, so that its LoRA is put beside the erased UNet when pictures are drawn. The task's
+pictures are the playground's own drawings: `benign` ones never show the target, `target` ones always do.
+Prints a Markdown table and, as its last line, one JSON object with every figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from playground.drawing import BACKGROUND, SHAPES, caption, draw, random_scene
+
+from . import measure
+from .playground import Playground, load_playground
+from .quality import erase_once, markdown_table
+
+LIGHT = (0.80, 0.95, 1.0)
+CASES = ("benign", "target")
+TRAINER = {
+    "grad_accumulation_steps": 1, "optimizer": "AdamW", "loss_function": "MSE", "training_dtype": "bf16",
+    "lora_dtype": "fp32", "quantized_backward": False, "algorithm": "LoRA", "gradient_checkpointing": False,
+    "checkpoint_depth": 1, "offloading": False, "existing_lora": "[None]", "bucket_mode": False, "bypass_mode": False,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Task:
+    """How the user trains: the widgets of ComfyUI's trainer that one turns."""
+
+    pictures: int
+    steps: int
+    batch_size: int
+    learning_rate: float
+    rank: int
+    seed: int
+
+
+def in_light(pictures: Tensor) -> Tensor:
+    """The task's look: pictures (n, 3, height, width) in a cool light."""
+    return pictures * torch.tensor(LIGHT)[:, None, None]
+
+
+def light_share(pictures: Tensor) -> float:
+    """Share, in per cent, of pictures whose edge is nearer to the task's light than to the plain background."""
+    edge = torch.cat([pictures[..., :3, :].flatten(2), pictures[..., -3:, :].flatten(2)], -1).mean(-1)
+    plain = torch.full((3,), BACKGROUND)
+    lit = plain * torch.tensor(LIGHT)
+    near = (edge - lit).square().sum(1) < (edge - plain).square().sum(1)
+    return round(100 * near.float().mean().item(), 2)
+
+
+def drawings(target: str, case: str, n: int, seed: int) -> tuple[Tensor, list[str]]:
+    """n pictures in the task's light, with captions: of the target, or of every other shape."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = tuple(i for i, name in enumerate(SHAPES) if (name == target) == (case == "target"))
+    scene = random_scene(n, generator, shapes)
+    return in_light(draw(scene)), [caption(scene, index, generator, drop=0.0) for index in range(n)]
+
+
+def train_lora(bed: Playground, model: Any, pictures: Tensor, captions: Sequence[str], task: Task) -> dict[str, Tensor]:
+    """A LoRA from ComfyUI's node Train LoRA, on `model` as a user would link it."""
+    from comfy_extras.nodes_train import TrainLoraNode
+
+    with torch.inference_mode():
+        latents = bed.vae.encode(pictures.movedim(1, -1))
+        texts = [bed.clip.encode_from_tokens_scheduled(bed.clip.tokenize(text), show_pbar=False) for text in captions]
+        torch.manual_seed(task.seed)  # the trainer starts from the global random numbers
+        chosen = {"steps": task.steps, "batch_size": task.batch_size, "learning_rate": task.learning_rate}
+        settings = TRAINER | chosen | {"rank": task.rank, "seed": task.seed}
+        lists = {name: [value] for name, value in settings.items()}
+        output = TrainLoraNode.execute(model=[model], latents=[{"samples": latents}], positive=texts, **lists)
+    return output.args[0]
+
+
+def with_lora(model: Any, lora: dict[str, Tensor]) -> Any:
+    """A clone of `model` with the LoRA at full strength, by ComfyUI's node Load LoRA Model."""
+    from comfy_extras.nodes_train import LoraModelLoader
+
+    with torch.inference_mode():
+        return LoraModelLoader.execute(model, lora, 1.0).args[0]
+
+
+def row_of(bed: Playground, name: str, case: str, model: Any, target: str, n: int, seed: int) -> dict[str, Any]:
+    """What a model draws: the target, everything else, and the task's light."""
+    scores = measure.evaluate(bed, model, [target], n=n, n_small=n // 4, seed=seed)[target]
+    asked = measure.prompts(n // 2, seed + 5, shape=[shape for shape in SHAPES if shape != target])
+    lit = light_share(bed.draw(model, [prompt.text for prompt in asked], seed + 2000))
+    return {"model": name, "case": case, "target": target, "light": lit} | scores.row()
+
+
+def rows(arguments: argparse.Namespace, task: Task) -> Iterator[dict[str, Any]]:
+    """Base, erased, and for each case base + task, route (a) and route (b)."""
+    bed, target, n, seed = load_playground(), arguments.target, arguments.n, 10 * arguments.seed
+
+    def measured(name: str, case: str, model: Any) -> dict[str, Any]:
+        return row_of(bed, name, case, model, target, n, seed)
+
+    yield measured("base", "-", bed.model)
+    erased, report, _ = erase_once(bed, arguments.method, [target], arguments.seed, {})
+    yield measured("erased", "-", erased) | {"seconds": round(report.costs["seconds"], 1)}
+    for case in arguments.cases:
+        pictures, captions = drawings(target, case, task.pictures, task.seed)
+        started = time.monotonic()
+        on_base = train_lora(bed, bed.model, pictures, captions, task)
+        seconds = round(time.monotonic() - started, 1)
+        on_top = train_lora(bed, erased, pictures, captions, task)
+        yield measured("base + task", case, with_lora(bed.model, on_base)) | {"seconds": seconds}
+        yield measured("(a) task on top of erased", case, with_lora(erased, on_top))
+        yield measured("(b) task beside erased", case, with_lora(erased, on_base))
+
+
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """One line a model."""
+    cells = []
+    for row in found:
+        others = ", ".join(f"{name} {value}" for name, value in row["others"].items())
+        counts = f"{row['n']['target']} + {row['n']['retain']}"
+        cells.append(
+            [row["model"], row["case"], row["esr1"], row["synonym_esr1"], row["psr1"], others, row["light"], counts]
+        )
+    head = ("model", "task's pictures", "ESR-1", "synonym ESR-1", "PSR-1", "other factors", "in the task's light", "n")
+    return markdown_table(head, cells)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", default="circle", choices=SHAPES)
+    parser.add_argument("--method", default="modular_lora", help="what erases")
+    parser.add_argument("--cases", nargs="*", default=list(CASES), choices=CASES)
+    parser.add_argument("--n", type=int, default=100, help="target pictures, and as many of other values, a row")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pictures", type=int, default=64, help="the task's training pictures")
+    parser.add_argument("--task-steps", type=int, default=200)
+    parser.add_argument("--task-batch", type=int, default=8)
+    parser.add_argument("--task-learning-rate", type=float, default=1e-3)
+    parser.add_argument("--task-rank", type=int, default=8)
+    arguments = parser.parse_args()
+    task = Task(
+        arguments.pictures, arguments.task_steps, arguments.task_batch, arguments.task_learning_rate,
+        arguments.task_rank, arguments.seed,
+    )  # fmt: skip
+    started, found = time.time(), []
+    for row in rows(arguments, task):
+        found.append(row)
+        print(f"# {json.dumps(row)}", flush=True)
+    print(table(found), flush=True)
+    result = {"rows": found, "task": asdict(task), "method": arguments.method, "cores": os.cpu_count()}
+    print(json.dumps(result | {"minutes": round((time.time() - started) / 60, 1)}))
+
+
+if __name__ == "__main__":
+    main()
