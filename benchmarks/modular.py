@@ -92,11 +92,29 @@ def with_lora(model: Any, lora: dict[str, Tensor]) -> Any:
 
 
 def row_of(bed: Playground, name: str, case: str, model: Any, target: str, n: int, seed: int) -> dict[str, Any]:
-    """What a model draws: the target, everything else, and the task's light."""
-    scores = measure.evaluate(bed, model, [target], n=n, n_small=n // 4, seed=seed)[target]
-    asked = measure.prompts(n // 2, seed + 5, shape=[shape for shape in SHAPES if shape != target])
-    lit = light_share(bed.draw(model, [prompt.text for prompt in asked], seed + 2000))
-    return {"model": name, "case": case, "target": target, "light": lit} | scores.row()
+    """What a model draws for n prompts of the target and n of other shapes; shares in per cent.
+
+    esr1 and psr1 are those of `measure.Scores`, others the right colours and fills of the other shapes, light how often
+    these are drawn in the task's light.
+    """
+    asked = measure.prompts(n, seed, shape=[target])
+    asked += measure.prompts(n, seed + 1, shape=[shape for shape in SHAPES if shape != target])
+    pictures = bed.draw(model, [prompt.text for prompt in asked], seed + 1000)
+    seen = bed.judged(pictures)
+    right = {
+        factor: [one == getattr(prompt, factor) for one, prompt in zip(seen[factor], asked, strict=True)]
+        for factor in measure.VALUES
+    }
+    return {
+        "model": name,
+        "case": case,
+        "target": target,
+        "esr1": round(100 - 100 * sum(right["shape"][:n]) / n, 1),
+        "psr1": round(100 * sum(right["shape"][n:]) / n, 1),
+        "others": {factor: round(100 * sum(right[factor][n:]) / n, 1) for factor in ("colour", "fill")},
+        "light": light_share(pictures[n:]),
+        "n": n,
+    }
 
 
 def rows(arguments: argparse.Namespace, task: Task) -> Iterator[dict[str, Any]]:
@@ -125,11 +143,10 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     cells = []
     for row in found:
         others = ", ".join(f"{name} {value}" for name, value in row["others"].items())
-        counts = f"{row['n']['target']} + {row['n']['retain']}"
         cells.append(
-            [row["model"], row["case"], row["esr1"], row["synonym_esr1"], row["psr1"], others, row["light"], counts]
+            [row["model"], row["case"], row["esr1"], row["psr1"], others, row["light"], f"{row['n']} + {row['n']}"]
         )
-    head = ("model", "task's pictures", "ESR-1", "synonym ESR-1", "PSR-1", "other factors", "in the task's light", "n")
+    head = ("model", "task's pictures", "ESR-1", "PSR-1", "other factors", "in the task's light", "n")
     return markdown_table(head, cells)
 
 

@@ -40,6 +40,13 @@ LORA_NOTE = """\
 An erased UNet that only changes weights is an ordinary LoRA file: the stock **Load LoRA** node and our \
 **Apply Erased UNet** give the same pictures, so nobody needs this pack to use what you made."""
 
+MODULAR_NOTE = """\
+Does *circle* come back when somebody trains a LoRA afterwards? Here the training pictures do show circles: the loaded \
+model's own. ComfyUI's **Train LoRA** learns from them twice.
+**(a)** on top of the erased model: the LoRA repairs what was erased, and the warning on that node says so.
+**(b)** on the loaded model, with the erased UNet put beside the LoRA only for drawing: circles stay away.
+So keep the erased UNet as a file of its own, and never train on top of it."""
+
 
 class Sheet:
     """A graph with the stock nodes that every workflow here needs."""
@@ -146,11 +153,55 @@ def stock_lora_loader(object_info: dict) -> dict:
     return sheet.graph.workflow()
 
 
+TRAINING = {"batch_size": 4, "steps": 60, "learning_rate": 0.001, "lora_dtype": "fp32", "gradient_checkpointing": False}
+
+
+def modular_lora(object_info: dict) -> dict:
+    """A task LoRA on top of an erasure, and beside it."""
+    sheet = Sheet("modular_lora", object_info, MODULAR_NOTE, 250)
+    circle = sheet.text("Prompt: the erased concept", "a red circle", (400, 0))
+    nothing = sheet.text("Negative prompt", "", (400, 160))
+    links = {"model": sheet.model, "positive": circle, "negative": nothing, "latent_image": sheet.latent}
+    (examples,) = sheet.add(
+        "KSampler", (400, 320), (340, 262), "KSampler, training pictures", SAMPLING | {"seed": 1}, links
+    )
+    values = SIZE | {"concepts": "circle", "method": "modular_lora"}
+    erased, edit, *_ = sheet.add(
+        "ErasureEraseConcept", (400, 640), (340, 620), "", values, {"model": sheet.model, "clip": sheet.clip}
+    )
+    lora = {}
+    for row, (route, model) in enumerate(
+        (("(a) on the erased model", erased), ("(b) on the loaded model", sheet.model))
+    ):
+        links = {"model": model, "latents": examples, "positive": circle}
+        lora[row], *_ = sheet.add("TrainLoraNode", (800, row * 640), (340, 580), f"Train LoRA {route}", TRAINING, links)
+    links = {"model": erased, "lora": lora[0]}
+    (on_top,) = sheet.add(
+        "LoraModelLoader", (1200, 0), (300, 110), "(a) the LoRA on top of the erased model", None, links
+    )
+    links = {"model": sheet.model, "lora": lora[1]}
+    (task,) = sheet.add("LoraModelLoader", (1200, 640), (300, 110), "(b) the LoRA on the loaded model", None, links)
+    links = {"model": task, "erased_unet": edit}
+    (beside,) = sheet.add(
+        "ErasureApplyErasedUNet", (1200, 800), (300, 78), "(b) the erased UNet beside it", None, links
+    )
+    shown = (
+        ("before", sheet.model),
+        ("erased", erased),
+        ("(a) trained on top", on_top),
+        ("(b) trained beside", beside),
+    )
+    for row, (title, model) in enumerate(shown):
+        sheet.pictures(title, model, circle, nothing, (1560, row * 320))
+    return sheet.graph.workflow()
+
+
 MAKERS: tuple[Callable[[dict], dict], ...] = (
     erase_and_compare,
     find_adversarial_and_retain,
     apply_at_three_strengths,
     stock_lora_loader,
+    modular_lora,
 )
 
 

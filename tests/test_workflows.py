@@ -10,7 +10,13 @@ from erasure_tests.server import WORKFLOWS, Bench, Finished, models, with_latent
 
 from devtools import comfyui, make_workflows, server
 
-NAMES = ("erase_and_compare", "find_adversarial_and_retain", "apply_at_three_strengths", "stock_lora_loader")
+NAMES = (
+    "erase_and_compare",
+    "find_adversarial_and_retain",
+    "apply_at_three_strengths",
+    "stock_lora_loader",
+    "modular_lora",
+)
 NODES = (
     "ErasureEraseConcept",
     "ErasureFindAdversarialConcept",
@@ -123,6 +129,14 @@ def test_the_stock_lora_loader_draws_what_our_node_draws(bench):
     before = bench.workflow("erase_and_compare")
     unedited = before.latents(before.node("KSampler, before: a red circle"))
     assert (stock - unedited).abs().max() > 0.01, "the edit changed nothing"
+
+
+def test_a_task_lora_on_top_and_one_beside_the_erasure_are_two_things(bench):
+    done = bench.workflow("modular_lora")
+    titles = ("before", "erased", "(a) trained on top", "(b) trained beside")
+    latents = [done.latents(done.node(f"KSampler, {title}")) for title in titles]
+    for i, one in enumerate(latents):
+        assert all((one - other).abs().max() > 1e-3 for other in latents[:i])
 
 
 def test_what_is_saved_and_loaded_draws_what_was_erased(bench):
