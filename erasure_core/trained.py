@@ -72,10 +72,12 @@ class Training:
 class TrainedMethod(ErasureMethod):
     """A method that learns deltas by gradient descent. A subclass gives `losses`, and `prepare` if it keeps a state.
 
-    `draws_targets` is False for a method that draws other noisy samples than the targets' own, in `prepare`.
+    `draws_targets` is False for a method that draws other noisy samples than the targets' own, in `prepare`;
+    `uses_anchor` is False for one whose target becomes something else than the anchor, and then the report says so.
     """
 
     draws_targets: ClassVar[bool] = True
+    uses_anchor: ClassVar[bool] = True
 
     layers: str = setting(
         "cross_attention_kv",
@@ -136,9 +138,15 @@ class TrainedMethod(ErasureMethod):
         run.pool.evaluations += 2 * len(samples.sigma)
         return samples
 
+    def result(self, run: Training, state: Any, erased: ErasedUNet) -> ErasedUNet:
+        """What `erase` returns: the edit of the weights, and whatever else a method learned."""
+        return erased
+
     def erase(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> ErasedUNet:
-        """See `ErasureMethod.erase`; the result is weights only."""
+        """See `ErasureMethod.erase`."""
         check_prompts(denoiser, request)
+        if not self.uses_anchor and any(pair.anchor for pair in request.pairs):
+            report.note(f"{self.name} has no use for anchors: the targets do not become what '=>' names")
         generator = torch.Generator().manual_seed(self.seed)
         deltas = Deltas(denoiser.layers(self.layers), self.rank, generator)
         pool = TrajectoryPool(
@@ -163,7 +171,7 @@ class TrainedMethod(ErasureMethod):
                 f"the erasure changed nothing: after {self.steps} optimiser steps every delta is zero. "
                 f"Raise learning_rate (now {self.learning_rate:g}) or steps"
             )
-        return erased
+        return self.result(run, state, erased)
 
 
 def optimise(run: Training, steps: int, learning_rate: float, losses: Callable[[], dict[str, Tensor]]) -> None:

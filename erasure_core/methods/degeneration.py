@@ -1,0 +1,127 @@
+"""Degeneration-Tuning, arXiv 2308.02552: teach the model that the concept's name means a picture cut up and shuffled.
+
+E ||eps - eps_edit(z_t(scrambled), c_target)||^2 + E ||eps - eps_edit(z_t(ordinary), c_ordinary)||^2, plain denoising
+losses. The scrambled pictures are the model's own (or the user's) of the target; each keeps its patches, so its colours
+and textures, and loses its composition. The ordinary pictures are the model's own of other words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..candidates import candidates_of
+from ..guidance import squared_error
+from ..method import setting
+from ..pictures import Pictures, finished, noised, shown
+from ..trained import TrainedMethod, Training
+from ..vocabulary import VOCABULARIES
+
+
+def scrambled(latents: Tensor, grid: int, generator: torch.Generator) -> Tensor:
+    """Each of the latents (n, channels, height, width) cut into grid x grid equal patches in a random order of its own.
+    Latents are local, so this scrambles the picture. What a side leaves over at its end stays where it is.
+
+    Raises ValueError if the latents are smaller than the grid.
+    """
+    n, channels, height, width = latents.shape
+    if min(height, width) < grid:
+        raise ValueError(
+            f"grid is {grid}, but the latents are only {height}x{width}: lower grid, or raise width and height"
+        )
+    tall, wide = height // grid, width // grid
+    inner = latents[:, :, : tall * grid, : wide * grid]
+    patches = inner.reshape(n, channels, grid, tall, grid, wide).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    orders = torch.stack([torch.randperm(grid * grid, generator=generator) for _ in range(n)]).to(latents.device)
+    patches = patches[torch.arange(n, device=latents.device)[:, None], orders]
+    result = latents.clone()
+    result[:, :, : tall * grid, : wide * grid] = (
+        patches.unflatten(1, (grid, grid)).permute(0, 3, 1, 4, 2, 5).reshape(inner.shape)
+    )
+    return result
+
+
+@dataclass(frozen=True)
+class Album:
+    """Pictures of each target, in the order of the request, and ordinary pictures of each other word."""
+
+    targets: list[Pictures]
+    ordinary: list[Pictures]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DegenerationTuning(TrainedMethod):
+    """The target's name comes to mean a scrambled picture: visibly a refusal, not a substitute."""
+
+    name = "degeneration"
+    title = "Degeneration-Tuning: scrambled pictures"
+    paper = "arXiv 2308.02552"
+    uses_anchor: ClassVar[bool] = False
+
+    grid: int = setting(
+        4,
+        "Rows and columns of patches that a picture of the target is cut into. More destroy more; colour stays.",
+        minimum=2,
+        maximum=64,
+    )
+    retain_weight: float = setting(1.0, "Weight of the ordinary pictures.", minimum=0.0, maximum=100.0, step=0.1)
+    vocabulary: str = setting(
+        "everyday_words",
+        "Where the words of the ordinary pictures come from, besides the retain lines.",
+        choices=VOCABULARIES,
+    )
+    candidates: int = setting(
+        24, "How many words have ordinary pictures: those nearest to a target.", minimum=2, maximum=3000
+    )
+    synonym_similarity: float = setting(
+        0.7,
+        "Words more similar to a target than this (cosine) count as synonyms and have no ordinary pictures.",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.01,
+        advanced=True,
+    )
+    retain_trajectories: int = setting(
+        2, "Ordinary pictures of each word.", minimum=1, maximum=64, advanced=True
+    )
+
+    def prepare(self, run: Training) -> Album:
+        """Draw the pictures, all by the frozen model."""
+        if run.request.examples is not None and len(run.request.pairs) > 1:
+            raise ValueError(
+                f"pictures are linked, but there are {len(run.request.pairs)} concepts and no saying which they show; "
+                f"erase one concept at a time, or unlink the pictures"
+            )
+        words = candidates_of(
+            run.denoiser, run.request, run.report, vocabulary=self.vocabulary, keep=self.candidates,
+            how="nearest", synonym_similarity=self.synonym_similarity,
+        ).words  # fmt: skip
+        words = list(dict.fromkeys([*run.request.retain, *words]))
+        run.pool.fill(words, self.retain_trajectories)
+        targets = [
+            finished(run.pool.samples(target), self.trajectories, self.guidance_scale) for target in run.request.targets
+        ]
+        if run.request.examples is not None:
+            targets = [shown(run.request.examples.to(run.denoiser.device), targets[0].conditioning)]
+        ordinary = [
+            finished(run.pool.samples(word), self.retain_trajectories, self.guidance_scale) for word in words
+        ]
+        return Album(targets, ordinary)
+
+    def losses(self, run: Training, state: Album) -> dict[str, Tensor]:
+        """`degenerate` for one target, and `retain` for as many ordinary pictures, half of them of the retain lines."""
+        target = state.targets[run.step % len(state.targets)].drawn(self.batch, run.generator)
+        target = Pictures(scrambled(target.latents, self.grid, run.generator), target.conditioning)
+        named = state.ordinary[: len(run.request.retain)]
+        albums = [run.pick(named if named and i % 2 else state.ordinary) for i in range(self.batch)]
+        ordinary = Pictures.cat([album.drawn(1, run.generator) for album in albums])
+        batches = [noised(run.denoiser, part, self.sampling_steps, run.generator) for part in (target, ordinary)]
+        predicted = run.predict(*batches)
+        degenerate, retain = (
+            squared_error(prediction, batch.conditional, batch.sigma).mean()
+            for prediction, batch in zip(predicted, batches, strict=True)
+        )
+        return {"degenerate": degenerate, "retain": self.retain_weight * retain}
