@@ -84,9 +84,7 @@ class DegenerationTuning(TrainedMethod):
         step=0.01,
         advanced=True,
     )
-    retain_trajectories: int = setting(
-        2, "Ordinary pictures of each word.", minimum=1, maximum=64, advanced=True
-    )
+    retain_trajectories: int = setting(2, "Ordinary pictures of each word.", minimum=1, maximum=64, advanced=True)
 
     def prepare(self, run: Training) -> Album:
         """Draw the pictures, all by the frozen model."""
@@ -106,9 +104,7 @@ class DegenerationTuning(TrainedMethod):
         ]
         if run.request.examples is not None:
             targets = [shown(run.request.examples.to(run.denoiser.device), targets[0].conditioning)]
-        ordinary = [
-            finished(run.pool.samples(word), self.retain_trajectories, self.guidance_scale) for word in words
-        ]
+        ordinary = [finished(run.pool.samples(word), self.retain_trajectories, self.guidance_scale) for word in words]
         return Album(targets, ordinary)
 
     def losses(self, run: Training, state: Album) -> dict[str, Tensor]:

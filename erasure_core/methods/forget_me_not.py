@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..attention import attention_maps
 from ..candidates import candidates_of
-from ..denoiser import Conditioning, Denoiser
+from ..denoiser import Denoiser
 from ..guidance import squared_error
 from ..method import setting
 from ..pictures import Pictures, noised, shown

@@ -1,0 +1,68 @@
+"""`python -m benchmarks.key`: does a key bring the hidden concept back, and only the concept?
+
+Three models draw equal prompts from equal noise: the base, the erased one, and the erased one with the key on top. Prints a
+Markdown table and, as its last line, one JSON object. `drawn` is the share of target pictures in which the judge sees the
+target; `others` the share of pictures of other values that are right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from typing import Any
+
+import torch
+
+from . import measure
+from .playground import Playground, load_playground
+from .quality import erase_once, markdown_table
+
+
+def rows_of(bed: Playground, target: str, seed: int, n: int, **settings: Any) -> list[dict[str, Any]]:
+    """One row a model. Beside the key that was learned stands a control: random tokens of the same norms."""
+    from concept_erasure.nodes import host
+
+    edited, report, erased = erase_once(bed, "kpop", [target], seed, {}, **settings)
+    generator = torch.Generator().manual_seed(seed)
+    noise = {name: torch.randn(key.shape, generator=generator) for name, key in erased.key.tensors.items()}
+    wrong = {name: noise[name] * key.norm() / noise[name].norm() for name, key in erased.key.tensors.items()}
+    models = {
+        "nothing (base)": bed.model,
+        "erased": edited,
+        "erased, with key": host.patched(edited, erased.key, 1.0),
+        "erased, with a random key (control)": host.patched(
+            edited, dataclasses.replace(erased.key, tensors=wrong), 1.0
+        ),
+    }
+    rows = []
+    for name, model in models.items():
+        scores = measure.evaluate(bed, model, [target], n=n, n_small=n // 2, seed=10 * seed)[target]
+        row = {"target": target, "seed": seed, "model": name, "drawn": round(100 - scores.esr1, 2)}
+        rows.append(row | {"others": scores.psr1, "rest": scores.rest, "n": n, "seconds": round(report.seconds(), 1)})
+        print(f"# {json.dumps(rows[-1])}", flush=True)
+    return rows
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--targets", nargs="*", default=["circle", "square", "red", "striped"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--n", type=int, default=48, help="target pictures, and as many of other values")
+    parser.add_argument("--settings", type=json.loads, default={}, help="settings of kpop as a JSON object")
+    arguments = parser.parse_args()
+    started, bed = time.time(), load_playground()
+    rows = [
+        row
+        for target in arguments.targets
+        for row in rows_of(bed, target, arguments.seed, arguments.n, **arguments.settings)
+    ]
+    head = ("target", "model", "drawn", "others", "n")
+    print(markdown_table(head, [[row[key] for key in head] for row in rows]))
+    print(json.dumps({"rows": rows, "minutes": round((time.time() - started) / 60, 1)}))
+
+
+if __name__ == "__main__":
+    main()
