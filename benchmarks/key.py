@@ -40,7 +40,9 @@ def rows_of(bed: Playground, target: str, seed: int, n: int, **settings: Any) ->
     for name, model in models.items():
         scores = measure.evaluate(bed, model, [target], n=n, n_small=n // 2, seed=10 * seed)[target]
         row = {"target": target, "seed": seed, "model": name, "drawn": round(100 - scores.esr1, 2)}
-        rows.append(row | {"others": scores.psr1, "rest": scores.rest, "n": n, "seconds": round(report.seconds(), 1)})
+        rows.append(
+            row | {"others": scores.psr1, "rest": scores.rest, "n": n, "seconds": round(report.costs["seconds"], 1)}
+        )
         print(f"# {json.dumps(rows[-1])}", flush=True)
     return rows
 
