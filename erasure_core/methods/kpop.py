@@ -69,7 +69,7 @@ class KnowledgePrompt(TrainedMethod):
     paper = "arXiv 2403.12326"
 
     negative_guidance: float = setting(
-        1.0, "How far past the anchor the target is pushed (eta).", minimum=0.0, maximum=10.0, step=0.1
+        2.0, "How far past the anchor the target is pushed (eta).", minimum=0.0, maximum=10.0, step=0.1
     )
     retain_weight: float = setting(
         1.0, "Weight of keeping the retain lines, if there are any.", minimum=0.0, maximum=100.0, step=0.1
