@@ -49,6 +49,23 @@ def adversarial_gain(
     return gain
 
 
+@torch.no_grad()
+def frozen_distances(
+    damage: Damage, concepts: Conditioning, target: Conditioning, check: Callable[[], None] = lambda: None
+) -> Tensor:
+    """||eps(c) - eps(target)||^2 of the frozen model on the probes for each of n concepts, (n,), on the CPU.
+
+    An erasure spreads to what the model draws alike (AGE, section 3), which the text encoder's similarity need not show.
+    """
+    distances = []
+    with damage.frozen():
+        wanted = damage.predictions(target)
+        for i in range(len(concepts)):
+            check()
+            distances.append(damage.between(damage.predictions(concepts.rows(i)), wanted))
+    return torch.cat(distances).cpu()
+
+
 class MixtureSearch:
     """Ascends a target's logits over the candidates, each step for a mixture that Gumbel noise has stirred.
 
@@ -72,6 +89,10 @@ class MixtureSearch:
         self.logits = torch.zeros(len(candidates), device=device, requires_grad=True)
         self._optimiser = torch.optim.Adam([self.logits], lr=learning_rate)
         self._noise = 1.0
+
+    def words(self, mixture: Mixture) -> list[str]:
+        """The candidates that the mixture is made of, the heaviest first."""
+        return [self._candidates.words[i] for i in mixture.index.tolist()]
 
     def draw(self) -> Mixture:
         """A mixture at the present noise, with gradient to the logits."""

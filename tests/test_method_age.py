@@ -9,7 +9,7 @@ import torch
 from concept_erasure.erasure_core.adversary import Candidates, Damage
 from concept_erasure.erasure_core.candidates import candidates_of
 from concept_erasure.erasure_core.concepts import parse_request
-from concept_erasure.erasure_core.mixture import MixtureSearch, adversarial_gain, blended, mixture_of
+from concept_erasure.erasure_core.mixture import MixtureSearch, adversarial_gain, blended, frozen_distances, mixture_of
 from concept_erasure.erasure_core.report import Report
 from concept_erasure.erasure_core.trajectory import sample_trajectories
 from erasure_tests.small import make
@@ -88,6 +88,17 @@ def test_the_gain_is_both_terms_by_hand(edited) -> None:
     second = (damage.predictions(mixed) - original).square().mean()
     assert torch.allclose(adversarial_gain(damage, target, mixed, 2.0, maps=True), first + 2 * second)
     assert torch.allclose(adversarial_gain(damage, target, mixed, 2.0, maps=False), 2 * second)
+
+
+def test_neighbours_are_what_the_frozen_model_draws_alike(edited) -> None:
+    """Measured without the edit, which moves word5."""
+    _, candidates, damage = edited
+    target = candidates.conditioning.rows([5])
+    distance = frozen_distances(damage, candidates.conditioning, target)
+    assert float(distance[5]) == 0.0 and bool((distance[[0, 1, 2, 3, 4, 6, 7]] > 0).all())
+    with damage.frozen():
+        by_hand = [damage.predictions(candidates.conditioning.rows([i])) for i in (2, 5)]
+    assert torch.allclose(distance[2], (by_hand[0] - by_hand[1]).square().mean())
 
 
 def search_on(candidates: Candidates, gain) -> MixtureSearch:

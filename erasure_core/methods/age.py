@@ -16,31 +16,27 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..adversary import Candidates, Damage
+from ..adversary import Damage
 from ..candidates import candidates_of
 from ..contexts import Context
 from ..denoiser import Conditioning
 from ..guidance import negative_guidance, squared_error
 from ..method import setting
-from ..mixture import Mixture, MixtureSearch, adversarial_gain, blended
+from ..mixture import MixtureSearch, adversarial_gain, blended, frozen_distances
 from ..trained import TrainedMethod, Training
 from ..trajectory import NoisyBatch
 from ..vocabulary import VOCABULARIES
 
 PROBE_LEVELS = 4
+FILTERED = 4  # words that the text filter leaves for each candidate: which are neighbours, the frozen model decides
 
 
 @dataclass(frozen=True)
 class Search:
-    """What AGE keeps: the candidates, and the search of each target."""
+    """What AGE keeps: the search of each target, and what it measures with."""
 
-    candidates: Candidates
     by_target: dict[str, MixtureSearch]
     damage: Damage
-
-    def words(self, mixture: Mixture) -> list[str]:
-        """The candidates that the mixture is made of, the heaviest first."""
-        return [self.candidates.words[i] for i in mixture.index.tolist()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +62,14 @@ class AdaptiveGuidedErasure(TrainedMethod):
         "Where the candidates come from. model_words are the most frequent whole words of the text encoder.",
         choices=VOCABULARIES,
     )
-    candidates: int = setting(20, "How many candidates are searched.", minimum=2, maximum=3000)
+    candidates: int = setting(
+        20,
+        "How many candidates are searched for each target: those that the frozen model draws most like it.",
+        minimum=2,
+        maximum=3000,
+    )
     mixed: int = setting(
-        3, "How many candidates are mixed into the concept that the target becomes; 1 draws a single one.",
+        2, "How many candidates are mixed into the concept that the target becomes; 1 draws a single one.",
         minimum=1, maximum=16,
     )  # fmt: skip
     prefilter: str = setting(
@@ -106,13 +107,14 @@ class AdaptiveGuidedErasure(TrainedMethod):
     )
 
     def prepare(self, run: Training) -> Search:
-        """Encode and filter the candidates, and set up a search for each target."""
-        kept = candidates_of(
+        """Encode and filter the candidates, and set up a search for each target among those that the frozen model draws
+        most like it."""
+        everything = candidates_of(
             run.denoiser,
             run.request,
             run.report,
             vocabulary=self.vocabulary,
-            keep=self.candidates,
+            keep=FILTERED * self.candidates,
             how=self.prefilter,
             synonym_similarity=self.synonym_similarity,
         )
@@ -123,8 +125,9 @@ class AdaptiveGuidedErasure(TrainedMethod):
 
         def search_of(target: str, anchor: str) -> MixtureSearch:
             said = run.denoiser.encode([target])
+            distance = frozen_distances(damage, everything.conditioning, said, run.report.check)
             return MixtureSearch(
-                kept,
+                everything.rows(distance.argsort()[: self.candidates].tolist()),
                 lambda mixed: adversarial_gain(damage, said, mixed, self.retain_weight, maps=not anchor),
                 temperature=self.temperature,
                 mixed=self.mixed,
@@ -132,7 +135,7 @@ class AdaptiveGuidedErasure(TrainedMethod):
                 generator=run.generator,
             )
 
-        return Search(kept, {pair.target: search_of(pair.target, pair.anchor) for pair in run.request.pairs}, damage)
+        return Search({pair.target: search_of(pair.target, pair.anchor) for pair in run.request.pairs}, damage)
 
     def losses(self, run: Training, state: Search) -> dict[str, Tensor]:
         """`erase` (L1), `mixture` (L2), and `retain` if the user named something to retain. A line with an anchor
@@ -144,7 +147,7 @@ class AdaptiveGuidedErasure(TrainedMethod):
         run.report.costs["UNet_evaluations_for_the_search"] = state.damage.evaluations
         with torch.no_grad():
             mixture = search.draw()
-        words = state.words(mixture)
+        words = search.words(mixture)
         for word in words:
             run.report.adversarial[word] += 1
 
