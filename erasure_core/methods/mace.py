@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from ..adapters import Deltas
 from ..attention import attention_maps
-from ..closed_form import TextEdit, TextRowsMethod, factors, normal_matrix
+from ..closed_form import TextEdit, factors, normal_matrix
 from ..concepts import ErasureRequest
 from ..denoiser import Denoiser
 from ..erased_unet import ErasedUNet, weight_edit
 from ..inference import changed
 from ..method import check_prompts, provenance, setting
 from ..report import Report
+from ..text_method import TextRowsMethod
 from ..text_rows import TOKENS, erased_rows
 from ..trained import Training, optimise
 from ..trajectory import NoisyBatch, TrajectoryPool

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..closed_form import TextEdit, TextRowsMethod
+from ..closed_form import TextEdit
 from ..concepts import ErasureRequest
 from ..denoiser import Denoiser
 from ..method import setting
 from ..report import Report
+from ..text_method import TextRowsMethod
 
 BLOCK = 512
 
@@ -31,7 +32,7 @@ class ReliableConceptErasure(TextRowsMethod):
     paper = "arXiv 2407.12383"
 
     epochs: int = setting(
-        2, "How often the leftover text states are derived and erased. 0 is UCE.", minimum=0, maximum=20
+        1, "How often the leftover text states are derived and erased. 0 is UCE.", minimum=0, maximum=20
     )
     leftover_ridge: float = setting(
         0.1,
