@@ -45,7 +45,8 @@ Does *circle* come back when somebody trains a LoRA afterwards? Here the trainin
 model's own. ComfyUI's **Train LoRA** learns from them twice.
 **(a)** on top of the erased model, where it may learn back what was erased; a warning on that node says so.
 **(b)** on the loaded model, with the erased UNet put beside the LoRA only for drawing.
-Compare the rows. The paper (arXiv 2412.00357) advises (b): keep the erased UNet as a file of its own, and never train on top of it."""
+Compare the rows. The paper (arXiv 2412.00357) advises (b): \
+keep the erased UNet as a file of its own, and never train on top of it."""
 
 
 class Sheet:
