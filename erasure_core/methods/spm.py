@@ -1,0 +1,227 @@
+"""SPM, semi-permeable membranes, arXiv 2312.16145: one thin adapter a concept, let through as far as the prompt says it.
+
+||eps_edit(z, c) - (eps(z, anchor) - eta (eps(z, c) - eps(z, "")))||^2  (the erasing loss, equation 4), plus
+lambda ||eps_edit(z, c~) - eps(z, c~)||^2 for random embeddings c~, each kept with probability 1 - cos(c~, c) (latent
+anchoring, equations 5 and 6). At inference the adapters of a concept act at gamma(prompt) * strength (facilitated
+transport, equations 8 and 9): W x + gamma * strength * up (down x), gamma by `gate.Gate`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..adapters import Deltas
+from ..adversary import similarities
+from ..concepts import ConceptPair, ErasureRequest
+from ..contexts import draw_contexts
+from ..denoiser import Conditioning, Denoiser
+from ..erased_unet import HOOK_PREFIX, ErasedUNet, weight_edit
+from ..gate import Gate, make_gate
+from ..guidance import squared_error
+from ..inference import Forward, InferenceEdit, ModelCall, changed
+from ..method import ErasureMethod, check_prompts, provenance, setting
+from ..report import Report
+from ..stored import Stored, by_concept, low_rank_changes, low_rank_tensors, with_prefix
+from ..trained import Training, optimise
+from ..trajectory import NoisyBatch, TrajectoryPool
+from ..vocabulary import VOCABULARIES, words_of
+
+LORA = "lora."
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemiPermeableMembrane(ErasureMethod):
+    """Thin adapters on every layer of the transformer blocks, which only open for prompts that say their concept."""
+
+    name = "spm"
+    title = "SPM: thin adapters with a text gate"
+    paper = "arXiv 2312.16145"
+
+    gate: bool = setting(
+        True,
+        "Let the edit act only as far as the prompt speaks of the concept. Off, the result is an ordinary LoRA that the "
+        "stock LoRA loader takes, and acts on every prompt.",
+    )
+    steps: int = setting(
+        100, "Optimiser steps for each concept. More erase more thoroughly and take longer.", minimum=1, maximum=10000
+    )
+    learning_rate: float = setting(
+        1e-3, "Step size of Adam. Lower it if pictures of other concepts suffer.", minimum=1e-7, maximum=0.1, step=1e-5
+    )
+    rank: int = setting(1, "Rank of the adapter on each layer; the paper's is 1.", minimum=1, maximum=256)
+    negative_guidance: float = setting(
+        1.0, "How far past the anchor the target is pushed (eta).", minimum=0.0, maximum=10.0, step=0.1
+    )
+    retain_weight: float = setting(
+        1.0, "Weight of latent anchoring: of leaving random other meanings as they were.", minimum=0.0, maximum=10000.0
+    )
+    candidates: int = setting(
+        24, "Words of which the random meanings are mixed.", minimum=2, maximum=3000, advanced=True
+    )
+    vocabulary: str = setting("everyday_words", "Where these words come from.", choices=VOCABULARIES, advanced=True)
+    batch: int = setting(
+        4,
+        "Noisy samples of the target in an optimiser step, and as many random meanings.",
+        minimum=1,
+        maximum=64,
+        advanced=True,
+    )
+    guidance_scale: float = setting(
+        3.0,
+        "Guidance scale of the frozen model's sampling runs that give the noisy samples.",
+        minimum=1.0,
+        maximum=20.0,
+        step=0.5,
+        advanced=True,
+    )
+    sampling_steps: int = setting(
+        16, "Sampling steps of those runs; each gives a noisy sample.", minimum=2, maximum=200, advanced=True
+    )
+    trajectories: int = setting(
+        24,
+        "Sampling runs for each target, each with the target in another sentence ('a picture of a ...', 'a small ...').",
+        minimum=1,
+        maximum=256,
+        advanced=True,
+    )
+
+    def erase(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> ErasedUNet:
+        """See `ErasureMethod.erase`. Each concept gets adapters of its own, trained without the others, so that each can
+        have its own gate; kind `hook` with the gate, `weights` without."""
+        check_prompts(denoiser, request)
+        generator = torch.Generator().manual_seed(self.seed)
+        layers = transformer_layers(denoiser)
+        meanings = self._meanings(denoiser, request, generator)
+        exports, parts = [], {}
+        for number, pair in enumerate(request.pairs):
+            alone = dataclasses.replace(request, pairs=(pair,))
+            deltas = Deltas(layers, self.rank, generator)
+            # the gate first: it names what it cannot tell apart before minutes are spent
+            gate = make_gate(denoiser, pair.target, request.retain, generator) if self.gate else None
+            self._train(denoiser, alone, deltas, meanings, generator, report)
+            exports.append(deltas.export())
+            if gate is not None:
+                parts |= with_prefix(f"{HOOK_PREFIX}{number}.gate.", gate.tensors())
+                parts |= with_prefix(f"{HOOK_PREFIX}{number}.{LORA}", low_rank_tensors(exports[-1]))
+        if not any(bool(v.any()) for export in exports for k, v in export.items() if k.endswith("lora_up.weight")):
+            raise ValueError(
+                f"the erasure changed nothing: after {self.steps} optimiser steps every adapter is zero. "
+                f"Raise learning_rate (now {self.learning_rate:g}) or steps"
+            )
+        if self.gate:
+            return ErasedUNet(parts, provenance(self, denoiser, request, kind="hook"))
+        return ErasedUNet(weight_edit(joined(exports)), provenance(self, denoiser, request))
+
+    @classmethod
+    def inference(cls, erased: ErasedUNet) -> InferenceEdit:
+        """Every concept's adapters, each row of the batch at its own gate."""
+        return Membranes(erased.parts())
+
+    def _meanings(self, denoiser: Denoiser, request: ErasureRequest, generator: torch.Generator) -> Conditioning:
+        """Prompts that are about something else, in varied sentences; the empty prompt and the retain lines too."""
+        words = [w for w in words_of(self.vocabulary, denoiser, 1000) if not request.says_target(w)]
+        chosen = [words[int(i)] for i in torch.randperm(len(words), generator=generator)[: self.candidates]]
+        said = [draw_contexts(word, len(chosen), generator)[i].with_concept(word) for i, word in enumerate(chosen)]
+        return denoiser.encode(["", *request.retain, *said])
+
+    def _train(
+        self,
+        denoiser: Denoiser,
+        request: ErasureRequest,
+        deltas: Deltas,
+        meanings: Conditioning,
+        generator: torch.Generator,
+        report: Report,
+    ) -> None:
+        pool = TrajectoryPool(
+            denoiser,
+            steps=self.sampling_steps,
+            guidance_scale=self.guidance_scale,
+            generator=generator,
+            frozen=deltas.disabled,
+            check=report.check,
+        )
+        run = Training(denoiser, request, deltas, pool, generator, report, self.steps)
+        (pair,) = request.pairs
+        with deltas.attached():
+            pool.fill(request.targets, self.trajectories)
+            target = denoiser.encode([pair.target])
+            optimise(run, self.steps, self.learning_rate, lambda: self._losses(run, pair, meanings, target))
+        report.costs["UNet_evaluations_for_trajectories"] += pool.evaluations
+
+    def _losses(
+        self, run: Training, pair: ConceptPair, meanings: Conditioning, target: Conditioning
+    ) -> dict[str, Tensor]:
+        samples, desired = run.targets(self.batch, self.negative_guidance)
+        kept = latent_anchors(meanings, target, len(samples.sigma), run.generator)
+        with torch.no_grad(), run.deltas.disabled():
+            before = run.denoiser.predict(samples.latents, samples.sigma, kept)
+        run.report.costs["UNet_evaluations_of_anchors"] += len(samples.sigma)
+        anchors = NoisyBatch(samples.latents, samples.sigma, kept, before, before)
+        predicted, predicted_kept = run.predict(samples, anchors)
+        erase = squared_error(predicted, desired, samples.sigma).mean()
+        retain = squared_error(predicted_kept, before, samples.sigma).mean()
+        return {"erase": erase, "anchoring": self.retain_weight * retain}
+
+
+def transformer_layers(denoiser: Denoiser) -> dict[str, nn.Module]:
+    """Every Linear and convolution inside the network's transformer blocks."""
+    blocks = tuple(f"{name}." for name in denoiser.blocks("transformer"))
+    return {name: layer for name, layer in denoiser.layers("all").items() if name.startswith(blocks)}
+
+
+def latent_anchors(meanings: Conditioning, target: Conditioning, n: int, generator: torch.Generator) -> Conditioning:
+    """n random embeddings: mixtures of two meanings, each kept with probability 1 - cos to the target (cosines under 0
+    count as 0), equation 6. Where no draw of a generous number is kept, the least similar one is."""
+    tries = 8 * n
+    rows = torch.arange(tries)[:, None]
+    weights = torch.zeros(tries, len(meanings))
+    pairs = torch.randint(len(meanings), (tries, 2), generator=generator)
+    share = torch.rand(tries, 1, generator=generator)
+    weights.index_put_((rows.expand(-1, 2), pairs), torch.cat([share, 1 - share], 1), accumulate=True)
+    drawn = meanings.mixed(weights.to(meanings.tokens.device))
+    cosine = similarities(drawn, target).clamp(0, 1).cpu()
+    kept = torch.rand(tries, generator=generator) < 1 - cosine
+    # the kept ones first, in the order drawn; then the rest, the least similar first
+    order = torch.argsort(torch.where(kept, rows[:, 0].float(), tries + cosine))
+    return drawn.rows(order[:n].to(drawn.tokens.device))
+
+
+def joined(exports: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The sum of several low-rank edits of the same layers as one: their ranks add up."""
+    if len(exports) == 1:
+        return exports[0]
+    axis = {"lora_up.weight": 1, "lora_down.weight": 0}
+    found = {}
+    for key in exports[0]:
+        values = [export[key] for export in exports]
+        suffix = next((suffix for suffix in axis if key.endswith(suffix)), None)
+        found[key] = torch.stack(values).sum(0) if suffix is None else torch.cat(values, axis[suffix])
+    return found
+
+
+class Membranes:
+    """`inference.InferenceEdit` of gated adapters: one pass, each row and concept at its own gate."""
+
+    def __init__(self, parts: Mapping[str, Tensor]) -> None:
+        concepts = by_concept(parts)
+        self._gates = [Gate.read(tensors, "gate.") for tensors in concepts]
+        self._adapters = [
+            Stored({name.removeprefix(LORA): v for name, v in tensors.items() if name.startswith(LORA)})
+            for tensors in concepts
+        ]
+
+    def __call__(self, modules: Mapping[str, nn.Module], call: ModelCall, forward: Forward, strength: float) -> Tensor:
+        """See `InferenceEdit`. A call in which every gate is closed is the frozen network's, bit for bit."""
+        with ExitStack() as stack:
+            for gate, adapters in zip(self._gates, self._adapters, strict=True):
+                scale = strength * gate(call.tokens)
+                if bool(scale.any()):
+                    stack.enter_context(changed(low_rank_changes(modules, adapters, scale)))
+            return forward(call.tokens)
