@@ -17,9 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters import Deltas
-from ..adversary import similarities
 from ..concepts import ConceptPair, ErasureRequest
-from ..contexts import draw_contexts
 from ..denoiser import Conditioning, Denoiser
 from ..erased_unet import HOOK_PREFIX, ErasedUNet, weight_edit
 from ..gate import Gate, make_gate
@@ -28,9 +26,10 @@ from ..inference import Forward, InferenceEdit, ModelCall, changed
 from ..method import ErasureMethod, check_prompts, provenance, setting
 from ..report import Report
 from ..stored import Stored, by_concept, low_rank_changes, low_rank_tensors, with_prefix
+from ..surrogates import latent_anchors, other_meanings, part_of
 from ..trained import Training, optimise
 from ..trajectory import NoisyBatch, TrajectoryPool
-from ..vocabulary import VOCABULARIES, words_of
+from ..vocabulary import VOCABULARIES
 
 LORA = "lora."
 
@@ -97,14 +96,15 @@ class SemiPermeableMembrane(ErasureMethod):
         check_prompts(denoiser, request)
         generator = torch.Generator().manual_seed(self.seed)
         layers = transformer_layers(denoiser)
-        meanings = self._meanings(denoiser, request, generator)
+        meanings = other_meanings(denoiser, request, self.vocabulary, self.candidates, generator)
         exports, parts = [], {}
         for number, pair in enumerate(request.pairs):
             alone = dataclasses.replace(request, pairs=(pair,))
             deltas = Deltas(layers, self.rank, generator)
             # the gate first: it names what it cannot tell apart before minutes are spent
             gate = make_gate(denoiser, pair.target, request.retain, generator) if self.gate else None
-            self._train(denoiser, alone, deltas, meanings, generator, report)
+            part = part_of(report, number * self.steps, len(request.pairs) * self.steps)
+            self._train(denoiser, alone, deltas, meanings, generator, part)
             exports.append(deltas.export())
             if gate is not None:
                 parts |= with_prefix(f"{HOOK_PREFIX}{number}.gate.", gate.tensors())
@@ -122,13 +122,6 @@ class SemiPermeableMembrane(ErasureMethod):
     def inference(cls, erased: ErasedUNet) -> InferenceEdit:
         """Every concept's adapters, each row of the batch at its own gate."""
         return Membranes(erased.parts())
-
-    def _meanings(self, denoiser: Denoiser, request: ErasureRequest, generator: torch.Generator) -> Conditioning:
-        """Prompts that are about something else, in varied sentences; the empty prompt and the retain lines too."""
-        words = [w for w in words_of(self.vocabulary, denoiser, 1000) if not request.says_target(w)]
-        chosen = [words[int(i)] for i in torch.randperm(len(words), generator=generator)[: self.candidates]]
-        said = [draw_contexts(word, len(chosen), generator)[i].with_concept(word) for i, word in enumerate(chosen)]
-        return denoiser.encode(["", *request.retain, *said])
 
     def _train(
         self,
@@ -174,23 +167,6 @@ def transformer_layers(denoiser: Denoiser) -> dict[str, nn.Module]:
     """Every Linear and convolution inside the network's transformer blocks."""
     blocks = tuple(f"{name}." for name in denoiser.blocks("transformer"))
     return {name: layer for name, layer in denoiser.layers("all").items() if name.startswith(blocks)}
-
-
-def latent_anchors(meanings: Conditioning, target: Conditioning, n: int, generator: torch.Generator) -> Conditioning:
-    """n random embeddings: mixtures of two meanings, each kept with probability 1 - cos to the target (cosines under 0
-    count as 0), equation 6. Where no draw of a generous number is kept, the least similar one is."""
-    tries = 8 * n
-    rows = torch.arange(tries)[:, None]
-    weights = torch.zeros(tries, len(meanings))
-    pairs = torch.randint(len(meanings), (tries, 2), generator=generator)
-    share = torch.rand(tries, 1, generator=generator)
-    weights.index_put_((rows.expand(-1, 2), pairs), torch.cat([share, 1 - share], 1), accumulate=True)
-    drawn = meanings.mixed(weights.to(meanings.tokens.device))
-    cosine = similarities(drawn, target).clamp(0, 1).cpu()
-    kept = torch.rand(tries, generator=generator) < 1 - cosine
-    # the kept ones first, in the order drawn; then the rest, the least similar first
-    order = torch.argsort(torch.where(kept, rows[:, 0].float(), tries + cosine))
-    return drawn.rows(order[:n].to(drawn.tokens.device))
 
 
 def joined(exports: list[dict[str, Tensor]]) -> dict[str, Tensor]:

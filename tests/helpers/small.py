@@ -6,7 +6,15 @@ import dataclasses
 
 from concept_erasure.erasure_core.method import ErasureMethod, methods
 
-SMALL = {"steps": 4, "sampling_steps": 4, "trajectories": 2, "candidates": 10, "retain_sampling_steps": 4, "batch": 2}
+SMALL = {
+    "steps": 4,
+    "sampling_steps": 4,
+    "retain_sampling_steps": 4,
+    "scale_steps": 2,
+    "trajectories": 2,
+    "candidates": 10,
+    "batch": 2,
+}
 
 
 def make(name: str, **changes: object) -> ErasureMethod:

@@ -1,0 +1,191 @@
+"""DuMo, dual encoder modulation, arXiv 2501.01125: a frozen UNet whose skip connections a second encoder corrects.
+
+skip_l + gamma(prompt) * s[bin(sigma), l] * r_l with r_l = ZeroConv_l(SideEncoder_l(z, sigma, c)). The side encoder is the
+network's own encoder with low-rank deltas, in a pass of its own. Two phases, reconstructed from the abstract, for the
+paper's own losses are not public: first deltas and zero convolutions by
+||eps_edit(z, c) - desired||^2 + lambda mean_l ||r_l(z, c~)||^2 / ||skip_l||^2 for other meanings c~; then, these frozen,
+the scales s by ||eps_edit(z, c) - desired||^2 + lambda ||eps_edit(z, c~) - eps(z, c~)||^2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..concepts import ErasureRequest
+from ..denoiser import Conditioning, Denoiser
+from ..erased_unet import HOOK_PREFIX, ErasedUNet
+from ..gate import make_gate
+from ..guidance import squared_error
+from ..inference import InferenceEdit
+from ..method import ErasureMethod, check_prompts, provenance, setting
+from ..report import Report
+from ..side_encoder import SideEncoder, SkipCorrections
+from ..stored import with_prefix
+from ..surrogates import latent_anchors, other_meanings, part_of
+from ..trained import Training, optimise
+from ..trajectory import NoisyBatch, TrajectoryPool
+from ..vocabulary import VOCABULARIES
+
+
+@dataclass(frozen=True, kw_only=True)
+class DualEncoderModulation(ErasureMethod):
+    """The UNet stays as it is; for prompts that say the concept, a side encoder corrects the skip connections."""
+
+    name = "dumo"
+    title = "DuMo: a side encoder on the skips"
+    paper = "arXiv 2501.01125"
+
+    steps: int = setting(
+        100, "Optimiser steps for each concept. More erase more thoroughly and take longer.", minimum=1, maximum=10000
+    )
+    scale_steps: int = setting(
+        20, "Steps after that in which only the scales of noise levels and skips are learned.", minimum=0, maximum=10000
+    )
+    learning_rate: float = setting(
+        1e-3, "Step size of Adam. Lower it if pictures of other concepts suffer.", minimum=1e-7, maximum=0.1, step=1e-5
+    )
+    scale_learning_rate: float = setting(
+        0.02, "Step size of Adam for the scales.", minimum=1e-6, maximum=1.0, step=0.01, advanced=True
+    )
+    rank: int = setting(8, "Rank of the side encoder's deltas.", minimum=1, maximum=256)
+    time_bins: int = setting(
+        5, "Ranges of noise levels that have scales of their own (the paper has 20).", minimum=1, maximum=100
+    )
+    negative_guidance: float = setting(
+        1.0, "How far past the anchor the target is pushed (eta).", minimum=0.0, maximum=10.0, step=0.1
+    )
+    retain_weight: float = setting(
+        0.1, "Weight of leaving other meanings as they were (lambda).", minimum=0.0, maximum=100.0, step=0.1
+    )
+    candidates: int = setting(
+        24, "Words of which the other meanings are mixed.", minimum=2, maximum=3000, advanced=True
+    )
+    vocabulary: str = setting("everyday_words", "Where these words come from.", choices=VOCABULARIES, advanced=True)
+    batch: int = setting(
+        4,
+        "Noisy samples of the target in an optimiser step, and as many other meanings.",
+        minimum=1,
+        maximum=64,
+        advanced=True,
+    )
+    guidance_scale: float = setting(
+        3.0,
+        "Guidance scale of the frozen model's sampling runs that give the noisy samples.",
+        minimum=1.0,
+        maximum=20.0,
+        step=0.5,
+        advanced=True,
+    )
+    sampling_steps: int = setting(
+        16, "Sampling steps of those runs; each gives a noisy sample.", minimum=2, maximum=200, advanced=True
+    )
+    trajectories: int = setting(
+        24,
+        "Sampling runs for each target, each with the target in another sentence ('a picture of a ...', 'a small ...').",
+        minimum=1,
+        maximum=256,
+        advanced=True,
+    )
+
+    def erase(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> ErasedUNet:
+        """See `ErasureMethod.erase`; each concept has a side encoder and a gate of its own."""
+        check_prompts(denoiser, request)
+        generator = torch.Generator().manual_seed(self.seed)
+        meanings = other_meanings(denoiser, request, self.vocabulary, self.candidates, generator)
+        each = self.steps + self.scale_steps
+        parts: dict[str, Tensor] = {}
+        for number, pair in enumerate(request.pairs):
+            alone = dataclasses.replace(request, pairs=(pair,))
+            gate = make_gate(denoiser, pair.target, request.retain, generator)
+            part = part_of(report, number * each, len(request.pairs) * each)
+            side = self._train(denoiser, alone, meanings, generator, part)
+            if side.is_zero():
+                raise ValueError(
+                    f"the erasure changed nothing: after {self.steps} optimiser steps every zero convolution is zero. "
+                    f"Raise learning_rate (now {self.learning_rate:g}) or steps"
+                )
+            parts |= with_prefix(f"{HOOK_PREFIX}{number}.gate.", gate.tensors())
+            parts |= with_prefix(f"{HOOK_PREFIX}{number}.", side.tensors())
+        return ErasedUNet(parts, provenance(self, denoiser, request, kind="hook"))
+
+    @classmethod
+    def inference(cls, erased: ErasedUNet) -> InferenceEdit:
+        """A pass of the side encoder for each concept that the prompts say, then the frozen network with its residuals."""
+        return SkipCorrections(erased.parts())
+
+    def _train(
+        self,
+        denoiser: Denoiser,
+        request: ErasureRequest,
+        meanings: Conditioning,
+        generator: torch.Generator,
+        report: Report,
+    ) -> SideEncoder:
+        side = SideEncoder(denoiser, self.rank, self.time_bins, self.sampling_steps, generator)
+        pool = TrajectoryPool(
+            denoiser,
+            steps=self.sampling_steps,
+            guidance_scale=self.guidance_scale,
+            generator=generator,
+            check=report.check,
+        )
+        run = Training(denoiser, request, side, pool, generator, report, self.steps)
+        pool.fill(request.targets, self.trajectories)
+        target = denoiser.encode(request.targets)
+        optimise(run, self.steps, self.learning_rate, lambda: self._side_losses(run, side, meanings, target))
+        side.only_scales = True
+        if self.scale_steps:
+            run.report = part_of(report, self.steps)
+            optimise(
+                run, self.scale_steps, self.scale_learning_rate, lambda: self._scale_losses(run, side, meanings, target)
+            )
+        report.costs["UNet_evaluations_for_trajectories"] += pool.evaluations
+        return side
+
+    def _others(
+        self, samples: NoisyBatch, meanings: Conditioning, target: Conditioning, generator: torch.Generator
+    ) -> NoisyBatch:
+        """The same noisy samples with other meanings; the predictions are not used."""
+        kept = latent_anchors(meanings, target, len(samples.sigma), generator)
+        return dataclasses.replace(samples, conditioning=kept)
+
+    def _side_losses(
+        self, run: Training, side: SideEncoder, meanings: Conditioning, target: Conditioning
+    ) -> dict[str, Tensor]:
+        """Phase one: erase, and give nothing for other meanings."""
+        samples, desired = run.targets(self.batch, self.negative_guidance)
+        others = self._others(samples, meanings, target, run.generator)
+        features, residuals = side.residuals(NoisyBatch.cat([samples, others]))
+        n = len(samples.sigma)
+        predicted = side.predict(samples, [residual[:n] for residual in residuals])
+        run.report.costs["UNet_evaluations_with_gradient"] += n
+        run.report.costs["encoder_evaluations_with_gradient"] += 2 * n
+        shares = [
+            r[n:].float().square().mean() / feature[n:].detach().float().square().mean().clamp(min=1e-8)
+            for feature, r in zip(features, residuals, strict=True)
+        ]
+        return {
+            "erase": squared_error(predicted, desired, samples.sigma).mean(),
+            "retain": self.retain_weight * torch.stack(shares).mean(),
+        }
+
+    def _scale_losses(
+        self, run: Training, side: SideEncoder, meanings: Conditioning, target: Conditioning
+    ) -> dict[str, Tensor]:
+        """Phase two: erase, and predict for other meanings what the frozen network does."""
+        samples, desired = run.targets(self.batch, self.negative_guidance)
+        others = self._others(samples, meanings, target, run.generator)
+        with torch.no_grad():
+            before = run.denoiser.predict(others.latents, others.sigma, others.conditioning)
+        both = NoisyBatch.cat([samples, others])
+        _, residuals = side.residuals(both)
+        predicted, predicted_others = side.predict(both, residuals).chunk(2)
+        run.report.costs["UNet_evaluations_with_gradient"] += len(both.sigma)
+        return {
+            "erase": squared_error(predicted, desired, samples.sigma).mean(),
+            "retain_pictures": self.retain_weight * squared_error(predicted_others, before, others.sigma).mean(),
+        }
