@@ -332,7 +332,9 @@ def _wrapper(clone: Any, edit: InferenceEdit, strength: float) -> Callable[..., 
             )
 
         def forward(tokens: Tensor) -> Tensor:
-            return executor(x, t, c_concat, tokens, control, options, **others)
+            # the UNet takes the residuals of a ControlNet off these lists, and a second pass needs them again
+            residuals = None if control is None else {name: list(given) for name, given in control.items()}
+            return executor(x, t, c_concat, tokens, residuals, options, **others)
 
         halves = torch.tensor(options.get("cond_or_uncond", [0]), device=x.device) == 0
         positive = halves.repeat_interleave(len(x) // len(halves))
