@@ -26,7 +26,7 @@ def other_meanings(
 
 def latent_anchors(meanings: Conditioning, target: Conditioning, n: int, generator: torch.Generator) -> Conditioning:
     """n random embeddings: mixtures of two meanings, each kept with probability 1 - cos to the target (cosines under 0
-    count as 0), equation 6. Where no draw of a generous number is kept, the least similar one is."""
+    count as 0), SPM's latent anchoring. Where no draw of a generous number is kept, the least similar one is."""
     tries = 8 * n
     rows = torch.arange(tries)[:, None]
     weights = torch.zeros(tries, len(meanings))

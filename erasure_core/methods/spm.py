@@ -1,9 +1,9 @@
 """SPM, semi-permeable membranes, arXiv 2312.16145: one thin adapter a concept, let through as far as the prompt says it.
 
-||eps_edit(z, c) - (eps(z, anchor) - eta (eps(z, c) - eps(z, "")))||^2  (the erasing loss, equation 4), plus
+||eps_edit(z, c) - (eps(z, anchor) - eta (eps(z, c) - eps(z, "")))||^2  (the erasing loss), plus
 lambda ||eps_edit(z, c~) - eps(z, c~)||^2 for random embeddings c~, each kept with probability 1 - cos(c~, c) (latent
-anchoring, equations 5 and 6). At inference the adapters of a concept act at gamma(prompt) * strength (facilitated
-transport, equations 8 and 9): W x + gamma * strength * up (down x), gamma by `gate.Gate`.
+anchoring). At inference the adapters of a concept act at gamma(prompt) * strength (facilitated transport):
+W x + gamma * strength * up (down x), gamma by `gate.Gate`.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ class SemiPermeableMembrane(ErasureMethod):
         100, "Optimiser steps for each concept. More erase more thoroughly and take longer.", minimum=1, maximum=10000
     )
     learning_rate: float = setting(
-        1e-3, "Step size of Adam. Lower it if pictures of other concepts suffer.", minimum=1e-7, maximum=0.1, step=1e-5
+        3e-3, "Step size of Adam. Lower it if pictures of other concepts suffer.", minimum=1e-7, maximum=0.1, step=1e-5
     )
     rank: int = setting(1, "Rank of the adapter on each layer; the paper's is 1.", minimum=1, maximum=256)
     negative_guidance: float = setting(
         1.0, "How far past the anchor the target is pushed (eta).", minimum=0.0, maximum=10.0, step=0.1
     )
     retain_weight: float = setting(
-        1.0, "Weight of latent anchoring: of leaving random other meanings as they were.", minimum=0.0, maximum=10000.0
+        0.5, "Weight of latent anchoring: of leaving random other meanings as they were.", minimum=0.0, maximum=10000.0
     )
     candidates: int = setting(
         24, "Words of which the random meanings are mixed.", minimum=2, maximum=3000, advanced=True
