@@ -8,6 +8,9 @@ from __future__ import annotations
 from torch import Tensor
 
 
+WEIGHTINGS = ("balanced", "eps", "x0")
+
+
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
     """(n,) -> (n, 1, 1, ...), to be multiplied with `like`."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
@@ -41,7 +44,7 @@ def squared_error(prediction: Tensor, desired: Tensor, sigma: Tensor, weighting:
         return error * (1 + sigma.square()).sqrt()
     if weighting == "x0":
         return error * sigma.square()
-    raise ValueError(f"unknown loss weighting {weighting!r}; choose 'balanced', 'eps' (paper) or 'x0' (reference code)")
+    raise ValueError(f"unknown loss weighting {weighting!r}; choose one of {', '.join(WEIGHTINGS)}")
 
 
 def euler_step(latents: Tensor, prediction: Tensor, sigma: Tensor, next_sigma: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..adversary import Adversary, Candidates, Damage, Gumbel, Random, Scan
 from ..candidates import candidates_of
 from ..contexts import siblings
-from ..guidance import squared_error
+from ..guidance import WEIGHTINGS, squared_error
 from ..method import setting
 from ..trained import TrainedMethod, Training
 from ..trajectory import NoisyBatch
@@ -36,13 +36,13 @@ class AdversarialPreservation(TrainedMethod):
         2.0, "How far past the anchor the target is pushed (eta).", minimum=0.0, maximum=10.0, step=0.1
     )
     retain_weight: float = setting(
-        1.0, "Weight of preserving the adversarial concepts (lambda).", minimum=0.0, maximum=100.0, step=0.1
+        3.0, "Weight of preserving the adversarial concepts (lambda).", minimum=0.0, maximum=100.0, step=0.1
     )
     loss_weighting: str = setting(
-        "eps",
+        "balanced",
         "eps compares predictions, as the paper writes it; x0 compares pictures, as its code does, which weights high "
         "noise far more; balanced is half way between.",
-        choices=("balanced", "eps", "x0"),
+        choices=WEIGHTINGS,
         advanced=True,
     )
     search: str = setting(
