@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-
 WEIGHTINGS = ("balanced", "eps", "x0")
 
 

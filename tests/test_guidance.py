@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from concept_erasure.erasure_core import guidance
-from concept_erasure.erasure_core.contexts import draw_contexts
+from concept_erasure.erasure_core.contexts import NOUNS, draw_contexts, siblings
 from concept_erasure.erasure_core.trajectory import TrajectoryPool, sample_trajectories
 from erasure_tests.toy import ToyDenoiser
 
@@ -29,6 +29,8 @@ def test_x0_weighting_is_sigma_squared_because_it_compares_pictures() -> None:
     pictures = guidance.denoised(latents, predicted, sigma) - guidance.denoised(latents, desired, sigma)
     assert torch.allclose(guidance.squared_error(predicted, desired, sigma, "x0"), pictures.square().flatten())
     assert torch.equal(guidance.squared_error(predicted, desired, sigma, "eps"), torch.tensor([9.0, 4.0]))
+    expected = torch.tensor([9.0 * 5**0.5, 4.0 * 1.25**0.5])
+    assert torch.allclose(guidance.squared_error(predicted, desired, sigma, "balanced"), expected)
     with pytest.raises(ValueError, match="'sum'"):
         guidance.squared_error(predicted, desired, sigma, "sum")
 
@@ -79,9 +81,16 @@ def test_a_pool_gives_each_concept_its_own_samples_and_draws_them_once() -> None
 
 def test_contexts_keep_the_rest_of_the_sentence() -> None:
     drawn = draw_contexts("Red", 12, torch.Generator().manual_seed(0))
-    assert len({context.template for context in drawn}) == 12
-    assert all("red" not in context.template for context in drawn), "the target itself is no attribute beside it"
+    assert len({context.template for context in drawn}) >= 10
+    for word in ("red", *siblings("Red")):
+        assert all(word not in context.template.split() for context in drawn), "its own kind is pushed away with it"
+    assert all(context.template.split()[-1] in NOUNS for context in drawn[3:]), "an attribute stands before a noun"
     for context in drawn:
         words = set(context.neutral.split()) - {"thing"}
         assert words <= set(context.template.split()), "the neutral sentence says something new"
     assert [context.with_concept("") for context in draw_contexts("", 2, torch.Generator())] == ["", ""]
+
+
+def test_an_attribute_has_siblings_and_a_thing_has_none() -> None:
+    assert "blue" in siblings("Red") and "Red" not in siblings("Red") and "striped" not in siblings("red")
+    assert siblings("circle") == []
