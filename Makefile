@@ -31,7 +31,7 @@ format: ## let ruff lay out the code
 playground: ## train the playground checkpoint and its judge from nothing
 	$(RUN) -m playground.train $(ARGS)
 
-bench-quality: ## what each method erases and what it spares
+bench-quality: ## what AP erases and spares, beside ESD and other searches
 	$(RUN) -m benchmarks.quality $(ARGS)
 
 bench-methods: DEV = --dev

@@ -12,11 +12,11 @@ import torch
 from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.erased_unet import ErasedUNet, load_erased_unet, save_erased_unet
 from concept_erasure.erasure_core.method import methods
+from erasure_tests.small import make
 
 from benchmarks.playground import Playground, load_playground
 
 QUICK = {"steps": 3, "sampling_steps": 3, "trajectories": 3, "batch": 2}
-AP = {"candidates": 4, "vocabulary": "shapes_and_colours", "prefilter": "first"}
 
 
 @pytest.fixture(scope="module")
@@ -32,19 +32,21 @@ def as_a_node_runs() -> Iterator[None]:
         yield
 
 
-def few_words(monkeypatch) -> None:
-    """Encoding a vocabulary takes most of a short run: five words are enough here."""
-    from concept_erasure.erasure_core.methods import ap
+@pytest.fixture(autouse=True)
+def few_words(monkeypatch, tmp_path: Path) -> None:
+    """Encoding a vocabulary takes most of a short run: a few words are enough here."""
+    from concept_erasure.erasure_core import vocabulary
 
-    monkeypatch.setattr(ap, "words_of", lambda *_a, **_k: ["disc", "square", "red", "tree", "oval"])
+    for name in vocabulary.VOCABULARIES:
+        (tmp_path / f"{name}.txt").write_text("disc\nsquare\nred\ntree\noval\nblue\nhouse\n", encoding="utf-8")
+    monkeypatch.setattr(vocabulary, "_FOLDER", tmp_path)
 
 
 def run(bed: Playground, name: str = "esd", concepts: str = "circle", width: int = 64, height: int = 64, **changes):
     """Erase as the node does."""
     from concept_erasure.nodes.erase import erase
 
-    settings = QUICK | (AP if name == "ap" else {}) | changes
-    return erase(bed.model, bed.clip, parse_request(concepts), methods()[name](**settings), width, height)
+    return erase(bed.model, bed.clip, parse_request(concepts), make(name, **(QUICK | changes)), width, height)
 
 
 def base_hash(bed: Playground) -> str:
@@ -68,8 +70,7 @@ def latents(bed: Playground, model: object) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", list(methods()))
-def test_a_run_edits_only_the_clone(bed: Playground, name: str, monkeypatch) -> None:
-    few_words(monkeypatch)
+def test_a_run_edits_only_the_clone(bed: Playground, name: str) -> None:
     before, pictures = base_hash(bed), latents(bed, bed.model)
     erased, report = run(bed, name)
     assert base_hash(bed) == before and torch.equal(latents(bed, bed.model), pictures)
@@ -158,7 +159,7 @@ def test_an_edit_for_another_family_or_layer_is_refused(bed: Playground, caplog)
         apply(bed.model, ErasedUNet(erased.tensors, other), 1.0)
     elsewhere = {key.replace("input_blocks.1.1", "input_blocks.4.1"): value for key, value in erased.tensors.items()}
     with pytest.raises(ValueError, match="edits 6 layers, but only 4"):
-        host.patched(bed.model, elsewhere, 1.0)
+        host.patched(bed.model, dataclasses.replace(erased, tensors=elsewhere), 1.0)
     apply(bed.model, ErasedUNet(erased.tensors, dataclasses.replace(erased.provenance, fingerprint="x")), 1.0)
     assert "another checkpoint" in caplog.text
 

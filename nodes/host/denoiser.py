@@ -1,17 +1,11 @@
-"""The one file that knows ComfyUI's engine: a loaded MODEL and CLIP as a `Denoiser`, and what surrounds a long run."""
+"""A loaded MODEL and CLIP as a `Denoiser`."""
 
 from __future__ import annotations
 
-import functools
-import logging
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
-import comfy.lora
-import comfy.lora_convert
 import comfy.model_management
 import comfy.model_patcher
 import comfy.patcher_extension
@@ -19,26 +13,16 @@ import comfy.sampler_helpers
 import comfy.samplers
 import comfy.sd
 import comfy.utils
-import comfy_execution.utils
-import folder_paths
 import torch
 from comfy.cli_args import args as comfy_arguments  # noqa: F401  (parsed before torch looks for a device)
 from torch import Tensor, nn
 
-from ..erasure_core.adapters import is_editable
-from ..erasure_core.denoiser import TOKENS, Conditioning
-from ..erasure_core.erased_unet import ErasedUNet
-from ..erasure_core.guidance import per_sample
-from ..erasure_core.inference import InferenceEdit, ModelCall
-from ..erasure_core.layers import blocks, select
-from ..erasure_core.method import inference_edit
-from . import saving
-from .base_model import fingerprint, positions, whole_words
-
-OutOfMemory = comfy.model_management.OOM_EXCEPTION
-Cancelled = comfy.model_management.InterruptProcessingException
-check_cancelled = comfy.model_management.throw_exception_if_processing_interrupted
-ProgressBar = comfy.utils.ProgressBar
+from ...erasure_core.adapters import is_editable
+from ...erasure_core.denoiser import TOKENS, Conditioning
+from ...erasure_core.guidance import per_sample
+from ...erasure_core.layers import blocks, select
+from ..base_model import fingerprint, positions, whole_words
+from .services import check_cancelled
 
 _TRAINABLE_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -248,143 +232,3 @@ def _check_clip(denoiser: ComfyDenoiser) -> None:
             f"CLIP and MODEL do not belong together: this CLIP gives text of width {width}, the {denoiser.family} MODEL "
             f"reads {reads}. Take both from one checkpoint"
         )
-
-
-def family_of(model: Any) -> str:
-    """The family name of a MODEL, as `layers.FAMILIES` spells it."""
-    return type(model.model.model_config).__name__
-
-
-def patched(model: Any, erased: ErasedUNet, strength: float) -> Any:
-    """A clone of `model` with an erased UNet at `strength`: weight edits read by ComfyUI's own LoRA code, and around
-    each call of the network what acts at inference.
-
-    Raises ValueError if no edit, or not every edit, finds its layer.
-    """
-    clone = model.clone()
-    weights = erased.weights()
-    if weights:
-        key_map = comfy.lora.model_lora_keys_unet(model.model, {})
-        patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(weights), key_map, log_missing=False)
-        applied = set(clone.add_patches(patches, strength))
-        wanted = {key.rsplit(".lora_", 1)[0].rsplit(".diff", 1)[0].removesuffix(".alpha") for key in weights}
-        if len(applied) < len(wanted):
-            raise ValueError(
-                f"the erased UNet edits {len(wanted)} layers, but only {len(applied)} of them are in this "
-                f"{family_of(model)} MODEL; nothing was applied. Load the kind of model that it was made for"
-            )
-    if erased.provenance.kind == "hook":
-        edit = inference_edit(erased)
-        wrapper = _wrapper(clone, edit, strength)
-        clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, f"erasure.{uuid.uuid4()}", wrapper)
-    _carry(clone, erased)
-    return clone
-
-
-class _Carrier:
-    """Mixed into the class of a patched MODEL: it says what it carries before it is saved or trained on.
-
-    ComfyUI has no callback for saving. Its clones are of their origin's class, so they say it too; ComfyUI's own classes
-    and modules are not changed, and a plain MODEL is not touched.
-    """
-
-    def state_dict_for_saving(self, *arguments: Any, **named: Any) -> Any:
-        """What every node that writes a checkpoint asks for."""
-        _warn(saving.on_saving(self.get_attachment(saving.ATTACHMENT)))
-        return super().state_dict_for_saving(*arguments, **named)
-
-    def pre_run(self) -> None:
-        """What is called before sampling, and by ComfyUI's trainer before it trains."""
-        if comfy.model_management.in_training:
-            _warn(saving.on_training(self.get_attachment(saving.ATTACHMENT)))
-        super().pre_run()
-
-
-@functools.cache
-def _carrier_class(patcher_class: type) -> type:
-    return type(patcher_class.__name__, (_Carrier, patcher_class), {})
-
-
-def _carry(clone: Any, erased: ErasedUNet) -> None:
-    """Note on `clone` what it carries now. Also keeps ComfyUI from taking it for a plain MODEL with the same patches."""
-    carried = clone.get_attachment(saving.ATTACHMENT) or ()
-    clone.set_attachments(saving.ATTACHMENT, (*carried, erased.provenance))
-    if not isinstance(clone, _Carrier):
-        clone.__class__ = _carrier_class(type(clone))
-
-
-def _warn(text: str) -> None:
-    """Put a warning into the log, and onto the node that is running."""
-    logging.warning("Concept Erasure: %s", text)
-    running = comfy_execution.utils.get_executing_context()
-    send_text(text, running.node_id if running else None)
-
-
-def _wrapper(clone: Any, edit: InferenceEdit, strength: float) -> Callable[..., Tensor]:
-    """What ComfyUI calls in place of the model, which in turn calls the model inside `edit`."""
-    modules = dict(clone.model.diffusion_model.named_modules())
-
-    def around(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **others):
-        options = {} if transformer_options is None else transformer_options
-        if c_crossattn is None:
-            raise ValueError(
-                "this erased UNet acts on the text that a model reads by cross-attention; this MODEL has none"
-            )
-
-        def forward(tokens: Tensor) -> Tensor:
-            # the UNet takes the residuals of a ControlNet off these lists, and a second pass needs them again
-            residuals = None if control is None else {name: list(given) for name, given in control.items()}
-            return executor(x, t, c_concat, tokens, residuals, options, **others)
-
-        halves = torch.tensor(options.get("cond_or_uncond", [0]), device=x.device) == 0
-        positive = halves.repeat_interleave(len(x) // len(halves))
-        return edit(modules, ModelCall(x, t, c_crossattn, positive), forward, strength)
-
-    return around
-
-
-def send_text(text: str, node_id: str | None) -> None:
-    """Show a line of text on a running node, if a server is there to show it."""
-    from server import PromptServer
-
-    instance = getattr(PromptServer, "instance", None)
-    if instance is not None and node_id is not None:
-        instance.send_progress_text(text, node_id)
-
-
-def output_folder() -> str:
-    """ComfyUI's output folder."""
-    return folder_paths.get_output_directory()
-
-
-def models_folder() -> Path:
-    """ComfyUI's models folder."""
-    return Path(folder_paths.models_dir)
-
-
-def register_folder(kind: str, *paths: str) -> None:
-    """Let ComfyUI list `.safetensors` files of a model kind of ours."""
-    for path in paths:
-        folder_paths.add_model_folder_path(kind, path)
-    folders, _ = folder_paths.folder_names_and_paths[kind]
-    folder_paths.folder_names_and_paths[kind] = (folders, {".safetensors"})
-
-
-def file_names(kind: str) -> list[str]:
-    """Names of the files that ComfyUI lists for a model kind."""
-    return folder_paths.get_filename_list(kind)
-
-
-def file_path(kind: str, name: str) -> str | None:
-    """Full path of a listed file, or None if there is none of that name inside the kind's folders."""
-    return folder_paths.get_full_path(kind, name)
-
-
-def generator(seed: int) -> torch.Generator:
-    """A local source of random numbers; the global one is never touched."""
-    return torch.Generator().manual_seed(seed)
-
-
-def device() -> torch.device:
-    """The device that ComfyUI computes on."""
-    return comfy.model_management.get_torch_device()

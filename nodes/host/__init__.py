@@ -1,0 +1,38 @@
+"""The one folder that knows ComfyUI's engine; everything else in the pack asks this one."""
+
+from .denoiser import ComfyDenoiser, load_fully, opened
+from .patching import family_of, patched
+from .services import (
+    Cancelled,
+    OutOfMemory,
+    ProgressBar,
+    check_cancelled,
+    device,
+    file_names,
+    file_path,
+    generator,
+    models_folder,
+    output_folder,
+    register_folder,
+    send_text,
+)
+
+__all__ = [
+    "Cancelled",
+    "ComfyDenoiser",
+    "OutOfMemory",
+    "ProgressBar",
+    "check_cancelled",
+    "device",
+    "family_of",
+    "file_names",
+    "file_path",
+    "generator",
+    "load_fully",
+    "models_folder",
+    "opened",
+    "output_folder",
+    "patched",
+    "register_folder",
+    "send_text",
+]

@@ -1,0 +1,62 @@
+"""What ComfyUI offers around a run: cancelling, progress, messages on nodes, folders, the device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import torch
+
+OutOfMemory = comfy.model_management.OOM_EXCEPTION
+Cancelled = comfy.model_management.InterruptProcessingException
+check_cancelled = comfy.model_management.throw_exception_if_processing_interrupted
+ProgressBar = comfy.utils.ProgressBar
+
+
+def send_text(text: str, node_id: str | None) -> None:
+    """Show a line of text on a running node, if a server is there to show it."""
+    from server import PromptServer
+
+    instance = getattr(PromptServer, "instance", None)
+    if instance is not None and node_id is not None:
+        instance.send_progress_text(text, node_id)
+
+
+def output_folder() -> str:
+    """ComfyUI's output folder."""
+    return folder_paths.get_output_directory()
+
+
+def models_folder() -> Path:
+    """ComfyUI's models folder."""
+    return Path(folder_paths.models_dir)
+
+
+def register_folder(kind: str, *paths: str) -> None:
+    """Let ComfyUI list `.safetensors` files of a model kind of ours."""
+    for path in paths:
+        folder_paths.add_model_folder_path(kind, path)
+    folders, _ = folder_paths.folder_names_and_paths[kind]
+    folder_paths.folder_names_and_paths[kind] = (folders, {".safetensors"})
+
+
+def file_names(kind: str) -> list[str]:
+    """Names of the files that ComfyUI lists for a model kind."""
+    return folder_paths.get_filename_list(kind)
+
+
+def file_path(kind: str, name: str) -> str | None:
+    """Full path of a listed file, or None if there is none of that name inside the kind's folders."""
+    return folder_paths.get_full_path(kind, name)
+
+
+def generator(seed: int) -> torch.Generator:
+    """A local source of random numbers; the global one is never touched."""
+    return torch.Generator().manual_seed(seed)
+
+
+def device() -> torch.device:
+    """The device that ComfyUI computes on."""
+    return comfy.model_management.get_torch_device()
