@@ -13,13 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import comfyui, server
-from .graph import Graph, Output, Place, dumps
+from .graph import Output, dumps
+from .sheets import SAMPLING, SIZE, Sheet
 
 FOLDER = comfyui.PACK / "workflows"
 SAVED = "erased/concept_00001_.safetensors"
-SAMPLING = {"seed": 7, "steps": 12, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
-SIZE = {"width": 64, "height": 64}
-PICTURES = (440, 240)  # eight small pictures in a row or two
 
 ERASE_NOTE = """\
 **Erase Concept** removes *circle* from the loaded model by Adversarial Preservation and hands out a patched clone; \
@@ -49,36 +47,6 @@ Compare the rows. The paper (arXiv 2412.00357) advises (b): \
 keep the erased UNet as a file of its own, and never train on top of it."""
 
 
-class Sheet:
-    """A graph with the stock nodes that every workflow here needs."""
-
-    def __init__(self, name: str, object_info: dict, note: str, note_height: int) -> None:
-        self.graph = Graph(name, object_info)
-        self.add = self.graph.add
-        self.add("MarkdownNote", (0, 0), (340, note_height), "What this shows", {"text": note})
-        y = note_height + 50
-        values = {"ckpt_name": "playground.safetensors"}
-        self.model, self.clip, self.vae = self.add("CheckpointLoaderSimple", (0, y), (340, 98), values=values)
-        values = SIZE | {"batch_size": 8}
-        (self.latent,) = self.add("EmptyLatentImage", (0, y + 148), (340, 106), "Empty Latent: 8 pictures", values)
-
-    def text(self, title: str, prompt: str, place: Place) -> Output:
-        """A prompt."""
-        return self.add("CLIPTextEncode", place, (340, 110), title, {"text": prompt}, {"clip": self.clip})[0]
-
-    def pictures(
-        self, title: str, model: Output, positive: Output, negative: Output, place: Place, save: str = ""
-    ) -> None:
-        """A row: sampler, decoder and pictures, kept under the prefix `save` or only shown."""
-        x, y = place
-        links = {"model": model, "positive": positive, "negative": negative, "latent_image": self.latent}
-        (latent,) = self.add("KSampler", place, (280, 262), f"KSampler, {title}", SAMPLING, links)
-        links = {"samples": latent, "vae": self.vae}
-        (images,) = self.add("VAEDecode", (x + 320, y), (180, 46), links=links)
-        kind, values = ("SaveImage", {"filename_prefix": save}) if save else ("PreviewImage", None)
-        self.add(kind, (x + 540, y), PICTURES, title, values, {"images": images})
-
-
 def erase_and_compare(object_info: dict) -> dict:
     """Erase, look before and after, save."""
     sheet = Sheet("erase_and_compare", object_info, ERASE_NOTE, 210)
@@ -89,11 +57,8 @@ def erase_and_compare(object_info: dict) -> dict:
     circle = sheet.text("Prompt: the erased concept", "a red circle", (800, 0))
     square = sheet.text("Prompt: what must stay", "a blue square", (800, 160))
     nothing = sheet.text("Negative prompt", "", (800, 320))
-    for row, (prompt, what) in enumerate(((circle, "a red circle"), (square, "a blue square"))):
-        for column, (when, model) in enumerate((("before", sheet.model), ("after", erased))):
-            name = f"{when}: {what}"
-            place = (1200, (2 * row + column) * 320)
-            sheet.pictures(name, model, prompt, nothing, place, f"erase_and_compare/{when}_{what.replace(' ', '_')}")
+    shown = [("a red circle", circle), ("a blue square", square)]
+    sheet.comparisons([("before", sheet.model), ("after", erased)], shown, nothing, 1200, "erase_and_compare")
     values = {"filename_prefix": "erased/concept"}
     sheet.add("ErasureSaveErasedUNet", (800, 480), (340, 140), "", values, {"erased_unet": edit})
     sheet.add("PreviewAny", (800, 670), (340, 300), "Report", None, {"source": report})
@@ -116,18 +81,22 @@ def find_adversarial_and_retain(object_info: dict) -> dict:
     circle = sheet.text("Prompt: the erased concept", "a red circle", (1300, 0))
     ring = sheet.text("Prompt: a look-alike", "a red ring", (1300, 160))
     nothing = sheet.text("Negative prompt", "", (1300, 320))
-    for row, (prompt, what) in enumerate(((circle, "a red circle"), (ring, "a red ring"))):
-        for column, (when, model) in enumerate((("before", sheet.model), ("after", erased))):
-            sheet.pictures(f"{when}: {what}", model, prompt, nothing, (1700, (2 * row + column) * 320))
+    shown = [("a red circle", circle), ("a red ring", ring)]
+    sheet.comparisons([("before", sheet.model), ("after", erased)], shown, nothing, 1700)
     return sheet.graph.workflow()
+
+
+def _loaded(sheet: Sheet) -> tuple[Output, Output, Output]:
+    """The saved edit, a prompt for what it erases, and the negative prompt."""
+    (edit,) = sheet.add("ErasureLoadErasedUNet", (400, 0), (340, 58), "", {"name": SAVED})
+    circle = sheet.text("Prompt: the erased concept", "a red circle", (400, 110))
+    return edit, circle, sheet.text("Negative prompt", "", (400, 270))
 
 
 def apply_at_three_strengths(object_info: dict) -> dict:
     """One file at three strengths."""
     sheet = Sheet("apply_at_three_strengths", object_info, STRENGTHS_NOTE, 210)
-    (edit,) = sheet.add("ErasureLoadErasedUNet", (400, 0), (340, 58), "", {"name": SAVED})
-    circle = sheet.text("Prompt: the erased concept", "a red circle", (400, 110))
-    nothing = sheet.text("Negative prompt", "", (400, 270))
+    edit, circle, nothing = _loaded(sheet)
     for row, strength in enumerate((0.5, 1.0, 1.5)):
         links = {"model": sheet.model, "erased_unet": edit}
         (model,) = sheet.add(
@@ -140,9 +109,7 @@ def apply_at_three_strengths(object_info: dict) -> dict:
 def stock_lora_loader(object_info: dict) -> dict:
     """The same file by ComfyUI's own node and by ours."""
     sheet = Sheet("stock_lora_loader", object_info, LORA_NOTE, 210)
-    (edit,) = sheet.add("ErasureLoadErasedUNet", (400, 0), (340, 58), "", {"name": SAVED})
-    circle = sheet.text("Prompt: the erased concept", "a red circle", (400, 110))
-    nothing = sheet.text("Negative prompt", "", (400, 270))
+    edit, circle, nothing = _loaded(sheet)
     links = {"model": sheet.model, "erased_unet": edit}
     (ours,) = sheet.add("ErasureApplyErasedUNet", (800, 0), (300, 78), "", {"strength": 1.0}, links)
     values = {"lora_name": SAVED, "strength_model": 1.0}
