@@ -26,3 +26,37 @@ _register("erasure_tests", _HERE / "helpers")
 from devtools.pack import load_pack  # noqa: E402
 
 load_pack()
+
+
+from collections.abc import Iterator  # noqa: E402
+from typing import Any  # noqa: E402
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def bed() -> Any:
+    """The playground, a `benchmarks.playground.Playground`. Loaded once a file: ComfyUI's trainer leaves its weight
+    wrappers on the module that all clones share, and the next file shall not meet them."""
+    from benchmarks.playground import load_playground
+
+    return load_playground()
+
+
+@pytest.fixture
+def as_a_node_runs() -> Iterator[None]:
+    """ComfyUI executes nodes under inference mode."""
+    import torch
+
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def few_words(monkeypatch, tmp_path: Path) -> None:
+    """Encoding a vocabulary takes most of a short run: a few words are enough for a test."""
+    from concept_erasure.erasure_core import vocabulary
+
+    for name in vocabulary.VOCABULARIES:
+        (tmp_path / f"{name}.txt").write_text("disc\nsquare\nred\ntree\noval\nblue\nhouse\n", encoding="utf-8")
+    monkeypatch.setattr(vocabulary, "_FOLDER", tmp_path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,32 +13,10 @@ from concept_erasure.erasure_core.erased_unet import ErasedUNet, load_erased_une
 from concept_erasure.erasure_core.method import methods
 from erasure_tests.small import make
 
-from benchmarks.playground import Playground, load_playground
+from benchmarks.playground import Playground
 
+pytestmark = pytest.mark.usefixtures("as_a_node_runs", "few_words")
 QUICK = {"steps": 3, "sampling_steps": 3, "trajectories": 3, "batch": 2}
-
-
-@pytest.fixture(scope="module")
-def bed() -> Playground:
-    """The playground, loaded once."""
-    return load_playground()
-
-
-@pytest.fixture(autouse=True)
-def as_a_node_runs() -> Iterator[None]:
-    """ComfyUI executes nodes under inference mode."""
-    with torch.inference_mode():
-        yield
-
-
-@pytest.fixture(autouse=True)
-def few_words(monkeypatch, tmp_path: Path) -> None:
-    """Encoding a vocabulary takes most of a short run: a few words are enough here."""
-    from concept_erasure.erasure_core import vocabulary
-
-    for name in vocabulary.VOCABULARIES:
-        (tmp_path / f"{name}.txt").write_text("disc\nsquare\nred\ntree\noval\nblue\nhouse\n", encoding="utf-8")
-    monkeypatch.setattr(vocabulary, "_FOLDER", tmp_path)
 
 
 def run(bed: Playground, name: str = "esd", concepts: str = "circle", width: int = 64, height: int = 64, **changes):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,25 +12,13 @@ from concept_erasure.erasure_core.erased_unet import ErasedUNet
 from concept_erasure.erasure_core.method import ErasureMethod, methods
 from erasure_tests.small import make
 
-from benchmarks.playground import Playground, load_playground
+from benchmarks.playground import Playground
 
+pytestmark = pytest.mark.usefixtures("as_a_node_runs", "few_words")
 METHODS = methods()
 HOOKS = [name for name, made in METHODS.items() if made.inference.__func__ is not ErasureMethod.inference.__func__]
 PROMPTS = ("a red circle", "a solid blue square", "circle")
 _MADE: dict[tuple[str, str], ErasedUNet] = {}
-
-
-@pytest.fixture(scope="module")
-def bed() -> Playground:
-    """The playground, loaded once."""
-    return load_playground()
-
-
-@pytest.fixture(autouse=True)
-def as_a_node_runs() -> Iterator[None]:
-    """ComfyUI executes nodes under inference mode."""
-    with torch.inference_mode():
-        yield
 
 
 def made(bed: Playground, name: str, concepts: str = "circle") -> ErasedUNet:
@@ -161,7 +148,10 @@ def test_two_of_them_stack(bed: Playground, name: str) -> None:
     assert bool(both.isfinite().all())
     for alone in (first, second):
         assert not torch.equal(both, latents(bed, patched(bed, alone)))
-    assert torch.allclose(both, latents(bed, patched(bed, second, first)), atol=0.1)
+    # weak edits hardly meet each other, so their order hardly counts
+    weak = latents(bed, patched(bed, first, second, strength=0.02))
+    turned = latents(bed, patched(bed, second, first, strength=0.02))
+    assert (weak - turned).abs().max() < 0.3 * (weak - latents(bed, bed.model)).abs().max()
 
 
 @pytest.mark.parametrize("name", HOOKS)

@@ -6,7 +6,6 @@ import dataclasses
 import gc
 import logging
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,22 +13,15 @@ import torch
 from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.erased_unet import ErasedUNet
 from concept_erasure.erasure_core.method import methods
-from erasure_tests.server import models
 
 from benchmarks import modular
-from benchmarks.playground import Playground, load_playground
+from benchmarks.playground import Playground
 
+pytestmark = pytest.mark.usefixtures("as_a_node_runs")
 WARNING = "merges the erasure of 'circle' into the weights"
 QUICK = {"steps": 3, "sampling_steps": 3, "trajectories": 3, "batch": 2, "learning_rate": 0.01}
 TASK = modular.Task(pictures=2, steps=1, batch_size=2, learning_rate=0.01, rank=2, seed=0)
 LAYER = "diffusion_model.output_blocks.0.1.transformer_blocks.0.attn2.to_v"
-
-
-@pytest.fixture(scope="module")
-def bed() -> Playground:
-    """The playground, loaded once."""
-    models()
-    return load_playground()
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +34,9 @@ def edit(bed: Playground) -> ErasedUNet:
 
 
 @pytest.fixture(autouse=True)
-def as_a_node_runs(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """ComfyUI executes nodes under inference mode."""
+def warnings_are_seen(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever level the log had."""
     caplog.set_level(logging.WARNING)
-    with torch.inference_mode():
-        yield
 
 
 def patched(model: object, edit: ErasedUNet, strength: float = 1.0) -> object:

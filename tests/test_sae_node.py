@@ -11,13 +11,7 @@ from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.method import methods
 from concept_erasure.erasure_core.sae import ConceptSAE
 
-from benchmarks.playground import Playground, load_playground
-
-
-@pytest.fixture(scope="module")
-def bed() -> Playground:
-    """The playground, loaded once."""
-    return load_playground()
+from benchmarks.playground import Playground
 
 
 def trained(bed: Playground, folder: Path, monkeypatch, prefix: str = "shapes/sae", block: str = "auto"):
