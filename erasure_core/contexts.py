@@ -54,11 +54,9 @@ def siblings(concept: str) -> list[str]:
 def draw_contexts(concept: str, n: int, generator: torch.Generator) -> list[Context]:
     """n contexts for a concept: the plain ones first, then with random words around it.
 
-    A thing stands in turn after one attribute, after two, and before a noun; its neutral sentence has "thing" in its
-    place, or nothing. An attribute always stands before a noun, in turn alone and with an attribute of another kind (one
-    of its own kind would be pushed away with it); its neutral sentence says another of its kind, because a picture always
-    has some colour, and one that is left open would now and then be the target again. The empty concept has only the
-    empty context.
+    A thing stands in turn after one attribute, after two, and before a noun. An attribute always stands before a noun, in
+    turn alone and with an attribute of another kind: one of its own kind would be pushed away with it. The empty concept
+    has only the empty context.
     """
     if not concept:
         return [Context("", "")] * n
@@ -79,8 +77,6 @@ def draw_contexts(concept: str, n: int, generator: torch.Generator) -> list[Cont
         noun = [word_of(NOUNS)] if own is not None or not before else []
         words = " ".join(["a", *before, "{}", *noun])
         chosen.append(Context(words, " ".join(["a", *before, *(noun or ["thing"])])))
-    if own is not None:
-        chosen = [Context(each.template, each.template.replace("{}", word_of(KINDS[own]))) for each in chosen]
     if n < len(chosen):
         chosen = [chosen[int(i)] for i in torch.randperm(len(chosen), generator=generator)[:n]]
     return chosen

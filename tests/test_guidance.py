@@ -85,11 +85,7 @@ def test_contexts_keep_the_rest_of_the_sentence() -> None:
     for word in ("red", *siblings("Red")):
         assert all(word not in context.template.split() for context in drawn), "its own kind is pushed away with it"
     assert all(context.template.split()[-1] in NOUNS for context in drawn[3:]), "an attribute stands before a noun"
-    for context in drawn:
-        assert context.neutral in {context.with_concept(word) for word in siblings("red")}, (
-            "no other colour in its place"
-        )
-    for context in draw_contexts("circle", 12, torch.Generator().manual_seed(0)):
+    for context in (*drawn, *draw_contexts("circle", 12, torch.Generator().manual_seed(0))):
         words = set(context.neutral.split()) - {"thing"}
         assert words <= set(context.template.split()), "the neutral sentence says something new"
     assert [context.with_concept("") for context in draw_contexts("", 2, torch.Generator())] == ["", ""]
