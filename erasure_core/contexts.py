@@ -67,9 +67,12 @@ def draw_contexts(concept: str, n: int, generator: torch.Generator) -> list[Cont
         return others[int(torch.randint(len(others), (), generator=generator))]
 
     def attributes(count: int) -> list[str]:
+        """Of different kinds; of two the first is a colour, which prompts name most often and a picture always has."""
         kinds = [kind for kind in KINDS if kind != own]
-        order = torch.randperm(len(kinds), generator=generator)[:count]
-        return [word_of(KINDS[kinds[int(i)]]) for i in order]
+        order = [kinds[int(i)] for i in torch.randperm(len(kinds), generator=generator)]
+        if count > 1 and own != "colour":
+            order.sort(key=lambda kind: kind != "colour")
+        return [word_of(KINDS[kind]) for kind in order[:count][::-1]]
 
     chosen = list(PLAIN)
     for i in range(max(0, n - len(PLAIN))):
