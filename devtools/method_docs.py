@@ -58,6 +58,8 @@ def _value(value: Any) -> str:
 def _range(field: dataclasses.Field) -> str:
     if field.metadata["choices"] is not None:
         return ", ".join(f"`{choice}`" for choice in field.metadata["choices"])
+    if isinstance(field.default, bool):
+        return "on or off"
     low, high = (_bound(field.metadata[key]) for key in ("minimum", "maximum"))
     return f"{low} to {high}"
 
