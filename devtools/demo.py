@@ -79,7 +79,7 @@ def scores(models: Path, erased_unet: Path | None, n: int = SCORED) -> dict[str,
     targets = [target for target, _anchor in erased.provenance.targets]
     try:
         before = measure.evaluate(bed, bed.model, targets, n=n, n_small=1)
-        after = measure.evaluate(bed, engine.patched(bed.model, dict(erased.tensors), 1.0), targets, n=n, n_small=1)
+        after = measure.evaluate(bed, engine.patched(bed.model, erased, 1.0), targets, n=n, n_small=1)
     except ValueError as error:  # a workflow of the user's own may erase what the judges do not know
         return {"ESR-1, PSR-1": f"not measured: {error}"}
     table = {}
