@@ -225,3 +225,16 @@ def test_the_global_random_numbers_are_left_alone(bed: Playground) -> None:
     torch.manual_seed(11)
     run(bed)
     assert torch.equal(torch.rand(2), expected)
+
+
+def test_the_demo_scores_what_was_saved(bed: Playground, tmp_path: Path) -> None:
+    from erasure_tests.server import models
+
+    from devtools import demo
+
+    erased, _ = run(bed)
+    save_erased_unet(erased, tmp_path / "edit.safetensors")
+    table = demo.scores(models(), tmp_path / "edit.safetensors", n=2)
+    assert [name.split(":")[0] for name in table] == ["ESR-1", "PSR-1"] and all(
+        "n = 2" in text for text in table.values()
+    )
