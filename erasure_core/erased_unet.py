@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .files import write_whole
+from .files import check_version, read_tensors, write_whole
 
 FORMAT_VERSION = 1
 METADATA_KEY = "erasure"
@@ -88,23 +87,14 @@ def save_erased_unet(erased: ErasedUNet, path: Path, dtype: torch.dtype = torch.
 def load_erased_unet(path: Path) -> ErasedUNet:
     """Read and check a file. Raises ValueError, naming the file and what is wrong with it, if it is truncated, is no
     erased UNet, or was written by a newer version."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (a handle is no dict)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a complete .safetensors file ({error}); save or download it again") from error
+    tensors, metadata = read_tensors(path)
     if METADATA_KEY not in metadata:
         raise ValueError(
             f"{path} is no erased UNet: its metadata has no {METADATA_KEY!r} entry. Plain LoRA files are for Load LoRA"
         )
     try:
         fields = json.loads(metadata[METADATA_KEY])
-        version = fields["format_version"]
-        if version > FORMAT_VERSION:
-            raise ValueError(
-                f"it has format version {version}, this pack reads up to {FORMAT_VERSION}; update the pack"
-            )
+        check_version(fields, FORMAT_VERSION)
         fields["targets"] = tuple(tuple(pair) for pair in fields["targets"])
         fields["retain"] = tuple(fields["retain"])
         known = {entry.name for entry in dataclass_fields(Provenance)}

@@ -1,9 +1,14 @@
-"""Writing a file in one step."""
+"""Files of tensors: written in one step, checked when read."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 
 def write_whole(path: Path, blob: bytes) -> None:
@@ -26,3 +31,20 @@ def write_whole(path: Path, blob: bytes) -> None:
             f"could not save {path} ({len(blob) / 1e6:.1f} MB needed): {error.strerror or error}. "
             f"Free some space or choose another folder; nothing was overwritten",
         ) from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a `.safetensors` file. Raises ValueError, naming the file, if it is not a complete one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (a handle is no dict)
+            return tensors, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a complete .safetensors file ({error}); save or download it again") from error
+
+
+def check_version(fields: Mapping[str, Any], known: int) -> None:
+    """Raise ValueError if metadata is of a later format version than `known`, KeyError if it names none."""
+    version = fields["format_version"]
+    if version > known:
+        raise ValueError(f"it has format version {version}, this pack reads up to {known}; update the pack")

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .files import write_whole
+from .files import check_version, read_tensors, write_whole
 
 METADATA_KEY = "concept_sae"
 FORMAT_VERSION = 1
@@ -109,23 +108,15 @@ def save_sae(sae: ConceptSAE, path: Path) -> None:
 def load_sae(path: Path) -> ConceptSAE:
     """Read and check a file. Raises ValueError, naming the file and what is wrong, if it is truncated, is no such
     autoencoder, was written by a newer version, or its tensors do not fit together."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (a handle is no dict)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a complete .safetensors file ({error}); save or download it again") from error
+    tensors, metadata = read_tensors(path)
     if METADATA_KEY not in metadata:
         raise ValueError(
             f"{path} is no concept SAE: its metadata has no {METADATA_KEY!r} entry. Train one with Train Concept SAE"
         )
     try:
         facts = json.loads(metadata[METADATA_KEY])
-        version = facts.pop("format_version")
-        if version > FORMAT_VERSION:
-            raise ValueError(
-                f"it has format version {version}, this pack reads up to {FORMAT_VERSION}; update the pack"
-            )
+        check_version(facts, FORMAT_VERSION)
+        del facts["format_version"]
         sae = ConceptSAE(**tensors, **facts)
         n, d = sae.encoder.shape
         shapes = {"encoder_bias": (n,), "decoder": (n, d), "decoder_bias": (d,)}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .adapters import Deltas
+from .common_settings import optimiser_steps, sampling_length, sampling_scale, target_trajectories
 from .concepts import ErasureRequest
 from .denoiser import Denoiser
 from .erased_unet import ErasedUNet, weight_edit
@@ -84,9 +85,7 @@ class TrainedMethod(ErasureMethod):
         "Which layers may change. " + "; ".join(f"{name}: {what}" for name, what in GROUPS.items()) + ".",
         choices=tuple(GROUPS),
     )
-    steps: int = setting(
-        100, "Optimiser steps for each concept. More erase more thoroughly and take longer.", minimum=1, maximum=10000
-    )
+    steps: int = optimiser_steps()
     learning_rate: float = setting(
         1e-3, "Step size of Adam. Lower it if pictures of other concepts suffer.", minimum=1e-7, maximum=0.1, step=1e-5
     )
@@ -94,24 +93,9 @@ class TrainedMethod(ErasureMethod):
         8, "Rank of the edit. 0 trains full matrices: a larger file, seldom a better one.", minimum=0, maximum=256
     )
     batch: int = setting(4, "Noisy samples of the target in an optimiser step.", minimum=1, maximum=64, advanced=True)
-    guidance_scale: float = setting(
-        3.0,
-        "Guidance scale of the frozen model's sampling runs that give the noisy samples.",
-        minimum=1.0,
-        maximum=20.0,
-        step=0.5,
-        advanced=True,
-    )
-    sampling_steps: int = setting(
-        16, "Sampling steps of those runs; each gives a noisy sample.", minimum=2, maximum=200, advanced=True
-    )
-    trajectories: int = setting(
-        24,
-        "Sampling runs for each target, each with the target in another sentence ('a picture of a ...', 'a small ...').",
-        minimum=1,
-        maximum=256,
-        advanced=True,
-    )
+    guidance_scale: float = sampling_scale()
+    sampling_steps: int = sampling_length()
+    trajectories: int = target_trajectories()
 
     def prepare(self, run: Training) -> Any:
         """Whatever the method keeps during the run; the deltas are attached and still zero."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..common_settings import optimiser_steps, sampling_length, sampling_scale, target_trajectories
 from ..concepts import ErasureRequest
 from ..denoiser import Conditioning, Denoiser
 from ..erased_unet import HOOK_PREFIX, ErasedUNet
@@ -39,9 +40,7 @@ class DualEncoderModulation(ErasureMethod):
     title = "DuMo: a side encoder on the skips"
     paper = "arXiv 2501.01125"
 
-    steps: int = setting(
-        100, "Optimiser steps for each concept. More erase more thoroughly and take longer.", minimum=1, maximum=10000
-    )
+    steps: int = optimiser_steps()
     scale_steps: int = setting(
         20, "Steps after that in which only the scales of noise levels and skips are learned.", minimum=0, maximum=10000
     )
@@ -72,24 +71,9 @@ class DualEncoderModulation(ErasureMethod):
         maximum=64,
         advanced=True,
     )
-    guidance_scale: float = setting(
-        3.0,
-        "Guidance scale of the frozen model's sampling runs that give the noisy samples.",
-        minimum=1.0,
-        maximum=20.0,
-        step=0.5,
-        advanced=True,
-    )
-    sampling_steps: int = setting(
-        16, "Sampling steps of those runs; each gives a noisy sample.", minimum=2, maximum=200, advanced=True
-    )
-    trajectories: int = setting(
-        24,
-        "Sampling runs for each target, each with the target in another sentence ('a picture of a ...', 'a small ...').",
-        minimum=1,
-        maximum=256,
-        advanced=True,
-    )
+    guidance_scale: float = sampling_scale()
+    sampling_steps: int = sampling_length()
+    trajectories: int = target_trajectories()
 
     def erase(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> ErasedUNet:
         """See `ErasureMethod.erase`; each concept has a side encoder and a gate of its own."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters import Deltas
+from ..common_settings import optimiser_steps, sampling_length, sampling_scale, target_trajectories
 from ..concepts import ConceptPair, ErasureRequest
 from ..denoiser import Conditioning, Denoiser
 from ..erased_unet import HOOK_PREFIX, ErasedUNet, weight_edit
@@ -47,9 +48,7 @@ class SemiPermeableMembrane(ErasureMethod):
         "Let the edit act only as far as the prompt speaks of the concept. Off, the result is an ordinary LoRA that the "
         "stock LoRA loader takes, and acts on every prompt.",
     )
-    steps: int = setting(
-        100, "Optimiser steps for each concept. More erase more thoroughly and take longer.", minimum=1, maximum=10000
-    )
+    steps: int = optimiser_steps()
     learning_rate: float = setting(
         3e-3, "Step size of Adam. Lower it if pictures of other concepts suffer.", minimum=1e-7, maximum=0.1, step=1e-5
     )
@@ -71,24 +70,9 @@ class SemiPermeableMembrane(ErasureMethod):
         maximum=64,
         advanced=True,
     )
-    guidance_scale: float = setting(
-        3.0,
-        "Guidance scale of the frozen model's sampling runs that give the noisy samples.",
-        minimum=1.0,
-        maximum=20.0,
-        step=0.5,
-        advanced=True,
-    )
-    sampling_steps: int = setting(
-        16, "Sampling steps of those runs; each gives a noisy sample.", minimum=2, maximum=200, advanced=True
-    )
-    trajectories: int = setting(
-        24,
-        "Sampling runs for each target, each with the target in another sentence ('a picture of a ...', 'a small ...').",
-        minimum=1,
-        maximum=256,
-        advanced=True,
-    )
+    guidance_scale: float = sampling_scale()
+    sampling_steps: int = sampling_length()
+    trajectories: int = target_trajectories()
 
     def erase(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> ErasedUNet:
         """See `ErasureMethod.erase`. Each concept gets adapters of its own, trained without the others, so that each can

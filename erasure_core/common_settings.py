@@ -1,0 +1,44 @@
+"""Settings that several methods have alike, each stated once. Called in a class body, where the order is decided."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .method import setting
+
+
+def optimiser_steps() -> Any:
+    """How long a trained method learns."""
+    return setting(
+        100, "Optimiser steps for each concept. More erase more thoroughly and take longer.", minimum=1, maximum=10000
+    )
+
+
+def sampling_scale() -> Any:
+    """Guidance of the sampling runs that a method learns on."""
+    return setting(
+        3.0,
+        "Guidance scale of the frozen model's sampling runs that give the noisy samples.",
+        minimum=1.0,
+        maximum=20.0,
+        step=0.5,
+        advanced=True,
+    )
+
+
+def sampling_length() -> Any:
+    """Length of those runs."""
+    return setting(
+        16, "Sampling steps of those runs; each gives a noisy sample.", minimum=2, maximum=200, advanced=True
+    )
+
+
+def target_trajectories() -> Any:
+    """Number of those runs."""
+    return setting(
+        24,
+        "Sampling runs for each target, each with the target in another sentence ('a picture of a ...', 'a small ...').",
+        minimum=1,
+        maximum=256,
+        advanced=True,
+    )
