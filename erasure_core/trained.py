@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from .adapters import Deltas
 from .common_settings import optimiser_steps, sampling_length, sampling_scale, target_trajectories
-from .concepts import ErasureRequest
+from .concepts import ConceptPair, ErasureRequest
 from .denoiser import Denoiser
 from .erased_unet import ErasedUNet, weight_edit
 from .guidance import negative_guidance, squared_error
@@ -39,13 +40,20 @@ class Training:
         """One of `items`, drawn evenly."""
         return items[int(torch.randint(len(items), (), generator=self.generator))]
 
-    def targets(self, n: int, eta: float) -> tuple[NoisyBatch, Tensor]:
-        """n noisy samples of one target, the targets taking turns, and the desired predictions for them."""
-        pair = self.request.pairs[self.step % len(self.request.pairs)]
+    def samples_of(self, pair: ConceptPair, n: int, eta: float) -> tuple[NoisyBatch, Tensor]:
+        """n noisy samples of one target, and the desired predictions for them."""
         samples, rows = self.pool.draw(pair.target, n)
         anchor = self.pool.anchor_predictions(pair.target, pair.anchor)[rows]
         neutral = self.pool.anchor_predictions(pair.target, "")[rows]
         return samples, negative_guidance(anchor, samples.conditional, neutral, eta)
+
+    def targets(self, n: int, eta: float) -> tuple[NoisyBatch, Tensor]:
+        """n noisy samples and the desired predictions for them. The targets take turns sample by sample: steps that
+        pull by one target alone, each another way, forget one of them in the end."""
+        pairs = self.request.pairs
+        turns = Counter((self.step * n + i) % len(pairs) for i in range(n))
+        parts = [self.samples_of(pairs[turn], count, eta) for turn, count in turns.items()]
+        return NoisyBatch.cat([samples for samples, _ in parts]), torch.cat([desired for _, desired in parts])
 
     def retained(self, concepts: Sequence[str], chains: int, steps: int | None = None) -> NoisyBatch:
         """One noisy sample of each concept; new concepts get their trajectories first, at `chains` runs each, of
