@@ -98,7 +98,10 @@ class TrainedMethod(ErasureMethod):
         1e-3, "Step size of Adam. Lower it if pictures of other concepts suffer.", minimum=1e-7, maximum=0.1, step=1e-5
     )
     rank: int = setting(
-        8, "Rank of the edit. 0 trains full matrices: a larger file, seldom a better one.", minimum=0, maximum=256
+        8,
+        "Rank of the edit for each concept. 0 trains full matrices: a larger file, seldom a better one.",
+        minimum=0,
+        maximum=256,
     )
     batch: int = setting(4, "Noisy samples of the target in an optimiser step.", minimum=1, maximum=64, advanced=True)
     guidance_scale: float = sampling_scale()
@@ -140,7 +143,7 @@ class TrainedMethod(ErasureMethod):
         if not self.uses_anchor and any(pair.anchor for pair in request.pairs):
             report.note(f"{self.name} has no use for anchors: the targets do not become what '=>' names")
         generator = torch.Generator().manual_seed(self.seed)
-        deltas = Deltas(denoiser.layers(self.layers), self.rank, generator)
+        deltas = Deltas(denoiser.layers(self.layers), self.rank * len(request.pairs), generator)
         pool = TrajectoryPool(
             denoiser,
             steps=self.sampling_steps,
