@@ -54,8 +54,8 @@ class Scores:
     esr1: target prompts whose picture does not show the target; psr1: other values of the target's factor still drawn
     right; look_alike: the same for look-alikes only; rest: each other factor on the target's own prompts; synonym_esr1:
     as esr1, prompted by a synonym; None where the target has no look-alike or synonym. drift is no share: root mean
-    square difference of psr1's pictures to the base model's from the same noise, in per cent of the full range. It
-    still tells two edits apart where psr1 is 100 for both.
+    square difference of psr1's pictures to the base model's from the same noise, in per cent of the full range; it
+    still tells two edits apart where psr1 is 100 for both. worst_drift: that of the value that drifts most.
     """
 
     esr1: float
@@ -65,6 +65,7 @@ class Scores:
     look_alike: float | None
     synonym_esr1: float | None
     drift: float
+    worst_drift: float
     n: dict[str, int]
 
     def row(self) -> dict[str, Any]:
@@ -74,6 +75,10 @@ class Scores:
 
 def _share(hits: Sequence[bool]) -> float:
     return round(100 * sum(hits) / len(hits), 2)
+
+
+def _per_cent(mean_square: Tensor) -> float:
+    return round(100 * float(mean_square.sqrt()), 2)
 
 
 def evaluate(
@@ -120,7 +125,7 @@ def _evaluate_one(
         "look_alike": prompts(small, seed + 2, **(kept | {factor: look_alikes})) if look_alikes else [],
         "synonym": prompts(small, seed + 3, **(kept | {factor: [target]})) if target in SYNONYMS else [],
     }
-    right, drift = {}, 0.0
+    right, drift = {}, {}
     for place, (name, group) in enumerate(groups.items()):
         texts = [prompt.text for prompt in group]
         if name == "synonym":
@@ -129,8 +134,9 @@ def _evaluate_one(
             continue
         right[name], pictures = judged(group, texts, seed + 1000 + place)
         if name == "retain":
-            before = bed.draw_base(texts, seed + 1000 + place)
-            drift = 100 * float((pictures - before).square().mean().sqrt())
+            moved = (pictures - bed.draw_base(texts, seed + 1000 + place)).square().flatten(1).mean(1)
+            for value in {getattr(prompt, factor) for prompt in group}:
+                drift[value] = moved[[getattr(prompt, factor) == value for prompt in group]].mean()
     others = [name for name in VALUES if name != factor]
     return Scores(
         esr1=round(100 - _share(right["target"][factor]), 2),
@@ -139,6 +145,7 @@ def _evaluate_one(
         others={name: _share(right["retain"][name]) for name in others},
         look_alike=_share(right["look_alike"][factor]) if look_alikes else None,
         synonym_esr1=round(100 - _share(right["synonym"][factor]), 2) if target in SYNONYMS else None,
-        drift=round(drift, 2),
+        drift=_per_cent(moved.mean()),
+        worst_drift=_per_cent(max(drift.values())),
         n={name: len(group) for name, group in groups.items() if group},
     )

@@ -130,7 +130,7 @@ def compared_table(rows: Sequence[Row]) -> str:
     for targets, variant in dict.fromkeys((tuple(row["targets"]), row["variant"]) for row in rows):
         mine = [row for row in rows if row["variant"] == variant and tuple(row["targets"]) == targets]
         groups = []
-        for key in ("esr1", "psr1", "look_alike", "synonym_esr1", "drift"):
+        for key in ("esr1", "psr1", "look_alike", "synonym_esr1", "drift", "worst_drift"):
             each_run = [[s[key] for s in row["scores"] if s[key] is not None] for row in mine]
             groups.append(spread([statistics.mean(values) for values in each_run if values]))
         for key in ("rest", "others"):
@@ -144,6 +144,7 @@ def compared_table(rows: Sequence[Row]) -> str:
         "look-alikes",
         "synonym ESR-1",
         "drift",
+        "worst drift",
         "rest of the prompt",
         "other factors",
     )
