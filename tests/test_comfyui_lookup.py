@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from erasure_tests.hosts import make_comfyui
 
 from devtools import comfyui, install
 from devtools.lock import locked
@@ -32,14 +33,6 @@ def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comfyui, "PACK", tmp_path / "elsewhere")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.setattr(install, "can_import", lambda python, modules: False)
-
-
-def make_comfyui(path: Path) -> Path:
-    """A folder that passes for a ComfyUI."""
-    for name in install.COMFYUI_FILES:
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).touch()
-    return path
 
 
 def make_file(path: Path) -> Path:

