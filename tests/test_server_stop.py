@@ -22,7 +22,7 @@ from devtools.comfyui import Host
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and process groups are those of Unix")
 
-# Answers every address, has a child as a node may, and leaves its id. With `stubborn`, it does not end when asked to.
+# Answers every address, has a child as a node may, and leaves its id. With `stubborn`, neither ends when asked to.
 STAND_IN = """
 import http.server, os, pathlib, signal, subprocess, sys
 def value(option):
@@ -31,9 +31,9 @@ class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
         self.end_headers()
-subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 if "--stubborn" in sys.argv:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 pathlib.Path(value("--base-directory"), "process").write_text(str(os.getpid()))
 print("started", flush=True)
 http.server.HTTPServer(("127.0.0.1", int(value("--port"))), Answer).serve_forever()
