@@ -70,6 +70,11 @@ def wait_until(holds: Callable[[], bool]) -> bool:
     return holds()
 
 
+def has_ended(base: Path) -> bool:
+    """Whether nothing is left of the server of a base directory; a process takes a moment to be gone when killed."""
+    return wait_until(lambda: not members(base))
+
+
 @pytest.fixture
 def serve(host: Host, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
     """Starts `make serve`, or what it starts, as a process of its own; returns once it shows the address."""
@@ -129,14 +134,14 @@ def test_nothing_is_left_after_a_signal(name: str, serve: Callable, tmp_path: Pa
     os.killpg(process.pid, getattr(signal, name))  # as a terminal does
     codes = {"SIGINT": 0, "SIGTERM": 128 + signal.SIGTERM, "SIGHUP": 128 + signal.SIGHUP, "SIGKILL": -signal.SIGKILL}
     assert process.wait(timeout=10) == codes[name]
-    assert wait_until(lambda: not members(base)), members(base)
+    assert has_ended(base)
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_nothing_is_left_when_make_itself_is_killed(serve: Callable, tmp_path: Path) -> None:
     process = serve("make", "serve", f"FINDER={sys.executable}")
     process.kill()
-    assert wait_until(lambda: not members(tmp_path / "cache" / "serve"))
+    assert has_ended(tmp_path / "cache" / "serve")
 
 
 def test_without_make_it_serves_on_when_its_shell_is_gone_and_under_nohup(serve: Callable, tmp_path: Path) -> None:
@@ -148,13 +153,13 @@ def test_without_make_it_serves_on_when_its_shell_is_gone_and_under_nohup(serve:
     time.sleep(1.5)  # three of its looks
     assert len(members(tmp_path / "cache" / "serve")) == 2
     serving.terminate()
-    assert wait_until(lambda: not members(tmp_path / "cache" / "serve"))
+    assert has_ended(tmp_path / "cache" / "serve")
 
 
 def test_the_end_of_the_block_stops_the_children_too(host: Host, tmp_path: Path) -> None:
     with server.running_server(host, tmp_path / "base", pack=None) as running:
         assert {running.process.pid} < {process.pid for process in members(tmp_path / "base")}
-    assert members(tmp_path / "base") == []
+    assert has_ended(tmp_path / "base")
 
 
 def test_a_server_that_does_not_end_when_asked_is_killed(host: Host, tmp_path: Path, monkeypatch) -> None:
@@ -162,13 +167,13 @@ def test_a_server_that_does_not_end_when_asked_is_killed(host: Host, tmp_path: P
     with server.running_server(host, tmp_path / "base", pack=None, extra_args=("--stubborn",)) as running:
         began = time.monotonic()
     assert time.monotonic() - began >= 0.5 and running.process.returncode == -signal.SIGKILL
-    assert members(tmp_path / "base") == []
+    assert has_ended(tmp_path / "base")
 
 
 def test_an_error_in_the_block_stops_the_server_and_passes_on(host: Host, tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), server.running_server(host, tmp_path / "base", pack=None):
         _ = 1 / 0
-    assert members(tmp_path / "base") == []
+    assert has_ended(tmp_path / "base")
 
 
 def test_a_second_server_in_the_same_folder_is_refused_and_changes_nothing(host: Host, tmp_path: Path) -> None:
