@@ -105,14 +105,18 @@ def methods() -> dict[str, type[ErasureMethod]]:
 
 
 def inference_edit(erased: ErasedUNet) -> InferenceEdit:
-    """What an erased UNet of kind `hook` does while the model runs. Raises ValueError if no method here made it."""
+    """What an erased UNet of kind `hook` does while the model runs. Raises ValueError if no method here made it, or it
+    lacks a part that the method needs."""
     name = erased.provenance.method
     if name not in methods():
         raise ValueError(
             f"this erased UNet acts while the model runs, as the method {name!r} defines it, and this pack has no such "
             f"method; it knows {', '.join(methods())}. Update the pack, or add the method's file"
         )
-    return methods()[name].inference(erased)
+    try:
+        return methods()[name].inference(erased)
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"the erased UNet lacks a part that {name} needs: {error}; get the original file") from error
 
 
 def provenance(method: ErasureMethod, denoiser: Denoiser, request: ErasureRequest, kind: str = "weights") -> Provenance:

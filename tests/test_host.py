@@ -137,6 +137,13 @@ def test_an_edit_for_another_family_or_layer_is_refused(bed: Playground, caplog)
     elsewhere = {key.replace("input_blocks.1.1", "input_blocks.4.1"): value for key, value in erased.tensors.items()}
     with pytest.raises(ValueError, match="edits 6 layers, but only 4"):
         host.patched(bed.model, dataclasses.replace(erased, tensors=elsewhere), 1.0)
+    layer = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k"
+    bad_pair = {f"{layer}.lora_up.weight": torch.ones(7, 2), f"{layer}.lora_down.weight": torch.ones(2, 768)}
+    for bad in (bad_pair, {f"{layer}.diff": torch.ones(320, 7)}, {f"{layer}.diff_b": torch.ones(320)}):
+        with pytest.raises(ValueError, match=r"does not fit the layer '.*attn2\.to_k' of this SD15 MODEL"):
+            host.patched(bed.model, dataclasses.replace(erased, tensors=bad), 1.0)
+    whole = {f"{layer}.diff": torch.ones(320, 768)}
+    assert len(host.patched(bed.model, dataclasses.replace(erased, tensors=whole), 1.0).patches) == 1
     apply(bed.model, ErasedUNet(erased.tensors, dataclasses.replace(erased.provenance, fingerprint="x")), 1.0)
     assert "another checkpoint" in caplog.text
 
