@@ -195,13 +195,16 @@ class FindAdversarialConcept(io.ComfyNode):
             on_progress=lambda step, total, _loss: bar.update_absolute(step, total), check=host.check_cancelled
         )
         words = lines(candidates or "")
-        if not words:
-            with host.opened(model, clip, width, height) as denoiser:
-                words = words_of(vocabulary, denoiser, limit=1000)
-        words = [word for word in dict.fromkeys(words) if not request.says_target(word)]
-        if not words:
-            raise ValueError("no candidate is left: every line of candidates is itself a concept to erase; add others")
-        ranking = rank(model, clip, edit, request, words, width, height, seed, report)
+        with host.memory_errors(f"measuring concepts at {width}x{height}", "width and height"):
+            if not words:
+                with host.opened(model, clip, width, height) as denoiser:
+                    words = words_of(vocabulary, denoiser, limit=1000)
+            words = [word for word in dict.fromkeys(words) if not request.says_target(word)]
+            if not words:
+                raise ValueError(
+                    "no candidate is left: every line of candidates is itself a concept to erase; add others"
+                )
+            ranking = rank(model, clip, edit, request, words, width, height, seed, report)
         title = f"damage of erasing {', '.join(request.targets)}"
         rows = "\n".join(
             f"| {word or '(empty)'} | {value:.3e} |" for word, value in zip(ranking.words, ranking.damage, strict=True)

@@ -1,0 +1,133 @@
+"""Bad input and failures in the real host: each is named, says what to do, and leaves the base model as it was."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from erasure_tests.runs import base_hash, run
+
+from benchmarks.playground import Playground
+
+pytestmark = pytest.mark.usefixtures("as_a_node_runs", "few_words")
+
+
+def test_a_failing_run_leaves_the_base_as_it_was(bed: Playground, monkeypatch) -> None:
+    from concept_erasure.erasure_core.methods import esd
+
+    before = base_hash(bed)
+    monkeypatch.setattr(esd, "squared_error", lambda predicted, *_a: predicted * float("nan"))
+    with pytest.raises(FloatingPointError, match="optimiser step 1 of 3"):
+        run(bed)
+    assert base_hash(bed) == before
+    assert not any(module._forward_hooks for module in bed.model.model.modules())
+
+
+NO_MEMORY = [
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
+    ),
+    torch.cuda.OutOfMemoryError("CUDA out of memory"),
+    MemoryError(),
+]
+
+
+def failing(error: Exception):
+    """A function that raises the error whatever it is called with."""
+
+    def fail(*_arguments: object, **_named: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: type(error).__name__)
+def test_running_out_of_memory_names_what_to_lower(bed: Playground, monkeypatch, error: Exception) -> None:
+    from concept_erasure.erasure_core.methods import esd
+    from concept_erasure.nodes import host
+
+    before = base_hash(bed)
+    monkeypatch.setattr(esd, "squared_error", failing(error))
+    with pytest.raises(
+        RuntimeError, match=r"with esd\. Lower width and height, .* batch, trajectories, rank; the model"
+    ):
+        run(bed)
+    assert base_hash(bed) == before and host.is_out_of_memory(error)
+    assert not any(module._forward_hooks for module in bed.model.model.modules())
+    monkeypatch.setattr(esd, "squared_error", failing(RuntimeError("another error")))
+    with pytest.raises(RuntimeError, match=r"^another error$"):
+        run(bed)
+
+
+def test_running_out_of_memory_after_the_erasure_is_named_too(bed: Playground, monkeypatch) -> None:
+    from concept_erasure.nodes import adversarial, erase, host
+
+    hidden = SimpleNamespace(unique_id=None)
+    for node in (erase.EraseConcept, adversarial.FindAdversarialConcept):
+        monkeypatch.setattr(node, "hidden", hidden, raising=False)
+    erased, _ = run(bed, "uce")
+    monkeypatch.setattr(host, "patched", failing(MemoryError()))
+    size = {"width": 64, "height": 64, "seed": 0}
+    with pytest.raises(
+        RuntimeError, match=r"erasing at 64x64 with uce\. Lower width and height, .* settings rank; the"
+    ):
+        erase.EraseConcept.execute(bed.model, bed.clip, "circle", {"method": "uce"}, **size)
+    with pytest.raises(RuntimeError, match=r"while measuring concepts at 64x64\. Lower width and height; the model"):
+        adversarial.FindAdversarialConcept.execute(
+            bed.model, bed.clip, "circle", "everyday_words", 3, erased_unet=erased, **size
+        )
+
+
+def test_an_edit_that_is_not_finite_is_not_returned(bed: Playground, monkeypatch) -> None:
+    from concept_erasure.erasure_core import adapters
+
+    def broken(_deltas: object) -> dict[str, torch.Tensor]:
+        return {"a.diff": torch.tensor([float("nan")])}
+
+    monkeypatch.setattr(adapters.Deltas, "export", broken)
+    with pytest.raises(FloatingPointError, match=r"esd made holds NaN or infinity in 'diffusion_model\.a\.diff'"):
+        run(bed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 60}, "width is 60, which is no multiple of 8; try 64"),
+        ({"height": 0}, "height is 0"),
+        ({"concepts": "()"}, "sees nothing in it"),
+        ({"steps": 0}, "steps is 0"),
+        ({"layers": "everything"}, "choose one of cross_attention_kv"),
+    ],
+)
+def test_bad_input_is_named(bed: Playground, changes: dict, message: str) -> None:
+    before = base_hash(bed)
+    with pytest.raises(ValueError, match=message):
+        run(bed, **changes)
+    assert base_hash(bed) == before
+
+
+def test_quantised_models_and_foreign_text_encoders_are_refused(bed: Playground, monkeypatch) -> None:
+    from concept_erasure.nodes import host
+
+    layer = bed.model.model.diffusion_model.output_blocks[0][1].transformer_blocks[0].attn2.to_k
+    with host.opened(bed.model, bed.clip, 64, 64) as denoiser:
+        whole = layer.weight
+        layer.weight = torch.nn.Parameter(whole.to(torch.float8_e4m3fn), False)
+        try:
+            with pytest.raises(ValueError, match=r"quantised: .*to_k has weights of type torch\.float8_e4m3fn\. Load"):
+                denoiser.layers("cross_attention_kv")
+        finally:
+            layer.weight = whole
+    monkeypatch.setitem(bed.model.model.model_config.unet_config, "context_dim", 2048)
+    with pytest.raises(ValueError, match="text of width 768, the SD15 MODEL reads 2048"):
+        run(bed)
+
+
+@pytest.mark.parametrize("prefix", ["../escape", "/etc/passwd", "a/../../b", "C:\\x", "", "..\\up"])
+def test_file_names_stay_in_the_output_folder(prefix: str) -> None:
+    from concept_erasure.nodes.erased_unet import safe_prefix
+
+    with pytest.raises(ValueError, match="leads out of the output folder"):
+        safe_prefix(prefix)
+    assert safe_prefix("shapes/circle").parts == ("shapes", "circle")
