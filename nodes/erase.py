@@ -68,7 +68,10 @@ def erase(
     the edit is not finite.
     """
     if images is not None and vae is None:
-        raise ValueError("images are linked without a vae; link the VAE of the same checkpoint, which encodes them")
+        raise ValueError(
+            "images are linked without a vae, or its checkpoint has none; link the VAE of the same checkpoint, which encodes "
+            "them, or one from Load VAE"
+        )
     memory = MemoryMeter(host.device())
     with _memory_errors(method, width, height), host.opened(model, clip, width, height) as denoiser:
         report = _reporting(denoiser, request, method, vae, node_id)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from concept_erasure.erasure_core.erased_unet import ErasedUNet, Provenance
 from erasure_tests.runs import base_hash, run
 
 from benchmarks.playground import Playground
 
-pytestmark = pytest.mark.usefixtures("as_a_node_runs", "few_words")
+pytestmark = pytest.mark.usefixtures("bed", "as_a_node_runs", "few_words")
 
 
 def test_a_failing_run_leaves_the_base_as_it_was(bed: Playground, monkeypatch) -> None:
@@ -124,6 +129,19 @@ def test_quantised_models_and_foreign_text_encoders_are_refused(bed: Playground,
         run(bed)
 
 
+def test_a_checkpoint_without_a_part_is_named(bed: Playground) -> None:
+    from concept_erasure.nodes.erased_unet import apply
+
+    with pytest.raises(
+        ValueError, match=r"CLIP is empty: this checkpoint has no text encoder; load one with Load CLIP"
+    ):
+        run(dataclasses.replace(bed, clip=None))
+    nothing = dataclasses.replace(bed, model=None)
+    for fails in (lambda: run(nothing), lambda: apply(nothing.model, None, 1.0)):
+        with pytest.raises(ValueError, match=r"MODEL is empty: .*load one with Load Diffusion Model"):
+            fails()
+
+
 @pytest.mark.parametrize("prefix", ["../escape", "/etc/passwd", "a/../../b", "C:\\x", "", "..\\up"])
 def test_file_names_stay_in_the_output_folder(prefix: str) -> None:
     from concept_erasure.nodes.erased_unet import safe_prefix
@@ -131,3 +149,51 @@ def test_file_names_stay_in_the_output_folder(prefix: str) -> None:
     with pytest.raises(ValueError, match="leads out of the output folder"):
         safe_prefix(prefix)
     assert safe_prefix("shapes/circle").parts == ("shapes", "circle")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "message"),
+    [
+        ("n" * 300, "a part of 300 bytes; give one of at most 200"),
+        ("\u00e9" * 101 + "/circle", "a part of 202 bytes"),
+        ("cir\0cle", "holds a control character"),
+        ("cir\ncle", "holds a control character"),
+    ],
+)
+def test_file_names_that_no_file_can_have_are_refused(prefix: str, message: str) -> None:
+    from concept_erasure.nodes.erased_unet import safe_prefix
+
+    with pytest.raises(ValueError, match=message):
+        safe_prefix(prefix)
+
+
+def saved(erased: ErasedUNet, folder: Path, monkeypatch) -> list[str]:
+    """What Save Erased UNet shows on the node, with `folder` as ComfyUI's output folder."""
+    from concept_erasure.nodes import host
+    from concept_erasure.nodes.erased_unet import SaveErasedUNet
+
+    shown: list[tuple[str, str]] = []
+    monkeypatch.setattr(host, "output_folder", lambda: str(folder))
+    monkeypatch.setattr(host, "send_text", lambda text, node: shown.append((text, node)))
+    monkeypatch.setattr(SaveErasedUNet, "hidden", SimpleNamespace(unique_id="7"), raising=False)
+    SaveErasedUNet.execute(erased, "shapes/circle")
+    assert {node for _, node in shown} == {"7"}
+    return [text for text, _ in shown]
+
+
+def test_saving_shows_where_and_a_full_disk_leaves_the_old_files(tmp_path: Path, monkeypatch) -> None:
+    output = tmp_path / "output"
+    source = Provenance("ap", {}, (("circle", ""),), (), 7, "SD15")
+    key = ErasedUNet({"erasure.a": torch.ones(1)}, dataclasses.replace(source, kind="hook"))
+    erased = ErasedUNet({"diffusion_model.a.diff": torch.ones(1)}, source, key)
+    paths = [
+        output / "loras" / "shapes" / "circle_00001_.safetensors",
+        output / "erased_unets" / "shapes" / "circle_key_00001_.safetensors",
+    ]
+    assert saved(erased, output, monkeypatch) == ["\n".join(f"saved {path}" for path in paths)]
+    before = {path: path.read_bytes() for path in paths}
+
+    monkeypatch.setattr(os, "fsync", failing(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(OSError, match=r"circle_00002_\.safetensors .*Free some space"):
+        saved(erased, output, monkeypatch)
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before

@@ -48,6 +48,14 @@ def test_a_full_disk_leaves_the_old_file_whole(erased: ErasedUNet, tmp_path: Pat
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+def test_a_name_that_no_file_can_have_is_named(erased: ErasedUNet, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"could not save .*Give a shorter file name; nothing was overwritten"):
+        save_erased_unet(erased, tmp_path / f"{'n' * 300}.safetensors")
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match=r"could not save .*Choose another folder; nothing was overwritten"):
+        save_erased_unet(erased, tmp_path / "file" / "edit.safetensors")
+
+
 def test_files_that_are_no_erased_unet_are_refused(erased: ErasedUNet, tmp_path: Path) -> None:
     path = tmp_path / "edit.safetensors"
     save_erased_unet(erased, path)

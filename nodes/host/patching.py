@@ -21,11 +21,12 @@ from ...erasure_core.erased_unet import PREFIX, ErasedUNet, misfit
 from ...erasure_core.inference import InferenceEdit, ModelCall
 from ...erasure_core.method import inference_edit
 from .. import saving
-from .services import send_text
+from .services import check_linked, send_text
 
 
 def family_of(model: Any) -> str:
-    """The family name of a MODEL, as `layers.FAMILIES` spells it."""
+    """The family name of a MODEL, as `layers.FAMILIES` spells it. Raises ValueError if the MODEL is empty."""
+    check_linked(model)
     return type(model.model.model_config).__name__
 
 

@@ -17,6 +17,16 @@ check_cancelled = comfy.model_management.throw_exception_if_processing_interrupt
 ProgressBar = comfy.utils.ProgressBar
 
 
+def check_linked(model: object, clip: object = True) -> None:
+    """Raise ValueError if what is linked is empty: a loader gives None for what its checkpoint does not hold."""
+    if model is None:
+        raise ValueError(
+            "the linked MODEL is empty: this checkpoint has no diffusion model; load one with Load Diffusion Model"
+        )
+    if clip is None:
+        raise ValueError("the linked CLIP is empty: this checkpoint has no text encoder; load one with Load CLIP")
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """True for every way in which a device or the CPU says that memory ran out; on the CPU torch has no type for it."""
     texts = ("out of memory", "can't allocate memory")
