@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import torch
 from comfy_api.latest import io
 from PIL import Image, ImageDraw
 
 from ..erasure_core.adversary import Candidates, Damage, prefilter
+from ..erasure_core.candidates import encode_words
 from ..erasure_core.concepts import ErasureRequest, lines, parse_request
 from ..erasure_core.erased_unet import ErasedUNet
 from ..erasure_core.method import methods
@@ -37,11 +39,17 @@ class Ranking:
 
 
 def probe_erasure(
-    model: object, clip: object, request: ErasureRequest, width: int, height: int, seed: int
+    model: object,
+    clip: object,
+    request: ErasureRequest,
+    width: int,
+    height: int,
+    seed: int,
+    node_id: str | None = None,
 ) -> ErasedUNet:
     """A short erasure without any preservation, to see what it would hurt."""
     probe = methods()["esd"](steps=PROBE_STEPS, seed=seed)
-    return erase(model, clip, request, probe, width, height)[0]
+    return erase(model, clip, request, probe, width, height, node_id=node_id)[0]
 
 
 @torch.no_grad()
@@ -59,7 +67,7 @@ def rank(
     """Measure the damage of `erased` to every word, on latents of the frozen model at several noise levels."""
     edited_model = apply(model, erased, 1.0)
     with host.opened(model, clip, width, height) as denoiser:
-        everything = Candidates(tuple(words), denoiser.encode(words))
+        everything = encode_words(denoiser, words, report.check)
         targets = denoiser.encode(request.targets)
         kept, synonyms = prefilter(everything, targets, SEARCHED, "nearest", SYNONYM_SIMILARITY)
         samples, _ = sample_trajectories(
@@ -189,10 +197,12 @@ class FindAdversarialConcept(io.ComfyNode):
     ) -> io.NodeOutput:
         """Rank and draw."""
         request = parse_request(concepts)
-        edit = erased_unet or probe_erasure(model, clip, request, width, height, seed)
-        bar = host.ProgressBar(100, node_id=cls.hidden.unique_id)
+        node_id = cls.hidden.unique_id
+        edit = erased_unet or probe_erasure(model, clip, request, width, height, seed, node_id)
+        bar = host.ProgressBar(100, node_id=node_id)
         report = Report(
-            on_progress=lambda step, total, _loss: bar.update_absolute(step, total), check=host.check_cancelled
+            on_progress=lambda step, total, _loss: bar.update_absolute(step, total),
+            check=partial(host.check_cancelled, node_id=node_id),
         )
         words = lines(candidates or "")
         with host.memory_errors(f"measuring concepts at {width}x{height}", "width and height"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import AbstractContextManager
+from functools import partial
 
 from comfy_api.latest import io
 from PIL import Image
@@ -114,7 +115,7 @@ def _reporting(
         if preview is not None and (step == 1 or step == steps or step % max(1, steps // PREVIEWS) == 0):
             bar.update_absolute(step, steps, ("JPEG", preview.image(), 512))
 
-    return Report(on_progress=on_progress, on_preview=on_preview, check=host.check_cancelled)
+    return Report(on_progress=on_progress, on_preview=on_preview, check=partial(host.check_cancelled, node_id=node_id))
 
 
 def report_text(erased: ErasedUNet, report: Report) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 from comfy_api.latest import io
@@ -78,7 +79,6 @@ def train(
     doing, lower = f"training a concept SAE at {width}x{height}", "expansion, width and height, or take fewer prompts"
     with host.memory_errors(doing, lower), host.opened(model, clip, width, height) as denoiser, memory:
         name, said = chosen_block(denoiser, block), sentences(prompts, denoiser, seed)
-        host.send_text(f"sampling {len(said)} prompts", node_id)
         vectors = gather(
             denoiser,
             {name: denoiser.blocks("transformer")[name]},
@@ -87,7 +87,7 @@ def train(
             guidance_scale=GUIDANCE_SCALE,
             limit=VECTORS,
             generator=generator,
-            check=host.check_cancelled,
+            check=partial(host.check_cancelled, node_id=node_id),
         )[name]
         sae = train_sae(
             vectors.flatten(0, 2),

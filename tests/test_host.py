@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.erased_unet import ErasedUNet, load_erased_unet, save_erased_unet
 from concept_erasure.erasure_core.method import methods
-from erasure_tests.runs import base_hash, run
+from erasure_tests.runs import QUICK, base_hash, run
+from erasure_tests.small import make
 
 from benchmarks.playground import Playground
 
@@ -61,6 +63,18 @@ def test_a_cancelled_run_leaves_the_base_as_it_was(bed: Playground, monkeypatch)
     assert len(seen) < 3, "the run went on after the cancel"
     assert base_hash(bed) == before and not comfy.model_management.in_training
     assert not any(module._forward_hooks for module in bed.model.model.modules())
+
+
+def test_the_node_shows_what_it_is_at_from_the_start(bed: Playground, monkeypatch) -> None:
+    from concept_erasure.nodes import host
+    from concept_erasure.nodes.erase import erase
+
+    shown: list[str] = []
+    monkeypatch.setattr(host.services, "send_text", lambda text, node: shown.append(f"{node}: {text}"))
+    monkeypatch.setattr(host, "send_text", host.services.send_text)
+    erase(bed.model, bed.clip, parse_request("circle"), make("ap", **QUICK), 64, 64, node_id="7")
+    assert shown[0] == "7: sampling step 1 of 3, 3 at once" and shown[-1].startswith("7: optimiser step 3 of 3")
+    assert "7: encoding words, 0 of 7" in shown
 
 
 def test_saved_and_loaded_and_the_stock_lora_loader_agree(bed: Playground, tmp_path: Path) -> None:

@@ -13,8 +13,14 @@ import torch
 
 OutOfMemory = comfy.model_management.OOM_EXCEPTION
 Cancelled = comfy.model_management.InterruptProcessingException
-check_cancelled = comfy.model_management.throw_exception_if_processing_interrupted
 ProgressBar = comfy.utils.ProgressBar
+
+
+def check_cancelled(doing: str = "", node_id: str | None = None) -> None:
+    """Raise `Cancelled` if the user cancelled, else show on a node, if one is named, what the run is at (`report.Check`)."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    if doing:
+        send_text(doing, node_id)
 
 
 def check_linked(model: object, clip: object = True) -> None:
