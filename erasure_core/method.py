@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -135,7 +136,12 @@ def provenance(method: ErasureMethod, denoiser: Denoiser, request: ErasureReques
 
 def check_prompts(denoiser: Denoiser, request: ErasureRequest) -> None:
     """Raise ValueError, naming the prompt, if the text encoder cannot see something that the request says."""
-    for prompt in (*request.targets, *(pair.anchor for pair in request.pairs), *request.retain):
+    check_visible(denoiser, (*request.targets, *(pair.anchor for pair in request.pairs), *request.retain))
+
+
+def check_visible(denoiser: Denoiser, prompts: Iterable[str]) -> None:
+    """Raise ValueError, naming the prompt, if the text encoder cannot see one of them; the empty one is seen."""
+    for prompt in prompts:
         trouble = denoiser.describe_prompt(prompt) if prompt else None
         if trouble:
             raise ValueError(f"{prompt!r}: {trouble}")

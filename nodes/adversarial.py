@@ -13,7 +13,7 @@ from ..erasure_core.adversary import Candidates, Damage, prefilter
 from ..erasure_core.candidates import encode_words
 from ..erasure_core.concepts import ErasureRequest, lines, parse_request
 from ..erasure_core.erased_unet import ErasedUNet
-from ..erasure_core.method import methods
+from ..erasure_core.method import check_visible, methods
 from ..erasure_core.report import Report
 from ..erasure_core.trajectory import NoisyBatch, sample_trajectories
 from ..erasure_core.vocabulary import VOCABULARIES, words_of
@@ -64,10 +64,14 @@ def rank(
     seed: int,
     report: Report,
 ) -> Ranking:
-    """Measure the damage of `erased` to every word, on latents of the frozen model at several noise levels."""
+    """Measure the damage of `erased` to every word, on latents of the frozen model at several noise levels.
+
+    Raises ValueError, naming it, for a word that the text encoder cannot see.
+    """
     edited_model = apply(model, erased, 1.0)
     with host.opened(model, clip, width, height) as denoiser:
         everything = encode_words(denoiser, words, report.check)
+        check_visible(denoiser, (*request.targets, *words))
         targets = denoiser.encode(request.targets)
         kept, synonyms = prefilter(everything, targets, SEARCHED, "nearest", SYNONYM_SIMILARITY)
         samples, _ = sample_trajectories(

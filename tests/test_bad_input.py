@@ -14,8 +14,18 @@ from concept_erasure.erasure_core.erased_unet import ErasedUNet, Provenance
 from erasure_tests.runs import base_hash, run
 
 from benchmarks.playground import Playground
+from devtools import comfyui, playground_files
 
 pytestmark = pytest.mark.usefixtures("bed", "as_a_node_runs", "few_words")
+
+
+@pytest.fixture(autouse=True)
+def hidden(bed: Playground, monkeypatch) -> None:
+    """What ComfyUI sets on the nodes' classes before it runs them."""
+    from concept_erasure.nodes import adversarial, erase, erased_unet
+
+    for node in (erase.EraseConcept, adversarial.FindAdversarialConcept, erased_unet.SaveErasedUNet):
+        monkeypatch.setattr(node, "hidden", SimpleNamespace(unique_id="7"), raising=False)
 
 
 def test_a_failing_run_leaves_the_base_as_it_was(bed: Playground, monkeypatch) -> None:
@@ -68,9 +78,6 @@ def test_running_out_of_memory_names_what_to_lower(bed: Playground, monkeypatch,
 def test_running_out_of_memory_after_the_erasure_is_named_too(bed: Playground, monkeypatch) -> None:
     from concept_erasure.nodes import adversarial, erase, host
 
-    hidden = SimpleNamespace(unique_id=None)
-    for node in (erase.EraseConcept, adversarial.FindAdversarialConcept):
-        monkeypatch.setattr(node, "hidden", hidden, raising=False)
     erased, _ = run(bed, "uce")
     monkeypatch.setattr(host, "patched", failing(MemoryError()))
     size = {"width": 64, "height": 64, "seed": 0}
@@ -100,7 +107,7 @@ def test_an_edit_that_is_not_finite_is_not_returned(bed: Playground, monkeypatch
     [
         ({"width": 60}, "width is 60, which is no multiple of 8; try 64"),
         ({"height": 0}, "height is 0"),
-        ({"concepts": "()"}, "sees nothing in it"),
+        ({"concepts": "()"}, "has no letter"),
         ({"steps": 0}, "steps is 0"),
         ({"layers": "everything"}, "choose one of cross_attention_kv"),
     ],
@@ -112,18 +119,23 @@ def test_bad_input_is_named(bed: Playground, changes: dict, message: str) -> Non
     assert base_hash(bed) == before
 
 
-def test_quantised_models_and_foreign_text_encoders_are_refused(bed: Playground, monkeypatch) -> None:
+def test_an_fp8_model_is_refused_and_takes_an_edit_of_the_whole_one(bed: Playground) -> None:
+    import comfy.sd
     from concept_erasure.nodes import host
 
-    layer = bed.model.model.diffusion_model.output_blocks[0][1].transformer_blocks[0].attn2.to_k
-    with host.opened(bed.model, bed.clip, 64, 64) as denoiser:
-        whole = layer.weight
-        layer.weight = torch.nn.Parameter(whole.to(torch.float8_e4m3fn), False)
-        try:
-            with pytest.raises(ValueError, match=r"quantised: .*to_k has weights of type torch\.float8_e4m3fn\. Load"):
-                denoiser.layers("cross_attention_kv")
-        finally:
-            layer.weight = whole
+    path = str(playground_files.playground_models(comfyui.ensure()) / playground_files.CHECKPOINT)
+    options = {"dtype": torch.float8_e4m3fn}
+    fp8 = comfy.sd.load_checkpoint_guess_config(path, output_vae=False, output_clip=False, model_options=options)[0]
+    small = dataclasses.replace(bed, model=fp8)
+    before = base_hash(small)
+    with pytest.raises(ValueError, match=r"quantised: .*to_[kv] has weights of type torch\.float8_e4m3fn\. Load"):
+        run(small)
+    assert base_hash(small) == before
+    erased, _ = run(bed, "uce")
+    assert len(host.patched(fp8, erased, 1.0).patches) == len(erased.layers())
+
+
+def test_a_foreign_text_encoder_is_refused(bed: Playground, monkeypatch) -> None:
     monkeypatch.setitem(bed.model.model.model_config.unet_config, "context_dim", 2048)
     with pytest.raises(ValueError, match="text of width 768, the SD15 MODEL reads 2048"):
         run(bed)
@@ -140,6 +152,16 @@ def test_a_checkpoint_without_a_part_is_named(bed: Playground) -> None:
     for fails in (lambda: run(nothing), lambda: apply(nothing.model, None, 1.0)):
         with pytest.raises(ValueError, match=r"MODEL is empty: .*load one with Load Diffusion Model"):
             fails()
+
+
+def test_a_candidate_that_the_text_encoder_cannot_see_is_named(bed: Playground) -> None:
+    from concept_erasure.nodes.adversarial import FindAdversarialConcept
+
+    erased, _ = run(bed, "uce")
+    with pytest.raises(ValueError, match=r"'\(\)': the text encoder sees nothing in it"):
+        FindAdversarialConcept.execute(
+            bed.model, bed.clip, "circle", "everyday_words", 3, 64, 64, 0, candidates="ring\n()", erased_unet=erased
+        )
 
 
 @pytest.mark.parametrize("prefix", ["../escape", "/etc/passwd", "a/../../b", "C:\\x", "", "..\\up"])
@@ -175,7 +197,6 @@ def saved(erased: ErasedUNet, folder: Path, monkeypatch) -> list[str]:
     shown: list[tuple[str, str]] = []
     monkeypatch.setattr(host, "output_folder", lambda: str(folder))
     monkeypatch.setattr(host, "send_text", lambda text, node: shown.append((text, node)))
-    monkeypatch.setattr(SaveErasedUNet, "hidden", SimpleNamespace(unique_id="7"), raising=False)
     SaveErasedUNet.execute(erased, "shapes/circle")
     assert {node for _, node in shown} == {"7"}
     return [text for text, _ in shown]
