@@ -82,8 +82,8 @@ def erase(
             request = dataclasses.replace(request, sae=concept_sae)
         with memory:
             erased = method.erase(denoiser, request, report)
-    broken = erased.not_finite()
-    if broken is not None:
+    broken = erased.not_finite() or (erased.key and erased.key.not_finite())
+    if broken:
         raise FloatingPointError(
             f"the edit that {method.name} made holds NaN or infinity in {broken!r}; nothing was returned. Lower "
             f"learning_rate if the method has it, else load the MODEL as bfloat16 or float32"
