@@ -5,22 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from concept_erasure.erasure_core.adapters import Deltas
-from concept_erasure.erasure_core.concepts import ErasureRequest, parse_request
+from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.method import methods
 from concept_erasure.erasure_core.report import Report
 from concept_erasure.erasure_core.trained import Training
-from concept_erasure.erasure_core.trajectory import TrajectoryPool
 from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
-
-
-def running(request: ErasureRequest, chains: int = 2, steps: int = 4) -> Training:
-    """A run on the toy whose deltas are not attached, so that the network is the frozen one."""
-    generator, denoiser = torch.Generator().manual_seed(0), ToyDenoiser()
-    deltas = Deltas(denoiser.layers("cross_attention_kv"), 2, generator)
-    pool = TrajectoryPool(denoiser, steps=4, guidance_scale=3.0, generator=generator, frozen=deltas.disabled)
-    pool.fill(request.targets, chains)
-    return Training(denoiser, request, deltas, pool, generator, Report(), steps)
+from erasure_tests.training import running
 
 
 def nudge(run: Training, size: float = 0.3) -> None:
