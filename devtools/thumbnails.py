@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from . import comfyui, playground_files, server
 from .demo import run_workflow
 from .errors import ToolError
-from .make_workflows import FOLDER, MAKERS
+from .make_workflows import FOLDER, MAKERS, NEEDS
 
 WIDTH, HEIGHT = 512, 384
 GAP, LABEL = 8, 20
@@ -69,7 +69,7 @@ def _stacked(rows: list[Row]) -> Image.Image:
 
 def main(argv: list[str] | None = None) -> int:
     """Run and draw; 0, or 1 with the reason on standard error."""
-    names = [make.__name__ for make in MAKERS]  # the first saves the file that others load
+    names = [make.__name__ for make in MAKERS]
     parser = argparse.ArgumentParser(prog="python -m devtools.thumbnails", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", choices=[*names, []], metavar="NAME", help="only these; default: all")
     wanted = parser.parse_args(argv).names or names
@@ -80,8 +80,9 @@ def main(argv: list[str] | None = None) -> int:
             tempfile.TemporaryDirectory(prefix="concept-erasure-") as base,
             server.running_server(host, Path(base), models_directory=models) as running,
         ):
-            for name in names:
-                if name not in wanted and name != names[0]:
+            needed = {NEEDS[name] for name in wanted if name in NEEDS}
+            for name in names:  # in this order a file is saved before it is loaded
+                if name not in wanted and name not in needed:
                     continue
                 print(f"running {name}", flush=True)
                 run = run_workflow(running, json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
