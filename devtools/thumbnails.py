@@ -23,6 +23,7 @@ WIDTH, HEIGHT = 512, 384
 GAP, LABEL = 8, 20
 FONT = 13
 BESIDE_A_CHART = 2  # rows of pictures, the last ones, that a chart leaves room for
+MOST_ROWS = 6  # without a chart: the first ones
 LARGEST = (WIDTH - GAP) // 4 - GAP  # a row shows at least four pictures
 
 Row = tuple[str, list[Image.Image]]
@@ -33,8 +34,7 @@ def thumbnail(rows: list[tuple[str, list[bytes]]]) -> Image.Image:
     opened = [(title, [Image.open(io.BytesIO(data)).convert("RGB") for data in pictures]) for title, pictures in rows]
     charts = [(title, [_fitted(pictures[0])]) for title, pictures in opened if len(pictures) == 1]
     drawings = [row for row in opened if len(row[1]) > 1]
-    if charts:
-        drawings = drawings[-BESIDE_A_CHART:]
+    drawings = drawings[-BESIDE_A_CHART:] if charts else drawings[:MOST_ROWS]
     free = HEIGHT - GAP - sum(LABEL + pictures[0].height + GAP for _, pictures in charts)
     size = min(LARGEST, free // max(1, len(drawings)) - LABEL - GAP)
     if size < 32:

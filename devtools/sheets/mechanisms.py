@@ -8,16 +8,16 @@ HIDDEN = "erased/hidden"
 PAIR = {"Prompt: the erased concept": "a red circle", "Prompt: what must stay": "a blue square"}
 
 CLOSED_FORM_NOTE = """\
-*circle* and *star* are erased in one go by two methods that solve for the new weights instead of training them: no picture \
-is drawn and no gradient taken, so each needs seconds. The reports say how many.
-**uce** maps the text of both concepts to the text without them. **rece** then looks for text that still says them, and \
-erases that as well.
-Quick is not thorough: a few circles are left, because *a red thing* is one now and then. `ap` and `esd` erase more."""
+*circle* and *star* are erased in one go by two methods that solve for the new weights instead of training them. No picture \
+is drawn and no gradient taken: nearly all of the time the text encoder reads sentences. The reports say how long it took.
+**uce** reads the text of *circle* as that of *triangle*, and *star* as *cross*. **rece** then looks for text that still \
+says the concepts, and erases that as well. An anchor behind `=>` helps both: without one, *a red thing* may be a circle again."""
 GATED_NOTE = """\
 **spm** erases *circle* by thin adapters that open only as far as the prompt speaks of circles.
 **With the gate** a prompt without circles gives the very same picture as the loaded model, bit for bit: compare \
 *before* and *gated* for the blue square.
-**Without it** (`gate` off) the same adapters are an ordinary LoRA: it acts on every prompt, and the squares change a little.
+**Without it** (`gate` off) the adapters are an ordinary LoRA, which acts on every prompt: the squares are nearly the same, \
+but no longer bit for bit.
 The gated edit is saved to `output/erased_unets/erased/`; Load Erased UNet and Apply Erased UNet use it."""
 SAE_NOTE = """\
 **Train Concept SAE** learns a sparse autoencoder of one block: it splits what the block puts out into many features, of \
@@ -52,11 +52,11 @@ def closed_form_in_seconds(object_info: dict) -> dict:
     sheet = Sheet("closed_form_in_seconds", object_info, CLOSED_FORM_NOTE, 300)
     models = {"before": sheet.model}
     for column, method in enumerate(("uce", "rece")):
-        values = {"concepts": "circle\nstar", "method": method}
+        values = {"concepts": "circle => triangle\nstar => cross", "method": method}
         x = 400 + 400 * column
         models[method], _, _, report = sheet.erase((x, 0), 700, f"Erase Concept by {method}", **values)
         sheet.report((x, 760), report, f"Report of {method}")
-    shown = sheet.prompts((1200, 0), PAIR)
+    shown = sheet.prompts((1200, 0), PAIR | {"Prompt: the other erased concept": "a green star"})
     sheet.comparisons(models, shown, 1600)
     return sheet.graph.workflow()
 
@@ -76,7 +76,7 @@ def gated_by_the_prompt(object_info: dict) -> dict:
 def sae_features(object_info: dict) -> dict:
     """Train an SAE, erase by its features."""
     sheet = Sheet("sae_features", object_info, SAE_NOTE, 280)
-    values = SIZE | {"prompts": SAE_PROMPTS, "steps": 1000, "filename_prefix": ""}
+    values = SIZE | {"prompts": SAE_PROMPTS, "steps": 300, "filename_prefix": ""}
     links = {"model": sheet.model, "clip": sheet.clip}
     sae, quality = sheet.add("ErasureTrainConceptSAE", (400, 0), (340, 460), "", values, links)
     sheet.report((400, 520), quality, "How well it reads the block")
