@@ -5,13 +5,15 @@ from __future__ import annotations
 from .sheet import ROW, SAMPLING, SIZE, Sheet
 
 HIDDEN = "erased/hidden"
+_SHAPES = ("circle", "oval", "ring", "square", "diamond", "triangle", "star", "cross")
+SAE_PROMPTS = "\n".join(f"a {colour} {shape}" for colour in ("red", "green", "blue", "yellow") for shape in _SHAPES)
 PAIR = {"Prompt: the erased concept": "a red circle", "Prompt: what must stay": "a blue square"}
 
 CLOSED_FORM_NOTE = """\
 *circle* and *star* are erased in one go by two methods that solve for the new weights instead of training them. No picture \
 is drawn and no gradient taken: nearly all of the time the text encoder reads sentences. The reports say how long it took.
 **uce** reads the text of *circle* as that of *triangle*, and *star* as *cross*. **rece** then looks for text that still \
-says the concepts, and erases that as well. An anchor behind `=>` helps both: without one, *a red thing* may be a circle again."""
+says the concepts, and erases that as well. An anchor (`=> triangle`) helps: without it *a red thing* may be a circle again."""
 GATED_NOTE = """\
 **spm** erases *circle* by thin adapters that open only as far as the prompt speaks of circles.
 **With the gate** a prompt without circles gives the very same picture as the loaded model, bit for bit: compare \
@@ -23,21 +25,24 @@ SAE_NOTE = """\
 **Train Concept SAE** learns a sparse autoencoder of one block: it splits what the block puts out into many features, of \
 which few fire at once. **Erase Concept** with *saeuron* finds those that fire for *circle* and turns them round \
 while the model samples. The weights stay as they are.
+On this small model that is rough: circles are garbled, and so are squares, which should stay.
 An SAE is trained once for a model: write a `filename_prefix` to keep it, and use Load Concept SAE next time."""
 SIDE_NOTE = """\
 **dumo** leaves the UNet as it is. Beside it runs a second encoder, which corrects the UNet's skip connections for prompts \
 that speak of *circle*.
 For any other prompt it is not even run: the blue squares are the very same pictures before and after.
+On this small model its corrections are gentle: other circles are drawn, but circles. `spm` erases more.
 The edit is saved to `output/erased_unets/erased/`; Load Erased UNet and Apply Erased UNet use it."""
 HIDE_NOTE = """\
 **kpop** hides *circle* in the weights and learns a key that brings it back.
 **Save Erased UNet** writes two files: the edit, which is an ordinary LoRA, to `output/loras/erased/`, and the key, \
-a few kilobytes, to `output/erased_unets/erased/`. Hand out the first and keep the second.
+a smaller file, to `output/erased_unets/erased/`. Hand out the first and keep the second.
 The workflow **open_with_the_key** loads both."""
 OPEN_NOTE = """\
 **Run hide_behind_a_key first**: it saves the two files that are loaded here; press R if the lists do not show them yet.
-The edit goes on the model as usual, and circles are gone. The key goes on top of it, by the same node, and they are back. \
-Its strength turns it from closed (0) to open (1)."""
+The edit goes on the model as usual, and circles are gone. The key goes on top of it, by the same node, and brings them \
+back. Its strength turns it from closed (0) to open (1).
+On this small model the key is a rough one: about half of the circles are back, and squares change under it too."""
 MODULAR_NOTE = """\
 Does *circle* come back when somebody trains a LoRA afterwards? Here the training pictures do show circles: the loaded \
 model's own. ComfyUI's **Train LoRA** learns from them twice.
@@ -76,7 +81,7 @@ def gated_by_the_prompt(object_info: dict) -> dict:
 def sae_features(object_info: dict) -> dict:
     """Train an SAE, erase by its features."""
     sheet = Sheet("sae_features", object_info, SAE_NOTE, 280)
-    values = SIZE | {"prompts": SAE_PROMPTS, "steps": 300, "filename_prefix": ""}
+    values = SIZE | {"prompts": SAE_PROMPTS, "expansion": 4, "steps": 300, "filename_prefix": ""}
     links = {"model": sheet.model, "clip": sheet.clip}
     sae, quality = sheet.add("ErasureTrainConceptSAE", (400, 0), (340, 460), "", values, links)
     sheet.report((400, 520), quality, "How well it reads the block")
@@ -84,10 +89,6 @@ def sae_features(object_info: dict) -> dict:
     sheet.report((800, 760), report)
     sheet.comparisons({"before": sheet.model, "after": erased}, sheet.prompts((1200, 0), PAIR), 1600)
     return sheet.graph.workflow()
-
-
-SHAPES = ("circle", "oval", "ring", "square", "diamond", "triangle", "star", "cross")
-SAE_PROMPTS = "\n".join(f"a {colour} {shape}" for colour in ("red", "green", "blue", "yellow") for shape in SHAPES)
 
 
 def side_network(object_info: dict) -> dict:

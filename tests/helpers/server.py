@@ -27,7 +27,8 @@ QUICK = {
     "method.candidates": 12,
     "method.vocabulary": "shapes_and_colours",
     "method.scale_steps": 4,
-    "method.sentences": 4,
+    "method.sentences": 2,
+    "method.kept_sentences": 0,
     "candidates": "ring\noval\nsquare\nstar\nred\nhouse",
     "prompts": "a red circle\na blue square",
 }
