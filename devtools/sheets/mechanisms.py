@@ -31,7 +31,7 @@ SIDE_NOTE = """\
 **dumo** leaves the UNet as it is. Beside it runs a second encoder, which corrects the UNet's skip connections for prompts \
 that speak of *circle*.
 For any other prompt it is not even run: the blue squares are the very same pictures before and after.
-On this small model its corrections are gentle: other circles are drawn, but circles. `spm` erases more.
+On this small model it corrects too little: the circles change, but stay circles. `spm` erases more.
 The edit is saved to `output/erased_unets/erased/`; Load Erased UNet and Apply Erased UNet use it."""
 HIDE_NOTE = """\
 **kpop** hides *circle* in the weights and learns a key that brings it back.
