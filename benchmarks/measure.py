@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from torch import Tensor
+
 from playground.drawing import COLOURS, FILLS, LOOK_ALIKES, SHAPES, SYNONYMS
 
 from .playground import Playground
@@ -51,7 +53,9 @@ class Scores:
 
     esr1: target prompts whose picture does not show the target; psr1: other values of the target's factor still drawn
     right; look_alike: the same for look-alikes only; rest: each other factor on the target's own prompts; synonym_esr1:
-    as esr1, prompted by a synonym; None where the target has no look-alike or synonym.
+    as esr1, prompted by a synonym; None where the target has no look-alike or synonym. drift is no share: root mean
+    square difference of psr1's pictures to the base model's from the same noise, in per cent of the full range; it
+    still tells two edits apart where psr1 is 100 for both. worst_drift: that of the value that drifts most.
     """
 
     esr1: float
@@ -60,6 +64,8 @@ class Scores:
     others: dict[str, float]
     look_alike: float | None
     synonym_esr1: float | None
+    drift: float
+    worst_drift: float
     n: dict[str, int]
 
     def row(self) -> dict[str, Any]:
@@ -71,6 +77,10 @@ def _share(hits: Sequence[bool]) -> float:
     return round(100 * sum(hits) / len(hits), 2)
 
 
+def _per_cent(mean_square: Tensor) -> float:
+    return round(100 * float(mean_square.sqrt()), 2)
+
+
 def evaluate(
     bed: Playground, model: Any, targets: Sequence[str], *, n: int, seed: int = 0, n_small: int | None = None
 ) -> dict[str, Scores]:
@@ -78,23 +88,32 @@ def evaluate(
 
     n pictures for the target and n for the retained values, `n_small` (n by default) for look-alikes and synonyms.
     """
-    drawn: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    drawn: dict[tuple[str, ...], tuple[Tensor, dict[str, list[str]]]] = {}
 
-    def judged(group: Sequence[Prompt], texts: Sequence[str], noise_seed: int) -> dict[str, list[bool]]:
-        """Whether each factor of each picture is as the prompt says; the same texts are drawn only once."""
+    def judged(group: Sequence[Prompt], texts: Sequence[str], noise_seed: int) -> tuple[dict[str, list[bool]], Tensor]:
+        """Whether each factor of each picture is as the prompt says, and the pictures; each text is drawn only once."""
         key = (str(noise_seed), *texts)
         if key not in drawn:
-            drawn[key] = bed.judged(bed.draw(model, texts, noise_seed))
-        return {
-            factor: [seen == getattr(prompt, factor) for seen, prompt in zip(drawn[key][factor], group, strict=True)]
+            pictures = bed.draw(model, texts, noise_seed)
+            drawn[key] = pictures, bed.judged(pictures)
+        pictures, seen = drawn[key]
+        right = {
+            factor: [value == getattr(prompt, factor) for value, prompt in zip(seen[factor], group, strict=True)]
             for factor in VALUES
         }
+        return right, pictures
 
-    return {target: _evaluate_one(judged, target, targets, n, n_small or n, seed) for target in targets}
+    return {target: _evaluate_one(bed, judged, target, targets, n, n_small or n, seed) for target in targets}
 
 
 def _evaluate_one(
-    judged: Callable[..., dict[str, list[bool]]], target: str, erased: Sequence[str], n: int, small: int, seed: int
+    bed: Playground,
+    judged: Callable[..., tuple[dict[str, list[bool]], Tensor]],
+    target: str,
+    erased: Sequence[str],
+    n: int,
+    small: int,
+    seed: int,
 ) -> Scores:
     factor = factor_of(target)
     # every group avoids the other erased values: they have rows of their own
@@ -106,12 +125,18 @@ def _evaluate_one(
         "look_alike": prompts(small, seed + 2, **(kept | {factor: look_alikes})) if look_alikes else [],
         "synonym": prompts(small, seed + 3, **(kept | {factor: [target]})) if target in SYNONYMS else [],
     }
-    right = {}
+    right, drift = {}, {}
     for place, (name, group) in enumerate(groups.items()):
         texts = [prompt.text for prompt in group]
         if name == "synonym":
             texts = [text.replace(target, SYNONYMS[target]) for text in texts]
-        right[name] = judged(group, texts, seed + 1000 + place) if group else None
+        if not group:
+            continue
+        right[name], pictures = judged(group, texts, seed + 1000 + place)
+        if name == "retain":
+            moved = (pictures - bed.draw_base(texts, seed + 1000 + place)).square().flatten(1).mean(1)
+            for value in {getattr(prompt, factor) for prompt in group}:
+                drift[value] = moved[[getattr(prompt, factor) == value for prompt in group]].mean()
     others = [name for name in VALUES if name != factor]
     return Scores(
         esr1=round(100 - _share(right["target"][factor]), 2),
@@ -120,5 +145,7 @@ def _evaluate_one(
         others={name: _share(right["retain"][name]) for name in others},
         look_alike=_share(right["look_alike"][factor]) if look_alikes else None,
         synonym_esr1=round(100 - _share(right["synonym"][factor]), 2) if target in SYNONYMS else None,
+        drift=_per_cent(moved.mean()),
+        worst_drift=_per_cent(max(drift.values())),
         n={name: len(group) for name, group in groups.items() if group},
     )

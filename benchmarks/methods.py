@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,13 +19,13 @@ import torch
 
 from . import measure
 from .playground import Playground, load_playground
-from .quality import DOCS, erase_once, markdown_table
-from .runs import Row, add_arguments, each
+from .quality import erase_once, markdown_table
+from .runs import DOCS, Row, add_arguments, circumstances, each, write_tables
 
 TARGETS = ("circle", "square", "red", "striped")
 SEEDS = (0, 1)
 BASE, CONTROL = "nothing (base)", "random edit (control)"
-ROOT = Path(__file__).parent.parent
+BY = "make bench-methods ARGS=--write"
 
 
 def random_like(erased: Any, seed: int) -> Any:
@@ -73,7 +71,7 @@ def _cells(rows: Sequence[dict[str, Any]]) -> list[Any]:
     rest = [value for row in rows for value in row["rest"].values()]
     others = [value for row in rows for value in row["others"].values()]
     costs = [_mean([row["costs"].get(key) for row in rows]) for key in ("seconds", "peak_MB", "file_kB")]
-    scores = [_mean([row[key] for row in rows]) for key in ("esr1", "psr1", "look_alike")]
+    scores = [_mean([row[key] for row in rows]) for key in ("esr1", "psr1", "look_alike", "drift")]
     return [*scores, _mean(rest), _mean(others), _mean([row["synonym_esr1"] for row in rows]), *costs]
 
 
@@ -86,7 +84,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         each = [[row for row in mine if row["target"] == target] for target in targets]
         pairs = [f"{_mean([r['esr1'] for r in part])} / {_mean([r['psr1'] for r in part])}" for part in each]
         cells.append([method, *_cells(mine), *pairs, len(mine)])
-    head = ("method", "ESR-1", "PSR-1", "look-alikes", "rest of the prompt", "other factors", "synonym ESR-1")
+    head = ("method", "ESR-1", "PSR-1", "look-alikes", "drift", "rest of the prompt", "other factors", "synonym ESR-1")
     return markdown_table((*head, "s", "MB", "kB", *targets, "runs"), cells)
 
 
@@ -136,19 +134,10 @@ def main() -> None:
         print(f"# {json.dumps(row)}", flush=True)
     rows.sort(key=lambda row: (names.index(row["method"]), row["target"], row["seed"]))
     print(table(rows), flush=True)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    result = {
-        "rows": rows,
-        "n": arguments.n,
-        "commit": commit.strip(),
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "minutes": round((time.time() - started) / 60, 1),
-    }
+    result = {"rows": rows, "n": arguments.n} | circumstances(started)
     if arguments.write:
-        (DOCS / "methods_table.md").write_text(table(rows) + "\n", encoding="utf-8")
-        (DOCS / "methods.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        plot(rows, DOCS / "methods.png")
+        write_tables("comparison", BY, result, methods=table(rows))
+        plot(rows, DOCS / "comparison.png")
     print(json.dumps(result))
 
 

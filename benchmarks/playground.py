@@ -32,6 +32,7 @@ class Playground:
 
     def __post_init__(self) -> None:
         self._texts: dict[str, Tensor] = {}
+        self._base_pictures: dict[tuple[str, ...], Tensor] = {}
 
     def text(self, prompt: str) -> Tensor:
         """Text hidden states (1, 77, 768); encoded once."""
@@ -57,6 +58,13 @@ class Playground:
                 )  # fmt: skip
                 pictures.append(self.vae.decode(latents.float()).movedim(-1, 1).float())
         return torch.cat(pictures)
+
+    def draw_base(self, prompts: Sequence[str], seed: int) -> Tensor:
+        """What `draw` gives for the base model; drawn once."""
+        key = (str(seed), *prompts)
+        if key not in self._base_pictures:
+            self._base_pictures[key] = self.draw(self.model, prompts, seed)
+        return self._base_pictures[key]
 
     @torch.inference_mode()
     def judged(self, pictures: Tensor) -> dict[str, list[str]]:

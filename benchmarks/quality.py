@@ -10,10 +10,7 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from . import measure, runs
 from .playground import Playground, load_playground
@@ -30,7 +27,7 @@ VARIANTS = {
     "ap, none": ("ap", {"search": "none"}),
     "esd": ("esd", {}),
 }
-DOCS = Path(__file__).parent.parent / "docs"
+BY = "make bench-quality ARGS=--write"
 
 
 def erase_once(bed: Playground, name: str, targets: Sequence[str], seed: int, encoded: dict, **settings: Any) -> tuple:
@@ -113,10 +110,11 @@ def main_table(rows: Sequence[Row], base: Sequence[Row]) -> str:
                 rest = ", ".join(f"{name} {value}" for name, value in scores["rest"].items())
                 counts = ", ".join(f"{name} {count}" for name, count in scores["n"].items())
                 measured = [scores[key] for key in ("esr1", "psr1", "look_alike")]
+                measured.append(scores["drift"] if part is row else 0.0)
                 costs = [part.get(key) for key in ("seconds", "peak_MB")]
                 cells.append([what, target, *measured, rest, scores["synonym_esr1"], *costs, counts])
-    head = ("erased", "asked for", "ESR-1", "PSR-1", "look-alikes", "rest of the prompt", "synonym ESR-1", "s", "MB")
-    return markdown_table((*head, "n"), cells)
+    head = ("erased", "asked for", "ESR-1", "PSR-1", "look-alikes", "drift", "rest of the prompt", "synonym ESR-1", "s")
+    return markdown_table((*head, "MB", "n"), cells)
 
 
 def spread(values: Sequence[float]) -> str | None:
@@ -132,7 +130,7 @@ def compared_table(rows: Sequence[Row]) -> str:
     for targets, variant in dict.fromkeys((tuple(row["targets"]), row["variant"]) for row in rows):
         mine = [row for row in rows if row["variant"] == variant and tuple(row["targets"]) == targets]
         groups = []
-        for key in ("esr1", "psr1", "look_alike", "synonym_esr1"):
+        for key in ("esr1", "psr1", "look_alike", "synonym_esr1", "drift", "worst_drift"):
             each_run = [[s[key] for s in row["scores"] if s[key] is not None] for row in mine]
             groups.append(spread([statistics.mean(values) for values in each_run if values]))
         for key in ("rest", "others"):
@@ -145,6 +143,8 @@ def compared_table(rows: Sequence[Row]) -> str:
         "PSR-1",
         "look-alikes",
         "synonym ESR-1",
+        "drift",
+        "worst drift",
         "rest of the prompt",
         "other factors",
     )
@@ -182,15 +182,15 @@ def main() -> None:
     for row in runs.each(main_keys + ([] if arguments.skip_comparison else compared), arguments, run):
         rows.append(row)
         print(f"# {json.dumps(row)}", flush=True)
-    result: dict[str, Any] = {"threads": torch.get_num_threads(), "minutes": round((time.time() - started) / 60, 1)}
+    result: dict[str, Any] = runs.circumstances(started)
     for kind in ("base", "main", "base of main", "compare"):
         result[kind] = [row for row in rows if row["key"][0] == kind]
-    base = "".join(f"Base model, judged on its own pictures: {json.dumps(row)}\n\n" for row in result["base"])
-    text = f"{base}{main_table(result['main'], result['base of main'])}\n\n{compared_table(result['compare'])}\n"
-    print(text, flush=True)
+    for row in result["base"]:
+        print(f"Base model, judged on its own pictures: {json.dumps(row)}\n")
+    tables = {"main": main_table(result["main"], result["base of main"]), "compared": compared_table(result["compare"])}
+    print("\n\n".join(tables.values()), flush=True)
     if arguments.write:
-        (DOCS / "quality_tables.md").write_text(text, encoding="utf-8")
-        (DOCS / "quality.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        runs.write_tables("quality", BY, result, **tables)
     print(json.dumps(result))
 
 

@@ -45,7 +45,7 @@ def locate() -> Host:
         path = Path(named).expanduser().absolute()
         if not install.is_comfyui(path):
             raise HostError(
-                f"COMFYUI_PATH is {named!r}, but there is no ComfyUI (main.py and comfy/) in it. "
+                f"COMFYUI_PATH is {named!r}, but there is no ComfyUI in it (it has {', '.join(install.COMFYUI_FILES)}). "
                 "Point it to a ComfyUI folder, or unset it to use the pinned release."
             )
         return Host(path, _python_of(path), "env")

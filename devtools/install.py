@@ -6,6 +6,7 @@ by file and imported; without a matching stamp nothing is trusted. Standard libr
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -16,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from .errors import ToolError
-from .interpreter import can_import, is_isolated, unfinished_packages, venv_python
+from .interpreter import can_import, has_packages, is_isolated, unfinished_packages, venv_python
 from .lock import locked
 
 COMFYUI_VERSION = "0.30.0"
@@ -27,6 +28,8 @@ CARRIER_FOLDER = "vendor/ComfyUI"
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 DEV_TOOLS = ("pytest", "ruff")
 MUST_IMPORT = ("torch", "torchvision", "torchaudio", "safetensors", "transformers")
+# A few files from all over a ComfyUI, so that a folder which was emptied or half removed is noticed at no cost.
+COMFYUI_FILES = ("main.py", "nodes.py", "requirements.txt", "comfy/sd.py", "comfy/model_management.py")
 STAMP = "concept-erasure.stamp"
 OLDEST_PYTHON = (3, 10)
 
@@ -60,8 +63,8 @@ def venv_for(comfyui: Path) -> Path:
 
 
 def is_comfyui(path: Path) -> bool:
-    """Whether a folder holds a ComfyUI."""
-    return (path / "main.py").is_file() and (path / "comfy").is_dir()
+    """Whether a folder holds a ComfyUI, as far as `COMFYUI_FILES` tell."""
+    return all((path / name).is_file() for name in COMFYUI_FILES)
 
 
 def ensure_pinned() -> None:
@@ -69,7 +72,7 @@ def ensure_pinned() -> None:
     comfyui, venv = pinned_path(), pinned_venv()
     if is_comfyui(comfyui) and _is_stamped(venv, comfyui):
         return
-    with locked(cache() / "install.lock", _say):
+    with _lock():
         if not is_comfyui(comfyui):
             _ensure_interpreter(venv)
             _unpack_comfyui(venv, comfyui)
@@ -80,7 +83,7 @@ def ensure_venv(venv: Path, comfyui: Path) -> None:
     """Install or repair our environment for a ComfyUI that is already there."""
     if _is_stamped(venv, comfyui):
         return
-    with locked(cache() / "install.lock", _say):
+    with _lock():
         _fill_venv(venv, comfyui)
 
 
@@ -112,8 +115,10 @@ def _fault(venv: Path) -> str | None:
     broken = unfinished_packages(venv)
     if broken:
         return f"has unfinished packages ({', '.join(broken[:5])})"
+    if can_import(venv_python(venv), MUST_IMPORT):
+        return None
     failing = [name for name in MUST_IMPORT if not can_import(venv_python(venv), [name])]
-    return f"cannot import {', '.join(failing)}" if failing else None
+    return f"cannot import {', '.join(failing) or 'its packages into one process'}"
 
 
 def _ensure_interpreter(venv: Path) -> None:
@@ -126,6 +131,10 @@ def _ensure_interpreter(venv: Path) -> None:
     if venv.exists():
         _say(f"{venv} does not work, removing it")
         _remove(venv)
+    _make_venv(venv)
+
+
+def _make_venv(venv: Path) -> None:
     _say(f"making the virtual environment {venv}")
     done = subprocess.run([sys.executable, "-m", "venv", str(venv)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -192,15 +201,25 @@ def _pip(venv: Path, command: str, *arguments: str) -> None:
 
 
 def _is_stamped(venv: Path, comfyui: Path) -> bool:
-    """Whether an environment was finished for exactly these pins and its interpreter is still there."""
+    """Whether an environment was finished for exactly these pins and has not visibly lost anything since.
+
+    Every command asks this first, so it looks at a few files and starts no process.
+    """
     stamp = venv / STAMP
-    return stamp.is_file() and venv_python(venv).exists() and stamp.read_text(encoding="utf-8") == _digest(comfyui)
+    if not stamp.is_file() or stamp.read_text(encoding="utf-8") != _digest(comfyui):
+        return False
+    # Without its pyvenv.cfg the interpreter still starts, but as the system's Python.
+    return venv_python(venv).exists() and (venv / "pyvenv.cfg").is_file() and has_packages(venv, MUST_IMPORT)
 
 
 def _digest(comfyui: Path) -> str:
     """A hash of everything that decides what is installed."""
     requirements = (comfyui / "requirements.txt").read_text(encoding="utf-8")
     return hashlib.sha256("\n".join((*TORCH, *DEV_TOOLS, requirements)).encode()).hexdigest()
+
+
+def _lock() -> contextlib.AbstractContextManager[None]:
+    return locked(cache() / "install.lock", lambda: _say("another installation is under way, waiting for it"))
 
 
 def _log() -> Path:

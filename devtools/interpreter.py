@@ -27,6 +27,12 @@ def venv_python(venv: Path) -> Path:
     return venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
+def has_packages(venv: Path, names: tuple[str, ...]) -> bool:
+    """Whether all these packages lie in an environment: a look at files, fit to be taken before every command."""
+    folder = "Lib/site-packages" if os.name == "nt" else "lib/python*/site-packages"
+    return all(any(venv.glob(f"{folder}/{name}/__init__.py")) for name in names)
+
+
 def can_import(python: Path, modules: list[str] | tuple[str, ...]) -> bool:
     """Whether an interpreter really imports all these modules, tried in a process of its own."""
     code = "".join(f"import {name}\n" for name in modules) or "pass"

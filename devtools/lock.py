@@ -10,9 +10,10 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock on a file, made if need be; `say` is told once if somebody else has it.
+def locked(path: Path, on_busy: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock on a file, made if need be.
 
+    If somebody else has it, `on_busy` is called once: it says so and the lock is waited for, or it raises and it is not.
     Children started with `close_fds=False` share it, so that a pip whose parent was killed still keeps others out.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -20,7 +21,7 @@ def locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
         waiting = False
         while not _try_lock(handle.fileno()):
             if not waiting:
-                say("another installation is under way, waiting for it")
+                on_busy()
             waiting = True
             time.sleep(1.0)
         os.set_inheritable(handle.fileno(), True)

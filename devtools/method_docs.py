@@ -18,12 +18,12 @@ from typing import Any
 from .comfyui import PACK
 from .errors import ToolError
 from .pack import load_pack
+from .pages import filled
 
 PAGE = PACK / "web" / "docs" / "ErasureEraseConcept" / "en.md"
 FOLDER = PACK / "docs" / "methods"
 ONLINE = "https://github.com/concept-erasure/ComfyUI-Concept-Erasure/blob/main/docs/methods"
-BEGIN = "<!-- {0}: begin, written by `python -m devtools.method_docs` -->"
-END = "<!-- {0}: end -->"
+BY = "python -m devtools.method_docs"
 
 
 def overview(found: dict[str, type]) -> str:
@@ -68,26 +68,17 @@ def _bound(value: float | None) -> str:
     return "any" if value is None else f"{value:g}"
 
 
-def filled(page: str, what: str, text: str, path: Path) -> str:
-    """`page` with `text` between its markers. Raises ToolError if a marker is missing or there twice."""
-    begin, end = BEGIN.format(what), END.format(what)
-    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
-        raise ToolError(f"{path} needs the lines {begin!r} and {end!r}, once each and in this order")
-    before, rest = page.split(begin)
-    return f"{before}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}"
-
-
 def updated() -> dict[Path, str]:
     """What each page should say now. Raises ToolError for a method without a page, or a page without markers."""
     load_pack()
     from concept_erasure.erasure_core.method import methods
 
-    pages = {PAGE: filled(PAGE.read_text(encoding="utf-8"), "methods", overview(methods()), PAGE)}
+    pages = {PAGE: filled(PAGE.read_text(encoding="utf-8"), "methods", BY, overview(methods()), PAGE)}
     for name, method in methods().items():
         path = FOLDER / f"{name}.md"
         if not path.is_file():
             raise ToolError(f"the method {name!r} has no page: write {path}")
-        pages[path] = filled(path.read_text(encoding="utf-8"), "settings", settings_table(method), path)
+        pages[path] = filled(path.read_text(encoding="utf-8"), "settings", BY, settings_table(method), path)
     return pages
 
 

@@ -27,7 +27,8 @@ def playground_models(host: Host) -> Path:
     Both parts are put in place by a rename, so that a stopped build leaves nothing that looks finished.
     """
     models = cache() / "models"
-    with locked(cache() / "playground.lock", lambda line: print(line, flush=True)):
+    busy = "another process is building the playground checkpoint, waiting for it"
+    with locked(cache() / "playground.lock", lambda: print(busy, flush=True)):
         if not _is_current(models):
             print("building the playground checkpoint", flush=True)
             _build(host, models)

@@ -6,6 +6,7 @@ python -m devtools.serve [--port N] [--gpu]
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 
@@ -19,6 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, help="default: one that is free")
     parser.add_argument("--gpu", action="store_true", help="use the accelerator that ComfyUI finds; default: the CPU")
     args = parser.parse_args(argv)
+    parent = os.getppid()
     try:
         host = comfyui.ensure()
         models = playground_files.playground_models(host)
@@ -29,6 +31,9 @@ def main(argv: list[str] | None = None) -> int:
             print("The workflows are in the browser's Templates, under concept-erasure. Ctrl-C stops the server.")
             print(f"log: {running.log}", flush=True)
             while running.process.poll() is None:
+                if _make_is_gone(parent):
+                    print("make was killed; stopping the server", file=sys.stderr)
+                    return 1
                 time.sleep(0.5)
         print(f"ComfyUI ended by itself; see {running.log}", file=sys.stderr)
         return 1
@@ -38,6 +43,11 @@ def main(argv: list[str] | None = None) -> int:
     except (ToolError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def _make_is_gone(parent: int) -> bool:
+    """Whether a `make` that started us was killed, which tells us nothing; under a shell, serving on may be wanted."""
+    return "MAKELEVEL" in os.environ and os.getppid() != parent
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Run workflows in a real ComfyUI server that loads this pack from a folder of its own.
 
-The guarantee: a server started here is stopped here, with its children, however the `with` block is left; the host's
-own folders are never written to. `client` holds what one can ask of it; all of it can be reached from here.
+The guarantee: a server started here is stopped here, with its children, however the `with` block is left and even if
+this process is killed; the host's own folders are never written to. `client` holds what one can ask of it; all of it can
+be reached from here.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from . import guard
 from .client import (
     ExecutionFailed,
     Server,
@@ -32,6 +34,7 @@ from .client import (
     wait,
 )
 from .comfyui import PACK, Host
+from .lock import locked
 from .workflow import WorkflowError, api_prompt
 
 __all__ = [
@@ -70,13 +73,14 @@ def running_server(
     """A ComfyUI that answers on 127.0.0.1 with `pack` loaded (None: stock nodes only), stopped on the way out.
 
     Models, inputs and outputs live under `base_directory`; `models_directory` takes the models from elsewhere.
-    Raises ServerError with the end of the log if the server dies, is too slow, or could not import the pack.
+    Raises ServerError with the end of the log if the server dies, is too slow, or could not import the pack, and with
+    the address of the other server if one runs in the same `base_directory`.
     """
     base = Path(base_directory).absolute()
-    _lay_out(base, pack)
     port = port or _free_port()
-    log = base / "server.log"
-    with log.open("wb") as output, _terminating_politely():
+    url = f"http://127.0.0.1:{port}"
+    with _alone(base, url), guard.guarding() as watch, _log(base).open("wb") as output, _terminating_politely():
+        _lay_out(base, pack)
         process = subprocess.Popen(
             _command(host, base, models_directory, port, cpu, extra_args),
             cwd=host.path,
@@ -87,13 +91,35 @@ def running_server(
             start_new_session=True,  # so that Ctrl-C reaches us first and the whole group can be stopped at once
         )
         try:
-            server = Server(f"http://127.0.0.1:{port}", base, log, process)
+            watch(process.pid)
+            server = Server(url, base, _log(base), process)
             _wait_until_ready(server, startup_timeout)
             if pack is not None:
                 _check_pack(server)
             yield server
         finally:
-            _stop(process)
+            guard.stop(process)
+
+
+@contextlib.contextmanager
+def _alone(base: Path, url: str) -> Iterator[None]:
+    """Have a base directory to ourselves: a second server would link another pack and empty the log of the first."""
+    address = base / "server.url"
+
+    def refuse() -> None:
+        other = address.read_text(encoding="utf-8") if address.is_file() else "a server that is just starting"
+        raise ServerError(f"{base} is in use by {other}. Use that server, or stop it first.")
+
+    with locked(base / "server.lock", refuse):
+        address.write_text(url, encoding="utf-8")
+        try:
+            yield
+        finally:
+            address.unlink(missing_ok=True)
+
+
+def _log(base: Path) -> Path:
+    return base / "server.log"
 
 
 def _lay_out(base: Path, pack: Path | None) -> None:
@@ -159,23 +185,6 @@ def _check_pack(server: Server) -> None:
         raise ServerError(f"ComfyUI could not import the pack. From {server.log}:\n{cause}")
 
 
-def _stop(process: subprocess.Popen) -> None:
-    """End the server and its children: asked first, killed after ten seconds."""
-    if os.name == "nt":
-        subprocess.run(["taskkill", "/T", "/F", "/PID", str(process.pid)], capture_output=True, check=False)
-        process.wait()
-        return
-    try:
-        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(timeout=10.0)
-    finally:  # also after a second Ctrl-C
-        # The group outlives its leader as long as a child runs, so it is signalled even if the leader has ended.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 @contextlib.contextmanager
 def _terminating_politely() -> Iterator[None]:
     """Turn a signal to end into SystemExit while a server runs, so that `finally` gets to stop it."""
@@ -187,10 +196,11 @@ def _terminating_politely() -> Iterator[None]:
         raise SystemExit(128 + signum)
 
     # The server is in a session of its own, so that a terminal which closes would otherwise leave it behind.
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {name: signal.signal(getattr(signal, name), leave) for name in names}
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # What is ignored stays so: `nohup` asks for a server that does outlive its terminal.
+    before = {n: signal.signal(n, leave) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
     try:
         yield
     finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)

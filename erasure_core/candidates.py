@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .adversary import Candidates, prefilter
 from .concepts import ErasureRequest
-from .denoiser import Denoiser
-from .report import Report
+from .denoiser import Conditioning, Denoiser
+from .report import Check, Report, unwatched
 from .vocabulary import words_of
 
 SEEN_AT_LEAST = 1000
+ENCODED_AT_ONCE = 32
+"""Few enough to say how far it is. Not one: on a small card, text encoder and model change places at each call."""
+
+
+def encode_words(denoiser: Denoiser, words: Sequence[str], check: Check = unwatched) -> Candidates:
+    """The words with their conditioning; a vocabulary can take a minute, so `check` is told how far it is."""
+    parts = []
+    for start in range(0, len(words), ENCODED_AT_ONCE):
+        check(f"encoding words, {start} of {len(words)}")
+        parts.append(denoiser.encode(words[start : start + ENCODED_AT_ONCE]))
+    return Candidates(tuple(words), Conditioning.cat(parts))
 
 
 def candidates_of(
@@ -27,7 +40,7 @@ def candidates_of(
     """
     words = words_of(vocabulary, denoiser, limit=max(keep, SEEN_AT_LEAST))
     words = [word for word in words if not request.says_target(word)]
-    everything = Candidates(tuple(words), denoiser.encode(words))
+    everything = encode_words(denoiser, words, report.check)
     kept, synonyms = prefilter(everything, denoiser.encode(request.targets), keep, how, synonym_similarity)
     if synonyms:
         report.note("left out of the candidates as synonyms of a target: " + ", ".join(synonyms))

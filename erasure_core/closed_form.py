@@ -61,6 +61,29 @@ def _weighted(rows: Tensor, weight: float | Tensor) -> Tensor:
     return rows * (weight[:, None] if weight.ndim else weight)
 
 
+def check_finite(*tensors: Tensor) -> None:
+    """Raise FloatingPointError, saying what to do, if any of them holds NaN or infinity."""
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise FloatingPointError(
+            "the text states or the weights that the closed form reads hold NaN or infinity; nothing was returned. Load "
+            "CLIP and MODEL as bfloat16 or float32, and leave out a LoRA that breaks them"
+        )
+
+
+def normal_solution(normal: Tensor, right: Tensor) -> Tensor:
+    """The x (width, n) with normal x = right, for a symmetric positive definite `normal` (width, width).
+
+    Raises FloatingPointError, saying what to do, if either is not finite or `normal` is singular in its precision.
+    """
+    check_finite(normal, right)
+    factor, failed = torch.linalg.cholesky_ex(normal)
+    if int(failed):
+        raise FloatingPointError(
+            "the closed form has no stable solution; nothing was returned. Raise ridge, in rece also leftover_ridge"
+        )
+    return torch.cholesky_solve(right, factor)
+
+
 def solve(
     states: Tensor,
     desired: Tensor,
@@ -73,10 +96,11 @@ def solve(
     """The edit after which states (n, width) are read as `desired` (n, width) and `retain` (m, width) as before.
 
     Weights are one number or one a row. The edit is exact, of rank at most min(n, width). Raises ValueError for a ridge
-    that is not positive.
+    that is not positive, and FloatingPointError as `normal_solution` does.
     """
     if not ridge > 0:
         raise ValueError(f"ridge is {ridge}; give a positive number (the field uses 0.1 to 1)")
+    check_finite(desired)  # it is no part of the system that is solved
     states, desired = states.double(), desired.double()
     count, width = states.shape
     if ridge == float("inf"):
@@ -86,7 +110,7 @@ def solve(
     pulled, shift = _weighted(states, erase_weight), desired - states
     if count > width:  # the same D = shift^T pulled M^-1 with width instead of count rows
         pulled, shift = shift.T @ pulled, torch.eye(width, dtype=torch.float64, device=states.device)
-    return TextEdit(torch.cholesky_solve(pulled.T, torch.linalg.cholesky(normal)).T, shift)
+    return TextEdit(normal_solution(normal, pulled.T).T, shift)
 
 
 def best_of_rank(edit: TextEdit, normal: Tensor, rank: int) -> TextEdit:

@@ -21,7 +21,9 @@ METADATA_KEY = "erasure"
 PREFIX = "diffusion_model."
 HOOK_PREFIX = "erasure."
 PACK_VERSION = "0.1.0"
-_KNOWN_SUFFIX = re.compile(r".*\.(diff|diff_b|lora_up\.weight|lora_down\.weight|alpha)")
+UP, DOWN, DIFF, DIFF_BIAS = "lora_up.weight", "lora_down.weight", "diff", "diff_b"
+_WEIGHT_KEY = re.compile(rf"{re.escape(PREFIX)}(.+)\.({re.escape(UP)}|{re.escape(DOWN)}|{DIFF_BIAS}|{DIFF}|alpha)")
+_HALVES = ((f".{UP}", f".{DOWN}"), (f".{DOWN}", f".{UP}"), (".up", ".down"), (".down", ".up"))
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,14 @@ class ErasedUNet:
         """The tensors that ComfyUI's LoRA code reads."""
         return {key: value for key, value in self.tensors.items() if key.startswith(PREFIX)}
 
+    def layers(self) -> dict[str, dict[str, Tensor]]:
+        """The tensors of `weights` by layer, there by suffix (`UP`, `DOWN`, `DIFF`, `DIFF_BIAS`, alpha)."""
+        found: dict[str, dict[str, Tensor]] = {}
+        for key, value in self.weights().items():
+            layer, suffix = _WEIGHT_KEY.fullmatch(key).groups()
+            found.setdefault(layer, {})[suffix] = value
+        return found
+
     def parts(self) -> dict[str, Tensor]:
         """The tensors that act at inference, without their prefix."""
         return {key.removeprefix(HOOK_PREFIX): v for key, v in self.tensors.items() if key.startswith(HOOK_PREFIX)}
@@ -63,6 +73,10 @@ class ErasedUNet:
         """True if applying this edit would change nothing."""
         edits = [value for key, value in self.tensors.items() if key.endswith((".diff", ".diff_b", ".lora_up.weight"))]
         return not self.parts() and all(not bool(value.any()) for value in edits)
+
+    def not_finite(self) -> str | None:
+        """The key of a tensor that holds NaN or infinity, or None if there is none."""
+        return next((key for key, value in self.tensors.items() if not bool(value.isfinite().all())), None)
 
     def size(self) -> int:
         """Bytes of all tensors."""
@@ -86,7 +100,7 @@ def save_erased_unet(erased: ErasedUNet, path: Path, dtype: torch.dtype = torch.
 
 def load_erased_unet(path: Path) -> ErasedUNet:
     """Read and check a file. Raises ValueError, naming the file and what is wrong with it, if it is truncated, is no
-    erased UNet, or was written by a newer version."""
+    erased UNet, was written by a newer version, or its tensors are not a whole edit (`check_tensors`)."""
     tensors, metadata = read_tensors(path)
     if METADATA_KEY not in metadata:
         raise ValueError(
@@ -101,11 +115,49 @@ def load_erased_unet(path: Path) -> ErasedUNet:
         provenance = Provenance(**{name: value for name, value in fields.items() if name in known})
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: its erasure metadata cannot be read: {error}") from error
-    foreign = [
-        key
-        for key in tensors
-        if not key.startswith(HOOK_PREFIX) and not (key.startswith(PREFIX) and _KNOWN_SUFFIX.fullmatch(key))
-    ]
+    erased = ErasedUNet(tensors, provenance)
+    try:
+        check_tensors(erased)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; the file is damaged or from another program, get the original") from error
+    return erased
+
+
+def check_tensors(erased: ErasedUNet) -> None:
+    """Raise ValueError, naming the tensor, if an edit has none of its kind, one that is unknown or not finite, or half
+    of a low-rank pair: ComfyUI's LoRA code would pass over most of these in silence."""
+    tensors = erased.tensors
+    foreign = [key for key in tensors if not key.startswith(HOOK_PREFIX) and not _WEIGHT_KEY.fullmatch(key)]
     if foreign:
-        raise ValueError(f"{path}: unknown tensor {foreign[0]!r}; the file is damaged or from another program")
-    return ErasedUNet(tensors, provenance)
+        raise ValueError(f"unknown tensor {foreign[0]!r}")
+    if not (erased.parts() if erased.provenance.kind == "hook" else erased.weights()):
+        raise ValueError(f"it holds no tensor of an edit of kind {erased.provenance.kind!r}")
+    broken = erased.not_finite()
+    if broken is not None:
+        raise ValueError(f"the tensor {broken!r} holds NaN or infinity")
+    for key in tensors:
+        for half, other in _HALVES:
+            if key.endswith(half) and key.removesuffix(half) + other not in tensors:
+                raise ValueError(f"the tensor {key!r} is without its other half {key.removesuffix(half) + other!r}")
+    for layer, by_suffix in erased.layers().items():
+        if set(by_suffix) == {"alpha"}:
+            raise ValueError(f"the layer {layer!r} has an alpha and no change")
+
+
+def misfit(change: Mapping[str, Tensor], weight: Tensor, bias: Tensor | None) -> str | None:
+    """Why a layer's tensors (`ErasedUNet.layers`) do not fit its weight (out, in, ...) and bias (out,), or None.
+
+    A low-rank pair may be flattened, as LoRA files for 1x1 convolutions often are.
+    """
+    wanted = tuple(weight.shape)
+    shapes = {DIFF: wanted, DIFF_BIAS: None if bias is None else tuple(bias.shape)}
+    for suffix, shape in shapes.items():
+        if suffix in change and change[suffix].shape != shape:
+            return f"its {suffix} has shape {tuple(change[suffix].shape)}, the layer wants {shape}"
+    if UP not in change:
+        return None
+    up, down = change[UP], change[DOWN]
+    fits = up.ndim > 1 and down.ndim > 1 and up.flatten(1).shape == (wanted[0], len(down))
+    if fits and down[0].numel() == weight[0].numel():
+        return None
+    return f"its low-rank pair has shapes {tuple(up.shape)} and {tuple(down.shape)}, the weight has {wanted}"

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+ADVICE = {
+    errno.ENOSPC: "Free some space or choose another folder",
+    errno.ENAMETOOLONG: "Give a shorter file name",
+    errno.EACCES: "Allow writing to the folder or choose another",
+}
 
 
 def write_whole(path: Path, blob: bytes) -> None:
@@ -25,11 +33,13 @@ def write_whole(path: Path, blob: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # a name that cannot be written cannot be removed either
+            part.unlink()
+        advice = ADVICE.get(error.errno, "Choose another folder")
         raise OSError(
             error.errno,
             f"could not save {path} ({len(blob) / 1e6:.1f} MB needed): {error.strerror or error}. "
-            f"Free some space or choose another folder; nothing was overwritten",
+            f"{advice}; nothing was overwritten",
         ) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -105,14 +106,18 @@ def methods() -> dict[str, type[ErasureMethod]]:
 
 
 def inference_edit(erased: ErasedUNet) -> InferenceEdit:
-    """What an erased UNet of kind `hook` does while the model runs. Raises ValueError if no method here made it."""
+    """What an erased UNet of kind `hook` does while the model runs. Raises ValueError if no method here made it, or it
+    lacks a part that the method needs."""
     name = erased.provenance.method
     if name not in methods():
         raise ValueError(
             f"this erased UNet acts while the model runs, as the method {name!r} defines it, and this pack has no such "
             f"method; it knows {', '.join(methods())}. Update the pack, or add the method's file"
         )
-    return methods()[name].inference(erased)
+    try:
+        return methods()[name].inference(erased)
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"the erased UNet lacks a part that {name} needs: {error}; get the original file") from error
 
 
 def provenance(method: ErasureMethod, denoiser: Denoiser, request: ErasureRequest, kind: str = "weights") -> Provenance:
@@ -131,7 +136,12 @@ def provenance(method: ErasureMethod, denoiser: Denoiser, request: ErasureReques
 
 def check_prompts(denoiser: Denoiser, request: ErasureRequest) -> None:
     """Raise ValueError, naming the prompt, if the text encoder cannot see something that the request says."""
-    for prompt in (*request.targets, *(pair.anchor for pair in request.pairs), *request.retain):
+    check_visible(denoiser, (*request.targets, *(pair.anchor for pair in request.pairs), *request.retain))
+
+
+def check_visible(denoiser: Denoiser, prompts: Iterable[str]) -> None:
+    """Raise ValueError, naming the prompt, if the text encoder cannot see one of them; the empty one is seen."""
+    for prompt in prompts:
         trouble = denoiser.describe_prompt(prompt) if prompt else None
         if trouble:
             raise ValueError(f"{prompt!r}: {trouble}")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .adversary import Candidates, Damage
 from .denoiser import Conditioning
+from .report import Check, unwatched
 
 LATE_NOISE = 0.1  # what is left at the end of the run of the noise that makes the search try candidates out
 
@@ -50,9 +51,7 @@ def adversarial_gain(
 
 
 @torch.no_grad()
-def frozen_distances(
-    damage: Damage, concepts: Conditioning, target: Conditioning, check: Callable[[], None] = lambda: None
-) -> Tensor:
+def frozen_distances(damage: Damage, concepts: Conditioning, target: Conditioning, check: Check = unwatched) -> Tensor:
     """||eps(c) - eps(target)||^2 of the frozen model on the probes for each of n concepts, (n,), on the CPU.
 
     An erasure spreads to what the model draws alike (AGE, section 3), which the text encoder's similarity need not show.

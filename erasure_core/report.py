@@ -7,8 +7,12 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+Check = Callable[..., None]
+"""Asked in long stretches without an optimiser step, as `check()` or with words for the user, `check("encoding words, 32
+of 136")`; it may raise to cancel."""
 
-def _nothing(*_arguments: object) -> None:
+
+def unwatched(*_arguments: object) -> None:
     """The default of every callback: nobody listens."""
 
 
@@ -16,13 +20,13 @@ def _nothing(*_arguments: object) -> None:
 class Report:
     """Progress, losses, notes and costs of one run.
 
-    `on_progress(step, total, loss)` is called after each optimiser step and `check()` inside loops that call no model;
-    either may raise to cancel. `on_preview(step)` is called while the deltas are attached.
+    `on_progress(step, total, loss)` is called after each optimiser step and `check` (`Check`) between them and before
+    the first; either may raise to cancel. `on_preview(step)` is called while the deltas are attached.
     """
 
-    on_progress: Callable[[int, int, float], None] = _nothing
-    on_preview: Callable[[int], None] = _nothing
-    check: Callable[[], None] = _nothing
+    on_progress: Callable[[int, int, float], None] = unwatched
+    on_preview: Callable[[int], None] = unwatched
+    check: Check = unwatched
     losses: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     notes: list[str] = field(default_factory=list)
     costs: dict[str, float] = field(default_factory=lambda: defaultdict(float))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .denoiser import Denoiser
 from .inference import changed
+from .report import Check, unwatched
 from .sae import ConceptSAE, fvu
 from .trajectory import sample_trajectories
 
@@ -42,7 +43,7 @@ def gather(
     guidance_scale: float,
     limit: int,
     generator: torch.Generator,
-    check: Callable[[], None] = lambda: None,
+    check: Check = unwatched,
 ) -> dict[str, Tensor]:
     """What each block puts out for the prompted half of guided sampling runs, one run a prompt, at all noise levels:
     name -> (steps, prompts, positions, channels) in float16 on the model's device.
@@ -63,9 +64,12 @@ def gather(
 
             return note
 
+        def at(doing: str, place: str = f"prompt {int(rows[0]) + 1} of {len(prompts)}") -> None:
+            check(f"{place}, {doing}")
+
         conditioning = denoiser.encode([prompts[int(row)] for row in rows])
         with changed({module: keep(name) for name, module in blocks.items()}):
-            sample_trajectories(denoiser, conditioning, steps, guidance_scale, generator, check)
+            sample_trajectories(denoiser, conditioning, steps, guidance_scale, generator, at)
         for name, vectors in seen.items():
             parts[name].append(torch.stack(vectors))
     return {name: torch.cat(several, 1) for name, several in parts.items()}

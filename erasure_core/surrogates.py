@@ -7,21 +7,27 @@ import dataclasses
 import torch
 
 from .adversary import similarities
+from .candidates import encode_words
 from .concepts import ErasureRequest
 from .contexts import draw_contexts
 from .denoiser import Conditioning, Denoiser
-from .report import Report
+from .report import Check, Report, unwatched
 from .vocabulary import words_of
 
 
 def other_meanings(
-    denoiser: Denoiser, request: ErasureRequest, vocabulary: str, count: int, generator: torch.Generator
+    denoiser: Denoiser,
+    request: ErasureRequest,
+    vocabulary: str,
+    count: int,
+    generator: torch.Generator,
+    check: Check = unwatched,
 ) -> Conditioning:
     """The empty prompt, the retain lines, and `count` random words of a vocabulary, each in another sentence."""
     words = [word for word in words_of(vocabulary, denoiser, 1000) if not request.says_target(word)]
     chosen = [words[int(i)] for i in torch.randperm(len(words), generator=generator)[:count]]
     said = [draw_contexts(word, len(chosen), generator)[i].with_concept(word) for i, word in enumerate(chosen)]
-    return denoiser.encode(["", *request.retain, *said])
+    return encode_words(denoiser, ["", *request.retain, *said], check).conditioning
 
 
 def latent_anchors(meanings: Conditioning, target: Conditioning, n: int, generator: torch.Generator) -> Conditioning:

@@ -69,7 +69,7 @@ class TextRowsMethod(ClosedFormMethod):
     def rows(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> tuple[Rows, Tensor]:
         """The rows to edit, and the rows (n, width) to keep."""
         words = [] if self.vocabulary == NO_WORDS else words_of(self.vocabulary, denoiser, max(self.candidates, 1000))
-        kept, synonyms = kept_words(denoiser, request, words, self.candidates, self.synonym_similarity)
+        kept, synonyms = kept_words(denoiser, request, words, self.candidates, self.synonym_similarity, report.check)
         if synonyms:
             report.note("not kept, being synonyms of a target: " + ", ".join(synonyms))
         prompts = kept_prompts(request, kept, synonyms, self.kept_sentences, self.seed)

@@ -8,17 +8,19 @@ ends: the same words and the same end of the text follow in both.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .adversary import Candidates, prefilter
+from .adversary import prefilter
+from .candidates import encode_words
 from .concepts import ConceptPair, ErasureRequest
 from .contexts import PLAIN, Context, draw_contexts
 from .denoiser import Denoiser
 from .guidance import negative_guidance
+from .report import Check, unwatched
 
 PADDING_ROWS = 4
 """Rows taken of the tokens after a prompt's own: they are nearly one and the same row, seventy times."""
@@ -114,28 +116,33 @@ def erased_rows(
     tokens: str,
     eta: float,
     seed: int,
-    check: Callable[[], None] = lambda: None,
+    check: Check = unwatched,
 ) -> list[Rows]:
     """The rows of each pair, in order, from `sentences` sentences each."""
     found = []
     for pair in request.pairs:
         parts = []
         for context in sentences_for(pair.target, sentences, seed):
-            check()
+            check(f"encoding sentences about {pair.target!r}")
             parts.append(aligned(denoiser, pair, context, tokens, eta))
         found.append(Rows.cat(parts))
     return found
 
 
 def kept_words(
-    denoiser: Denoiser, request: ErasureRequest, words: Sequence[str], keep: int, synonym_similarity: float
+    denoiser: Denoiser,
+    request: ErasureRequest,
+    words: Sequence[str],
+    keep: int,
+    synonym_similarity: float,
+    check: Check = unwatched,
 ) -> tuple[list[str], list[str]]:
     """The user's retain lines and the `keep` words most like a target; and the words left out as synonyms of one."""
     own = list(dict.fromkeys(request.retain))
     words = [word for word in words if not request.says_target(word) and word not in own]
     if not words:
         return own, []
-    everything = Candidates(tuple(words), denoiser.encode(words))
+    everything = encode_words(denoiser, words, check)
     targets = denoiser.encode(request.targets)
     nearest, synonyms = prefilter(everything, targets, keep, "nearest", synonym_similarity)
     return [*own, *nearest.words], synonyms
@@ -158,12 +165,12 @@ def kept_prompts(
     return [*allowed, *(line for line in request.retain if line not in allowed)]
 
 
-def kept_rows(denoiser: Denoiser, prompts: Sequence[str], check: Callable[[], None] = lambda: None) -> Tensor:
+def kept_rows(denoiser: Denoiser, prompts: Sequence[str], check: Check = unwatched) -> Tensor:
     """The rows (n, width) of all prompts: each one's own tokens and a few of those that follow; the tokens before, the
     same for all prompts, once."""
     parts = []
-    for prompt in prompts:
-        check()
+    for number, prompt in enumerate(prompts):
+        check(f"encoding sentences that stay, {number} of {len(prompts)}")
         own = denoiser.positions(prompt) if prompt else []
         end = own[-1] + 1 if own else 0
         following = _spread(end, _length(denoiser, prompt), PADDING_ROWS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from .adapters import Deltas
 from .common_settings import optimiser_steps, sampling_length, sampling_scale, target_trajectories
-from .concepts import ErasureRequest
+from .concepts import ConceptPair, ErasureRequest
 from .denoiser import Denoiser
 from .erased_unet import ErasedUNet, weight_edit
 from .guidance import negative_guidance, squared_error
@@ -39,13 +40,20 @@ class Training:
         """One of `items`, drawn evenly."""
         return items[int(torch.randint(len(items), (), generator=self.generator))]
 
-    def targets(self, n: int, eta: float) -> tuple[NoisyBatch, Tensor]:
-        """n noisy samples of one target, the targets taking turns, and the desired predictions for them."""
-        pair = self.request.pairs[self.step % len(self.request.pairs)]
+    def samples_of(self, pair: ConceptPair, n: int, eta: float) -> tuple[NoisyBatch, Tensor]:
+        """n noisy samples of one target, and the desired predictions for them."""
         samples, rows = self.pool.draw(pair.target, n)
         anchor = self.pool.anchor_predictions(pair.target, pair.anchor)[rows]
         neutral = self.pool.anchor_predictions(pair.target, "")[rows]
         return samples, negative_guidance(anchor, samples.conditional, neutral, eta)
+
+    def targets(self, n: int, eta: float) -> tuple[NoisyBatch, Tensor]:
+        """n noisy samples and the desired predictions for them. The targets take turns sample by sample: steps that
+        pull by one target alone, each another way, forget one of them in the end."""
+        pairs = self.request.pairs
+        turns = Counter((self.step * n + i) % len(pairs) for i in range(n))
+        parts = [self.samples_of(pairs[turn], count, eta) for turn, count in turns.items()]
+        return NoisyBatch.cat([samples for samples, _ in parts]), torch.cat([desired for _, desired in parts])
 
     def retained(self, concepts: Sequence[str], chains: int, steps: int | None = None) -> NoisyBatch:
         """One noisy sample of each concept; new concepts get their trajectories first, at `chains` runs each, of
@@ -90,7 +98,10 @@ class TrainedMethod(ErasureMethod):
         1e-3, "Step size of Adam. Lower it if pictures of other concepts suffer.", minimum=1e-7, maximum=0.1, step=1e-5
     )
     rank: int = setting(
-        8, "Rank of the edit. 0 trains full matrices: a larger file, seldom a better one.", minimum=0, maximum=256
+        8,
+        "Rank of the edit for each concept. 0 trains full matrices: a larger file, seldom a better one.",
+        minimum=0,
+        maximum=256,
     )
     batch: int = setting(4, "Noisy samples of the target in an optimiser step.", minimum=1, maximum=64, advanced=True)
     guidance_scale: float = sampling_scale()
@@ -132,7 +143,7 @@ class TrainedMethod(ErasureMethod):
         if not self.uses_anchor and any(pair.anchor for pair in request.pairs):
             report.note(f"{self.name} has no use for anchors: the targets do not become what '=>' names")
         generator = torch.Generator().manual_seed(self.seed)
-        deltas = Deltas(denoiser.layers(self.layers), self.rank, generator)
+        deltas = Deltas(denoiser.layers(self.layers), self.rank * len(request.pairs), generator)
         pool = TrajectoryPool(
             denoiser,
             steps=self.sampling_steps,

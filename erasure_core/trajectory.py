@@ -18,6 +18,7 @@ from torch import Tensor
 from .contexts import Context, draw_contexts
 from .denoiser import Conditioning, Denoiser
 from .guidance import classifier_free, euler_step
+from .report import Check, unwatched
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def sample_trajectories(
     steps: int,
     guidance_scale: float,
     generator: torch.Generator,
-    check: Callable[[], None] = lambda: None,
+    check: Check = unwatched,
 ) -> tuple[NoisyBatch, Tensor]:
     """One sampling run a prompt: the samples at all noise levels (`steps` times n, noise level outermost), and the
     finished latents (n, channels, ...)."""
@@ -71,8 +72,8 @@ def sample_trajectories(
     shape = denoiser.empty_latents(n).shape
     latents = torch.randn(shape, generator=generator).to(denoiser.device) * sigmas[0]
     samples = []
-    for sigma, next_sigma in itertools.pairwise(sigmas):
-        check()
+    for step, (sigma, next_sigma) in enumerate(itertools.pairwise(sigmas), 1):
+        check(f"sampling step {step} of {steps}, {n} at once")
         predicted = denoiser.predict(torch.cat([latents, latents]), sigma.expand(2 * n), both)
         conditional, unconditional = predicted.chunk(2)
         samples.append(NoisyBatch(latents, sigma.expand(n), conditioning, conditional, unconditional))
@@ -93,7 +94,7 @@ class TrajectoryPool:
         guidance_scale: float,
         generator: torch.Generator,
         frozen: Callable[[], AbstractContextManager] = nullcontext,
-        check: Callable[[], None] = lambda: None,
+        check: Check = unwatched,
     ) -> None:
         self._denoiser, self._steps, self._scale = denoiser, steps, guidance_scale
         self._generator, self._frozen, self._check = generator, frozen, check
@@ -147,7 +148,7 @@ class TrajectoryPool:
                 conditioning = self._denoiser.encode([context.with_concept(anchor) for context in contexts])
                 parts = []
                 for rows in torch.arange(len(samples.sigma), device=samples.sigma.device).split(len(contexts)):
-                    self._check()
+                    self._check(f"predicting what {target!r} is to become")
                     parts.append(self._denoiser.predict(samples.latents[rows], samples.sigma[rows], conditioning))
             self.evaluations += len(samples.sigma)
             self._anchors[target, anchor] = torch.cat(parts)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import torch
 from comfy_api.latest import io
 from PIL import Image, ImageDraw
 
 from ..erasure_core.adversary import Candidates, Damage, prefilter
+from ..erasure_core.candidates import encode_words
 from ..erasure_core.concepts import ErasureRequest, lines, parse_request
 from ..erasure_core.erased_unet import ErasedUNet
-from ..erasure_core.method import methods
+from ..erasure_core.method import check_visible, methods
 from ..erasure_core.report import Report
 from ..erasure_core.trajectory import NoisyBatch, sample_trajectories
 from ..erasure_core.vocabulary import VOCABULARIES, words_of
@@ -37,11 +39,17 @@ class Ranking:
 
 
 def probe_erasure(
-    model: object, clip: object, request: ErasureRequest, width: int, height: int, seed: int
+    model: object,
+    clip: object,
+    request: ErasureRequest,
+    width: int,
+    height: int,
+    seed: int,
+    node_id: str | None = None,
 ) -> ErasedUNet:
     """A short erasure without any preservation, to see what it would hurt."""
     probe = methods()["esd"](steps=PROBE_STEPS, seed=seed)
-    return erase(model, clip, request, probe, width, height)[0]
+    return erase(model, clip, request, probe, width, height, node_id=node_id)[0]
 
 
 @torch.no_grad()
@@ -56,10 +64,14 @@ def rank(
     seed: int,
     report: Report,
 ) -> Ranking:
-    """Measure the damage of `erased` to every word, on latents of the frozen model at several noise levels."""
+    """Measure the damage of `erased` to every word, on latents of the frozen model at several noise levels.
+
+    Raises ValueError, naming it, for a word that the text encoder cannot see.
+    """
     edited_model = apply(model, erased, 1.0)
     with host.opened(model, clip, width, height) as denoiser:
-        everything = Candidates(tuple(words), denoiser.encode(words))
+        everything = encode_words(denoiser, words, report.check)
+        check_visible(denoiser, (*request.targets, *words))
         targets = denoiser.encode(request.targets)
         kept, synonyms = prefilter(everything, targets, SEARCHED, "nearest", SYNONYM_SIMILARITY)
         samples, _ = sample_trajectories(
@@ -189,19 +201,24 @@ class FindAdversarialConcept(io.ComfyNode):
     ) -> io.NodeOutput:
         """Rank and draw."""
         request = parse_request(concepts)
-        edit = erased_unet or probe_erasure(model, clip, request, width, height, seed)
-        bar = host.ProgressBar(100, node_id=cls.hidden.unique_id)
+        node_id = cls.hidden.unique_id
+        edit = erased_unet or probe_erasure(model, clip, request, width, height, seed, node_id)
+        bar = host.ProgressBar(100, node_id=node_id)
         report = Report(
-            on_progress=lambda step, total, _loss: bar.update_absolute(step, total), check=host.check_cancelled
+            on_progress=lambda step, total, _loss: bar.update_absolute(step, total),
+            check=partial(host.check_cancelled, node_id=node_id),
         )
         words = lines(candidates or "")
-        if not words:
-            with host.opened(model, clip, width, height) as denoiser:
-                words = words_of(vocabulary, denoiser, limit=1000)
-        words = [word for word in dict.fromkeys(words) if not request.says_target(word)]
-        if not words:
-            raise ValueError("no candidate is left: every line of candidates is itself a concept to erase; add others")
-        ranking = rank(model, clip, edit, request, words, width, height, seed, report)
+        with host.memory_errors(f"measuring concepts at {width}x{height}", "width and height"):
+            if not words:
+                with host.opened(model, clip, width, height) as denoiser:
+                    words = words_of(vocabulary, denoiser, limit=1000)
+            words = [word for word in dict.fromkeys(words) if not request.says_target(word)]
+            if not words:
+                raise ValueError(
+                    "no candidate is left: every line of candidates is itself a concept to erase; add others"
+                )
+            ranking = rank(model, clip, edit, request, words, width, height, seed, report)
         title = f"damage of erasing {', '.join(request.targets)}"
         rows = "\n".join(
             f"| {word or '(empty)'} | {value:.3e} |" for word, value in zip(ranking.words, ranking.damage, strict=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import AbstractContextManager
+from functools import partial
 
 from comfy_api.latest import io
 from PIL import Image
@@ -11,7 +13,7 @@ from torch import Tensor
 from ..erasure_core.concepts import ErasureRequest, parse_request
 from ..erasure_core.denoiser import Conditioning, Denoiser
 from ..erasure_core.erased_unet import ErasedUNet
-from ..erasure_core.method import ErasureMethod
+from ..erasure_core.method import ErasureMethod, settings_of
 from ..erasure_core.report import Report
 from ..erasure_core.sae import ConceptSAE
 from ..erasure_core.trajectory import sample_trajectories
@@ -23,6 +25,8 @@ from .widgets import chosen_method, method_input
 CATEGORY = "model/erasure"
 PREVIEWS = 12
 PREVIEW_SAMPLING_STEPS = 10
+MEMORY_SETTINGS = ("batch", "preserved", "trajectories", "expansion", "rank")
+"""Settings that decide how much memory a run takes, the first to lower first; a method has some of them."""
 
 
 class Preview:
@@ -61,27 +65,39 @@ def erase(
     """Run `method` on a clone of `model`; the model itself is left as it was, also on an error or a cancel.
 
     `images` (n, height, width, 3) show the target, for methods that learn from pictures; `concept_sae` is for those that
-    read a sparse autoencoder. Raises RuntimeError, saying what to lower, when memory runs out.
+    read a sparse autoencoder. Raises RuntimeError, saying what to lower, when memory runs out, and FloatingPointError if
+    the edit is not finite.
     """
     if images is not None and vae is None:
-        raise ValueError("images are linked without a vae; link the VAE of the same checkpoint, which encodes them")
+        raise ValueError(
+            "images are linked without a vae, or its checkpoint has none; link the VAE of the same checkpoint, which encodes "
+            "them, or one from Load VAE"
+        )
     memory = MemoryMeter(host.device())
-    try:
-        with host.opened(model, clip, width, height) as denoiser:
-            report = _reporting(denoiser, request, method, vae, node_id)
-            if images is not None:
-                request = dataclasses.replace(request, examples=denoiser.latents_of(vae, images))
-            if concept_sae is not None:
-                request = dataclasses.replace(request, sae=concept_sae)
-            with memory:
-                erased = method.erase(denoiser, request, report)
-    except host.OutOfMemory as error:
-        raise RuntimeError(
-            f"out of memory while erasing at {width}x{height} with {method.name}. Lower width and height, or in the "
-            f"method's settings batch, preserved, trajectories or rank; the model is unchanged"
-        ) from error
+    with _memory_errors(method, width, height), host.opened(model, clip, width, height) as denoiser:
+        report = _reporting(denoiser, request, method, vae, node_id)
+        if images is not None:
+            request = dataclasses.replace(request, examples=denoiser.latents_of(vae, images))
+        if concept_sae is not None:
+            request = dataclasses.replace(request, sae=concept_sae)
+        with memory:
+            erased = method.erase(denoiser, request, report)
+    broken = erased.not_finite() or (erased.key and erased.key.not_finite())
+    if broken:
+        raise FloatingPointError(
+            f"the edit that {method.name} made holds NaN or infinity in {broken!r}; nothing was returned. Lower "
+            f"learning_rate if the method has it, else load the MODEL as bfloat16 or float32"
+        )
     report.costs["peak_memory_over_the_loaded_model_in_MB"] = memory.peak / 1e6
     return erased, report
+
+
+def _memory_errors(method: ErasureMethod, width: int, height: int) -> AbstractContextManager:
+    """Inside, running out of memory is a RuntimeError that says what to lower, of the settings that the method has."""
+    have = {field.name for field in settings_of(type(method))}
+    hungry = [name for name in MEMORY_SETTINGS if name in have]
+    lower = "width and height" + (f", or in the method's settings {', '.join(hungry)}" if hungry else "")
+    return host.memory_errors(f"erasing at {width}x{height} with {method.name}", lower)
 
 
 def _reporting(
@@ -99,7 +115,7 @@ def _reporting(
         if preview is not None and (step == 1 or step == steps or step % max(1, steps // PREVIEWS) == 0):
             bar.update_absolute(step, steps, ("JPEG", preview.image(), 512))
 
-    return Report(on_progress=on_progress, on_preview=on_preview, check=host.check_cancelled)
+    return Report(on_progress=on_progress, on_preview=on_preview, check=partial(host.check_cancelled, node_id=node_id))
 
 
 def report_text(erased: ErasedUNet, report: Report) -> str:
@@ -214,5 +230,6 @@ class EraseConcept(io.ComfyNode):
             model, clip, request, chosen, width, height, vae, cls.hidden.unique_id, images, concept_sae
         )
         total = [sum(values) for values in zip(*report.losses.values(), strict=False)]
-        edited = host.patched(model, erased, 1.0)
+        with _memory_errors(chosen, width, height):
+            edited = host.patched(model, erased, 1.0)
         return io.NodeOutput(edited, erased, {"loss": total or [0.0]}, report_text(erased, report))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import unicodedata
 from pathlib import Path
 
 from comfy_api.latest import io, ui
@@ -16,6 +17,7 @@ from .erase import CATEGORY
 from .types import ErasedUNetType
 
 FOLDER_KIND = "erased_unets"
+LONGEST_NAME = 200
 
 
 def apply(model: object, erased: ErasedUNet, strength: float, node_id: str | None = None) -> object:
@@ -39,13 +41,24 @@ def apply(model: object, erased: ErasedUNet, strength: float, node_id: str | Non
 
 
 def safe_prefix(prefix: str) -> Path:
-    """The file name prefix as a relative path. Raises ValueError if it leaves the output folder."""
+    """The file name prefix as a relative path. Raises ValueError if it leaves the output folder, or is no name that every
+    file system takes."""
+    if any(unicodedata.category(letter) == "Cc" for letter in prefix.strip()):
+        raise ValueError(
+            f"the file name {prefix!r} holds a control character; type it anew, as one line of plain letters"
+        )
     path = Path(prefix.strip().replace("\\", "/"))
     windows_drive = len(prefix) > 1 and prefix[1] == ":"
     if not path.name or path.is_absolute() or ".." in path.parts or windows_drive:
         raise ValueError(
             f"the file name {prefix!r} is empty or leads out of the output folder; give a plain name like "
             f"'erased_circle' or 'shapes/erased_circle'"
+        )
+    longest = max(len(part.encode()) for part in path.parts)
+    if longest > LONGEST_NAME:
+        raise ValueError(
+            f"the file name {prefix[:40]!r}... has a part of {longest} bytes; give one of at most {LONGEST_NAME}, "
+            f"as file systems take no more than 255 with the number and the ending"
         )
     return path
 
@@ -178,16 +191,19 @@ class SaveErasedUNet(io.ComfyNode):
                 ),
             ],
             outputs=[],
+            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
     @classmethod
     def execute(cls, erased_unet: ErasedUNet, filename_prefix: str) -> io.NodeOutput:
         """Write the file under the next free number and show its path."""
-        paths = [_save(erased_unet, safe_prefix(filename_prefix))]
+        edits = {safe_prefix(filename_prefix): erased_unet}
         if erased_unet.key is not None:
-            paths.append(_save(erased_unet.key, safe_prefix(f"{filename_prefix}_key")))
-        return io.NodeOutput(ui=ui.PreviewText("\n".join(f"saved {path}" for path in paths)))
+            edits[safe_prefix(f"{filename_prefix.strip()}_key")] = erased_unet.key
+        text = "\n".join(f"saved {_save(edit, prefix)}" for prefix, edit in edits.items())
+        host.send_text(text, cls.hidden.unique_id)  # the browser shows this; what `ui` says is only in the history
+        return io.NodeOutput(ui=ui.PreviewText(text))
 
 
 def _save(erased: ErasedUNet, prefix: Path) -> Path:

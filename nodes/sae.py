@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 from comfy_api.latest import io
@@ -75,34 +76,28 @@ def train(
         host.send_text(f"training step {step} of {settings.steps}, FVU {loss:.3f}", node_id)
 
     memory, generator = MemoryMeter(host.device()), host.generator(seed)
-    try:
-        with host.opened(model, clip, width, height) as denoiser, memory:
-            name, said = chosen_block(denoiser, block), sentences(prompts, denoiser, seed)
-            host.send_text(f"sampling {len(said)} prompts", node_id)
-            vectors = gather(
-                denoiser,
-                {name: denoiser.blocks("transformer")[name]},
-                said,
-                steps=SAMPLING_STEPS,
-                guidance_scale=GUIDANCE_SCALE,
-                limit=VECTORS,
-                generator=generator,
-                check=host.check_cancelled,
-            )[name]
-            sae = train_sae(
-                vectors.flatten(0, 2),
-                settings,
-                generator=generator,
-                block=name,
-                family=denoiser.family,
-                fingerprint=denoiser.fingerprint,
-                on_step=on_step,
-            )
-    except host.OutOfMemory as error:
-        raise RuntimeError(
-            f"out of memory while training a concept SAE at {width}x{height}. Lower expansion, width and height, or "
-            f"take fewer prompts; the model is unchanged"
-        ) from error
+    doing, lower = f"training a concept SAE at {width}x{height}", "expansion, width and height, or take fewer prompts"
+    with host.memory_errors(doing, lower), host.opened(model, clip, width, height) as denoiser, memory:
+        name, said = chosen_block(denoiser, block), sentences(prompts, denoiser, seed)
+        vectors = gather(
+            denoiser,
+            {name: denoiser.blocks("transformer")[name]},
+            said,
+            steps=SAMPLING_STEPS,
+            guidance_scale=GUIDANCE_SCALE,
+            limit=VECTORS,
+            generator=generator,
+            check=partial(host.check_cancelled, node_id=node_id),
+        )[name]
+        sae = train_sae(
+            vectors.flatten(0, 2),
+            settings,
+            generator=generator,
+            block=name,
+            family=denoiser.family,
+            fingerprint=denoiser.fingerprint,
+            on_step=on_step,
+        )
     return sae, report_text(sae, len(said), memory.peak / 1e6)
 
 

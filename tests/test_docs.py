@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from erasure_tests.toy import ToyDenoiser
 
-from devtools import method_docs
+from devtools import method_docs, pages
 from devtools.errors import ToolError
 from devtools.inprocess import load_comfy
 
@@ -41,7 +41,7 @@ def test_the_pages_about_methods_are_current() -> None:
 
 def test_a_stale_page_is_noticed_and_mended(tmp_path: Path, monkeypatch) -> None:
     page = tmp_path / "en.md"
-    begin, end = method_docs.BEGIN.format("methods"), method_docs.END.format("methods")
+    begin, end = pages.BEGIN.format("methods", method_docs.BY), pages.END.format("methods")
     page.write_text(f"before\n{begin}\nold\n{end}\nafter\n", encoding="utf-8")
     monkeypatch.setattr(method_docs, "PAGE", page)
     assert method_docs.main(["--check"]) == 1
@@ -53,7 +53,7 @@ def test_a_stale_page_is_noticed_and_mended(tmp_path: Path, monkeypatch) -> None
 
 def test_a_page_without_markers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ToolError, match="needs the lines"):
-        method_docs.filled("no markers here", "settings", "", tmp_path)
+        pages.filled("no markers here", "settings", method_docs.BY, "", tmp_path)
 
 
 def test_every_node_has_a_help_page_that_names_its_inputs_and_outputs(schemas: dict) -> None:

@@ -48,6 +48,14 @@ def test_a_full_disk_leaves_the_old_file_whole(erased: ErasedUNet, tmp_path: Pat
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+def test_a_name_that_no_file_can_have_is_named(erased: ErasedUNet, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"could not save .*Give a shorter file name; nothing was overwritten"):
+        save_erased_unet(erased, tmp_path / f"{'n' * 300}.safetensors")
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match=r"could not save .*Choose another folder; nothing was overwritten"):
+        save_erased_unet(erased, tmp_path / "file" / "edit.safetensors")
+
+
 def test_files_that_are_no_erased_unet_are_refused(erased: ErasedUNet, tmp_path: Path) -> None:
     path = tmp_path / "edit.safetensors"
     save_erased_unet(erased, path)
@@ -79,6 +87,39 @@ def test_metadata_of_another_version_is_named(
         assert load_erased_unet(path).provenance == erased.provenance
         return
     with pytest.raises(ValueError, match=message):
+        load_erased_unet(path)
+
+
+UP, DOWN = (
+    f"diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.lora_{end}.weight" for end in ("up", "down")
+)
+PART = "erasure.0.lora.block.to_k"
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("weights", None, "holds no tensor of an edit of kind 'weights'"),
+        ("hook", {}, "holds no tensor of an edit of kind 'hook'"),
+        ("weights", {UP: torch.full((4, 2), float("nan"))}, r"lora_up\.weight' holds NaN or infinity"),
+        ("weights", {DOWN: torch.full((2, 3), float("inf"))}, r"lora_down\.weight' holds NaN or infinity"),
+        ("weights", {DOWN: None}, r"lora_up\.weight' is without its other half"),
+        ("weights", {UP: None}, r"lora_down\.weight' is without its other half"),
+        ("weights", {UP: None, DOWN: None}, "an alpha and no change"),
+        ("hook", {f"{PART}.up": torch.ones(1)}, r"to_k\.up' is without its other half"),
+    ],
+)
+def test_an_edit_that_is_not_whole_is_refused(
+    erased: ErasedUNet, tmp_path: Path, kind: str, change: dict | None, message: str
+) -> None:
+    tensors = {} if change is None else dict(erased.tensors) | change
+    damaged = ErasedUNet(
+        {key: value for key, value in tensors.items() if value is not None},
+        dataclasses.replace(erased.provenance, kind=kind),
+    )
+    path = tmp_path / "edit.safetensors"
+    save_erased_unet(damaged, path)
+    with pytest.raises(ValueError, match=rf"edit\.safetensors: .*{message}.*get the original"):
         load_erased_unet(path)
 
 

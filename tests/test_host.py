@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from pathlib import Path
 
 import pytest
@@ -11,27 +10,12 @@ import torch
 from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.erased_unet import ErasedUNet, load_erased_unet, save_erased_unet
 from concept_erasure.erasure_core.method import methods
+from erasure_tests.runs import QUICK, base_hash, run
 from erasure_tests.small import make
 
 from benchmarks.playground import Playground
 
 pytestmark = pytest.mark.usefixtures("as_a_node_runs", "few_words")
-QUICK = {"steps": 3, "sampling_steps": 3, "trajectories": 3, "batch": 2}
-
-
-def run(bed: Playground, name: str = "esd", concepts: str = "circle", width: int = 64, height: int = 64, **changes):
-    """Erase as the node does."""
-    from concept_erasure.nodes.erase import erase
-
-    return erase(bed.model, bed.clip, parse_request(concepts), make(name, **(QUICK | changes)), width, height)
-
-
-def base_hash(bed: Playground) -> str:
-    """Hash over every weight and buffer of the base model, bit for bit."""
-    digest = hashlib.sha256()
-    for name, value in bed.model.model.state_dict().items():
-        digest.update(name.encode() + value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def latents(bed: Playground, model: object) -> torch.Tensor:
@@ -81,23 +65,16 @@ def test_a_cancelled_run_leaves_the_base_as_it_was(bed: Playground, monkeypatch)
     assert not any(module._forward_hooks for module in bed.model.model.modules())
 
 
-def test_a_failing_run_leaves_the_base_as_it_was(bed: Playground, monkeypatch) -> None:
-    from concept_erasure.erasure_core.methods import esd
+def test_the_node_shows_what_it_is_at_from_the_start(bed: Playground, monkeypatch) -> None:
     from concept_erasure.nodes import host
+    from concept_erasure.nodes.erase import erase
 
-    before = base_hash(bed)
-    monkeypatch.setattr(esd, "squared_error", lambda predicted, *_a: predicted * float("nan"))
-    with pytest.raises(FloatingPointError, match="optimiser step 1 of 3"):
-        run(bed)
-
-    def no_memory(*_arguments: object) -> None:
-        raise host.OutOfMemory("CUDA out of memory")
-
-    monkeypatch.setattr(esd, "squared_error", no_memory)
-    with pytest.raises(RuntimeError, match="Lower width and height"):
-        run(bed)
-    assert base_hash(bed) == before
-    assert not any(module._forward_hooks for module in bed.model.model.modules())
+    shown: list[str] = []
+    monkeypatch.setattr(host.services, "send_text", lambda text, node: shown.append(f"{node}: {text}"))
+    monkeypatch.setattr(host, "send_text", host.services.send_text)
+    erase(bed.model, bed.clip, parse_request("circle"), make("ap", **QUICK), 64, 64, node_id="7")
+    assert shown[0] == "7: sampling step 1 of 3, 3 at once" and shown[-1].startswith("7: optimiser step 3 of 3")
+    assert "7: encoding words, 0 of 7" in shown
 
 
 def test_saved_and_loaded_and_the_stock_lora_loader_agree(bed: Playground, tmp_path: Path) -> None:
@@ -137,6 +114,13 @@ def test_an_edit_for_another_family_or_layer_is_refused(bed: Playground, caplog)
     elsewhere = {key.replace("input_blocks.1.1", "input_blocks.4.1"): value for key, value in erased.tensors.items()}
     with pytest.raises(ValueError, match="edits 6 layers, but only 4"):
         host.patched(bed.model, dataclasses.replace(erased, tensors=elsewhere), 1.0)
+    layer = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k"
+    bad_pair = {f"{layer}.lora_up.weight": torch.ones(7, 2), f"{layer}.lora_down.weight": torch.ones(2, 768)}
+    for bad in (bad_pair, {f"{layer}.diff": torch.ones(320, 7)}, {f"{layer}.diff_b": torch.ones(320)}):
+        with pytest.raises(ValueError, match=r"does not fit the layer '.*attn2\.to_k' of this SD15 MODEL"):
+            host.patched(bed.model, dataclasses.replace(erased, tensors=bad), 1.0)
+    whole = {f"{layer}.diff": torch.ones(320, 768)}
+    assert len(host.patched(bed.model, dataclasses.replace(erased, tensors=whole), 1.0).patches) == 1
     apply(bed.model, ErasedUNet(erased.tensors, dataclasses.replace(erased.provenance, fingerprint="x")), 1.0)
     assert "another checkpoint" in caplog.text
 
@@ -154,49 +138,6 @@ def test_a_lora_on_the_model_is_part_of_what_is_erased_from(bed: Playground) -> 
         assert changed.fingerprint == lora.provenance.fingerprint, "the fingerprint is that of the base weights"
     with host.opened(bed.model, bed.clip, 64, 64) as plain, torch.no_grad():
         assert not torch.allclose(one, plain.predict(noisy, sigma, text))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"width": 60}, "width is 60, which is no multiple of 8; try 64"),
-        ({"height": 0}, "height is 0"),
-        ({"concepts": "()"}, "sees nothing in it"),
-        ({"steps": 0}, "steps is 0"),
-        ({"layers": "everything"}, "choose one of cross_attention_kv"),
-    ],
-)
-def test_bad_input_is_named(bed: Playground, changes: dict, message: str) -> None:
-    before = base_hash(bed)
-    with pytest.raises(ValueError, match=message):
-        run(bed, **changes)
-    assert base_hash(bed) == before
-
-
-def test_quantised_models_and_foreign_text_encoders_are_refused(bed: Playground, monkeypatch) -> None:
-    from concept_erasure.nodes import host
-
-    layer = bed.model.model.diffusion_model.output_blocks[0][1].transformer_blocks[0].attn2.to_k
-    with host.opened(bed.model, bed.clip, 64, 64) as denoiser:
-        whole = layer.weight
-        layer.weight = torch.nn.Parameter(whole.to(torch.float8_e4m3fn), False)
-        try:
-            with pytest.raises(ValueError, match=r"quantised: .*to_k has weights of type torch\.float8_e4m3fn\. Load"):
-                denoiser.layers("cross_attention_kv")
-        finally:
-            layer.weight = whole
-    monkeypatch.setitem(bed.model.model.model_config.unet_config, "context_dim", 2048)
-    with pytest.raises(ValueError, match="text of width 768, the SD15 MODEL reads 2048"):
-        run(bed)
-
-
-@pytest.mark.parametrize("prefix", ["../escape", "/etc/passwd", "a/../../b", "C:\\x", "", "..\\up"])
-def test_file_names_stay_in_the_output_folder(prefix: str) -> None:
-    from concept_erasure.nodes.erased_unet import safe_prefix
-
-    with pytest.raises(ValueError, match="leads out of the output folder"):
-        safe_prefix(prefix)
-    assert safe_prefix("shapes/circle").parts == ("shapes", "circle")
 
 
 def test_the_denoiser_gives_the_hosts_own_predictions(bed: Playground) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 import torch
 from concept_erasure.erasure_core.concepts import parse_request
+from concept_erasure.erasure_core.erased_unet import load_erased_unet, save_erased_unet
 from concept_erasure.erasure_core.inference import ModelCall, changed, recorded
-from concept_erasure.erasure_core.method import methods
+from concept_erasure.erasure_core.method import inference_edit, methods
 from concept_erasure.erasure_core.report import Report
 from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
@@ -21,6 +25,25 @@ def edit_of(name: str, denoiser: ToyDenoiser):
     if hook is None:
         pytest.skip(f"{name} makes an edit of weights only")
     return METHODS[name].inference(hook)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_method_makes_comes_back_from_its_file(name: str, tmp_path: Path) -> None:
+    erased = make(name).erase(ToyDenoiser(), parse_request("circle"), Report())
+    for edit in [erased] if erased.key is None else [erased, erased.key]:
+        save_erased_unet(edit, tmp_path / "edit.safetensors")
+        again = load_erased_unet(tmp_path / "edit.safetensors")
+        assert again.provenance.kind == edit.provenance.kind
+        assert all(torch.equal(again.tensors[key], value) for key, value in edit.tensors.items())
+
+
+def test_a_hook_without_all_its_parts_is_refused() -> None:
+    for name in METHODS:
+        erased = make(name).erase(ToyDenoiser(), parse_request("circle"), Report())
+        if erased.provenance.kind == "hook":
+            one = dict([max(erased.tensors.items())])
+            with pytest.raises(ValueError, match=r"lacks a part|has no tensor"):
+                inference_edit(dataclasses.replace(erased, tensors=one))
 
 
 def call_of(denoiser: ToyDenoiser, prompts: list[str], side: int = 4) -> ModelCall:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from concept_erasure.erasure_core.closed_form import TextEdit, best_of_rank, compact, normal_matrix, solve
+from concept_erasure.erasure_core.closed_form import (
+    TextEdit,
+    best_of_rank,
+    compact,
+    normal_matrix,
+    normal_solution,
+    solve,
+)
 from concept_erasure.erasure_core.concepts import ConceptPair, ErasureRequest, parse_request
 from concept_erasure.erasure_core.contexts import Context
+from concept_erasure.erasure_core.denoiser import Conditioning
 from concept_erasure.erasure_core.method import methods
 from concept_erasure.erasure_core.report import Report
 from concept_erasure.erasure_core.text_rows import TOKENS, aligned, kept_prompts
@@ -211,3 +219,31 @@ def test_a_layer_is_stored_whole_where_that_is_smaller() -> None:
     assert {key.rsplit(".", 1)[-1] for key in small.tensors} == {"weight", "alpha"}
     assert small.size() < whole.size()
     assert "uce" in methods()
+
+
+@pytest.mark.parametrize("name", ["uce", "rece", "mace"])
+@pytest.mark.parametrize("broken", ["circle", "square", "disc"])
+def test_text_states_that_are_not_finite_are_named(name: str, broken: str, monkeypatch) -> None:
+    """In the target, in the anchor and in what is kept."""
+    whole = ToyDenoiser.encode
+
+    def encode(self: ToyDenoiser, prompts: list[str]) -> Conditioning:
+        states = whole(self, prompts).tokens
+        states[[broken in prompt for prompt in prompts]] *= float("nan")
+        return Conditioning({"c_crossattn": states})
+
+    monkeypatch.setattr(ToyDenoiser, "encode", encode)
+    with pytest.raises(FloatingPointError, match=r"hold NaN or infinity; nothing was returned\. Load CLIP"):
+        make(name, vocabulary="none").erase(ToyDenoiser(), parse_request("circle => square", "disc"), Report())
+
+
+def test_weights_that_are_not_finite_are_named_by_rece() -> None:
+    denoiser = ToyDenoiser()
+    denoiser.network["block"].to_k.weight[0, 0] = float("inf")
+    with pytest.raises(FloatingPointError, match="hold NaN or infinity"):
+        make("rece", vocabulary="none").erase(denoiser, parse_request("circle"), Report())
+
+
+def test_a_system_without_a_stable_solution_is_named() -> None:
+    with pytest.raises(FloatingPointError, match=r"no stable solution; nothing was returned\. Raise ridge"):
+        normal_solution(-torch.eye(3, dtype=torch.float64), torch.ones(3, 1, dtype=torch.float64))

@@ -57,6 +57,17 @@ def test_an_exception_leaves_nothing_attached(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_what_takes_long_before_the_first_step_is_said(name: str) -> None:
+    said: list[str] = []
+    report = Report(on_progress=lambda *_: said.append("step"), check=lambda doing="": said.append(doing))
+    make(name, vocabulary="model_words", candidates=40).erase(ToyDenoiser(), parse_request("circle"), report)
+    before = said[: said.index("step")]
+    assert any(text.startswith(("sampling step 1 of 4", "prompt 1 of", "encoding sentences")) for text in before)
+    if "vocabulary" in {field.name for field in dataclasses.fields(METHODS[name])}:
+        assert any(text.startswith("encoding words, 32 of ") for text in said)
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_same_seed_same_result_and_another_seed_another(name: str) -> None:
     first, again, other = (run(name, ToyDenoiser(), seed=seed).tensors for seed in (3, 3, 4))
     assert first.keys() == again.keys() == other.keys()

@@ -50,7 +50,7 @@ class AllButOne(TrainedMethod):
     def losses(self, run: Training, state: Conditioning) -> dict[str, Tensor]:
         """`direction`, `unconditional` unless its weight is 0, and `retain` if the user named something to retain."""
         pair = run.request.pairs[run.step % len(run.request.pairs)]
-        target, desired = run.targets(self.batch, 0.0 if pair.anchor else self.negative_guidance)
+        target, desired = run.samples_of(pair, self.batch, 0.0 if pair.anchor else self.negative_guidance)
         empty = replace(target, conditioning=state.repeat(self.batch))
         predicted, unconditional = run.predict(target, empty)
         direction, wanted = predicted - unconditional, desired - target.unconditional

@@ -148,4 +148,5 @@ class AdversarialPreservation(TrainedMethod):
         predicted, predicted_kept = run.predict(target, kept)
         erase = squared_error(predicted, desired, target.sigma, self.loss_weighting).mean()
         retain = squared_error(predicted_kept, kept.conditional, kept.sigma, self.loss_weighting).mean()
-        return {"erase": erase, "retain": self.retain_weight * retain}
+        # equation 5 sums over the targets, and `erase` is their mean: without the division many targets would be outweighed
+        return {"erase": erase, "retain": self.retain_weight / len(run.request.pairs) * retain}

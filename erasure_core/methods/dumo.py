@@ -79,7 +79,7 @@ class DualEncoderModulation(ErasureMethod):
         """See `ErasureMethod.erase`; each concept has a side encoder and a gate of its own."""
         check_prompts(denoiser, request)
         generator = torch.Generator().manual_seed(self.seed)
-        meanings = other_meanings(denoiser, request, self.vocabulary, self.candidates, generator)
+        meanings = other_meanings(denoiser, request, self.vocabulary, self.candidates, generator, report.check)
         each = self.steps + self.scale_steps
         parts: dict[str, Tensor] = {}
         for number, pair in enumerate(request.pairs):

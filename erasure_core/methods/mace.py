@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..adapters import Deltas
 from ..attention import attention_maps
-from ..closed_form import TextEdit, factors, normal_matrix
+from ..closed_form import TextEdit, factors, normal_matrix, normal_solution
 from ..concepts import ErasureRequest
 from ..denoiser import Denoiser
 from ..erased_unet import ErasedUNet, weight_edit
@@ -177,10 +177,7 @@ def fuse(
 
     W* = W (I + D) + sum_i up_i (down_i read(C_i)^T) e C_i M^-1.
     """
-    projected = [
-        (cleaned.read(rows), torch.cholesky_solve(erase_weight * rows.T, torch.linalg.cholesky(normal)).T)
-        for rows in states
-    ]
+    projected = [(cleaned.read(rows), normal_solution(normal, erase_weight * rows.T).T) for rows in states]
     fused: dict[str, Tensor] = {}
     for name, layer in layers.items():
         weight = layer.weight.detach().to(torch.promote_types(layer.weight.dtype, torch.float32))

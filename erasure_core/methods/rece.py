@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..closed_form import TextEdit
+from ..closed_form import TextEdit, normal_solution
 from ..concepts import ErasureRequest
 from ..denoiser import Denoiser
 from ..method import setting
@@ -79,4 +79,4 @@ def leftover(edit: TextEdit, gram: Tensor, states: Tensor, ridge: float) -> Tens
     pulled = transform.T @ gram
     normal = pulled @ transform
     normal.diagonal().add_(ridge)
-    return torch.cholesky_solve(pulled @ states.T, torch.linalg.cholesky(normal)).T
+    return normal_solution(normal, pulled @ states.T).T

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..adversary import Candidates, prefilter
+from ..candidates import candidates_of
 from ..concepts import ErasureRequest
 from ..contexts import draw_contexts
 from ..denoiser import Denoiser
@@ -23,7 +23,7 @@ from ..method import ErasureMethod, check_prompts, provenance, setting
 from ..report import Report
 from ..sae import ConceptSAE, default_block
 from ..sae_training import SAESettings, gather, train_sae
-from ..vocabulary import VOCABULARIES, words_of
+from ..vocabulary import VOCABULARIES
 
 VECTORS = 200_000
 SYNONYM_SIMILARITY = 0.7
@@ -148,16 +148,15 @@ class SAeUron(ErasureMethod):
         self, denoiser: Denoiser, request: ErasureRequest, generator: torch.Generator, report: Report
     ) -> list[list[str]]:
         """For each target its sentences, and last, those with other words in its place."""
-        words = [w for w in words_of(self.vocabulary, denoiser, 1000) if not request.says_target(w)]
-        nearest, synonyms = prefilter(
-            Candidates(tuple(words), denoiser.encode(words)),
-            denoiser.encode(request.targets),
-            self.candidates,
-            "nearest",
-            SYNONYM_SIMILARITY,
+        nearest = candidates_of(
+            denoiser,
+            request,
+            report,
+            vocabulary=self.vocabulary,
+            keep=self.candidates,
+            how="nearest",
+            synonym_similarity=SYNONYM_SIMILARITY,
         )
-        if synonyms:
-            report.note("left out of the other words as synonyms of a target: " + ", ".join(synonyms))
         others = list(dict.fromkeys((*request.retain, *nearest.words)))
         groups, rest = [], []
         for target in request.targets:

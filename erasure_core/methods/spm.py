@@ -80,7 +80,7 @@ class SemiPermeableMembrane(ErasureMethod):
         check_prompts(denoiser, request)
         generator = torch.Generator().manual_seed(self.seed)
         layers = transformer_layers(denoiser)
-        meanings = other_meanings(denoiser, request, self.vocabulary, self.candidates, generator)
+        meanings = other_meanings(denoiser, request, self.vocabulary, self.candidates, generator, report.check)
         exports, parts = [], {}
         for number, pair in enumerate(request.pairs):
             alone = dataclasses.replace(request, pairs=(pair,))

@@ -22,7 +22,7 @@ from ...erasure_core.denoiser import TOKENS, Conditioning
 from ...erasure_core.guidance import per_sample
 from ...erasure_core.layers import blocks, select
 from ..base_model import fingerprint, positions, whole_words
-from .services import check_cancelled
+from .services import check_cancelled, check_linked
 
 _TRAINABLE_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -197,8 +197,9 @@ def opened(
 
     `encoded` lets several runs with one CLIP share what it encoded.
 
-    Raises ValueError if the size does not fit the latents, or CLIP and MODEL do not belong together.
+    Raises ValueError if MODEL or CLIP is empty, the size does not fit the latents, or the two do not belong together.
     """
+    check_linked(model, clip)
     ratio = model.model.latent_format.spacial_downscale_ratio
     for name, value in (("width", width), ("height", height)):
         if value % ratio or value <= 0:

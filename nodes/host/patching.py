@@ -5,26 +5,28 @@ from __future__ import annotations
 import functools
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import comfy.lora
 import comfy.lora_convert
 import comfy.model_management
 import comfy.patcher_extension
+import comfy.utils
 import comfy_execution.utils
 import torch
 from torch import Tensor
 
-from ...erasure_core.erased_unet import ErasedUNet
+from ...erasure_core.erased_unet import PREFIX, ErasedUNet, misfit
 from ...erasure_core.inference import InferenceEdit, ModelCall
 from ...erasure_core.method import inference_edit
 from .. import saving
-from .services import send_text
+from .services import check_linked, send_text
 
 
 def family_of(model: Any) -> str:
-    """The family name of a MODEL, as `layers.FAMILIES` spells it."""
+    """The family name of a MODEL, as `layers.FAMILIES` spells it. Raises ValueError if the MODEL is empty."""
+    check_linked(model)
     return type(model.model.model_config).__name__
 
 
@@ -32,26 +34,42 @@ def patched(model: Any, erased: ErasedUNet, strength: float) -> Any:
     """A clone of `model` with an erased UNet at `strength`: weight edits read by ComfyUI's own LoRA code, and around
     each call of the network what acts at inference.
 
-    Raises ValueError if no edit, or not every edit, finds its layer.
+    Raises ValueError if no edit, or not every edit, finds a layer of its shape.
     """
     clone = model.clone()
     weights = erased.weights()
     if weights:
         key_map = comfy.lora.model_lora_keys_unet(model.model, {})
+        _check_layers(model, erased, key_map)
         patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(weights), key_map, log_missing=False)
-        applied = set(clone.add_patches(patches, strength))
-        wanted = {key.rsplit(".lora_", 1)[0].rsplit(".diff", 1)[0].removesuffix(".alpha") for key in weights}
-        if len(applied) < len(wanted):
-            raise ValueError(
-                f"the erased UNet edits {len(wanted)} layers, but only {len(applied)} of them are in this "
-                f"{family_of(model)} MODEL; nothing was applied. Load the kind of model that it was made for"
-            )
+        clone.add_patches(patches, strength)
     if erased.provenance.kind == "hook":
         edit = inference_edit(erased)
         wrapper = _wrapper(clone, edit, strength)
         clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, f"erasure.{uuid.uuid4()}", wrapper)
     _carry(clone, erased)
     return clone
+
+
+def _check_layers(model: Any, erased: ErasedUNet, key_map: Mapping[str, str]) -> None:
+    """Raise ValueError unless every edited layer is in the model and the edit has its shape; ComfyUI would only log it."""
+    layers = {f"{PREFIX}{name}": change for name, change in erased.layers().items()}
+    found = [name for name in layers if name in key_map]
+    if len(found) < len(layers):
+        raise ValueError(
+            f"the erased UNet edits {len(layers)} layers, but only {len(found)} of them are in this "
+            f"{family_of(model)} MODEL; nothing was applied. Load the kind of model that it was made for"
+        )
+    for name, change in layers.items():
+        layer = comfy.utils.get_attr(model.model, key_map[name].removesuffix(".weight"))
+        if not layer.weight.is_floating_point():
+            continue  # packed by a quantiser: its shape is not the layer's
+        trouble = misfit(change, layer.weight, layer.bias)
+        if trouble:
+            raise ValueError(
+                f"the erased UNet does not fit the layer {name!r} of this {family_of(model)} MODEL: {trouble}; nothing "
+                f"was applied. Load the kind of model that it was made for, or save the edit again"
+            )
 
 
 class _Carrier:

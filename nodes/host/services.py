@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import comfy.model_management
@@ -11,8 +13,42 @@ import torch
 
 OutOfMemory = comfy.model_management.OOM_EXCEPTION
 Cancelled = comfy.model_management.InterruptProcessingException
-check_cancelled = comfy.model_management.throw_exception_if_processing_interrupted
 ProgressBar = comfy.utils.ProgressBar
+
+
+def check_cancelled(doing: str = "", node_id: str | None = None) -> None:
+    """Raise `Cancelled` if the user cancelled, else show on a node, if one is named, what the run is at (`report.Check`)."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    if doing:
+        send_text(doing, node_id)
+
+
+def check_linked(model: object, clip: object = True) -> None:
+    """Raise ValueError if what is linked is empty: a loader gives None for what its checkpoint does not hold."""
+    if model is None:
+        raise ValueError(
+            "the linked MODEL is empty: this checkpoint has no diffusion model; load one with Load Diffusion Model"
+        )
+    if clip is None:
+        raise ValueError("the linked CLIP is empty: this checkpoint has no text encoder; load one with Load CLIP")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """True for every way in which a device or the CPU says that memory ran out; on the CPU torch has no type for it."""
+    texts = ("out of memory", "can't allocate memory")
+    said = isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    return said or isinstance(error, (OutOfMemory, MemoryError)) or comfy.model_management.is_oom(error)
+
+
+@contextmanager
+def memory_errors(doing: str, lower: str) -> Iterator[None]:
+    """Inside, running out of memory is a RuntimeError that names what was being done and what to lower."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RuntimeError(f"out of memory while {doing}. Lower {lower}; the model is unchanged") from error
 
 
 def send_text(text: str, node_id: str | None) -> None:

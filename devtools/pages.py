@@ -1,0 +1,22 @@
+"""Text in a Markdown page that a command writes, between two markers; the rest of the page is written by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .errors import ToolError
+
+BEGIN = "<!-- {0}: begin, written by `{1}` -->"
+END = "<!-- {0}: end -->"
+
+
+def filled(page: str, what: str, by: str, text: str, path: Path) -> str:
+    """`page`, which is at `path`, with `text` between the markers of `what`, which the command `by` writes.
+
+    Raises ToolError if a marker is missing or there twice.
+    """
+    begin, end = BEGIN.format(what, by), END.format(what)
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
+        raise ToolError(f"{path} needs the lines {begin!r} and {end!r}, once each and in this order")
+    before, rest = page.split(begin)
+    return f"{before}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}"
