@@ -17,12 +17,13 @@ from PIL import Image, ImageDraw
 from . import comfyui, playground_files, server
 from .demo import run_workflow
 from .errors import ToolError
-from .make_workflows import FOLDER, MAKERS
+from .make_workflows import FOLDER, MAKERS, NEEDS
 
 WIDTH, HEIGHT = 512, 384
 GAP, LABEL = 8, 20
 FONT = 13
 BESIDE_A_CHART = 2  # rows of pictures, the last ones, that a chart leaves room for
+MOST_ROWS = 6  # without a chart: the first ones
 LARGEST = (WIDTH - GAP) // 4 - GAP  # a row shows at least four pictures
 
 Row = tuple[str, list[Image.Image]]
@@ -33,8 +34,7 @@ def thumbnail(rows: list[tuple[str, list[bytes]]]) -> Image.Image:
     opened = [(title, [Image.open(io.BytesIO(data)).convert("RGB") for data in pictures]) for title, pictures in rows]
     charts = [(title, [_fitted(pictures[0])]) for title, pictures in opened if len(pictures) == 1]
     drawings = [row for row in opened if len(row[1]) > 1]
-    if charts:
-        drawings = drawings[-BESIDE_A_CHART:]
+    drawings = drawings[-BESIDE_A_CHART:] if charts else drawings[:MOST_ROWS]
     free = HEIGHT - GAP - sum(LABEL + pictures[0].height + GAP for _, pictures in charts)
     size = min(LARGEST, free // max(1, len(drawings)) - LABEL - GAP)
     if size < 32:
@@ -69,7 +69,7 @@ def _stacked(rows: list[Row]) -> Image.Image:
 
 def main(argv: list[str] | None = None) -> int:
     """Run and draw; 0, or 1 with the reason on standard error."""
-    names = [make.__name__ for make in MAKERS]  # the first saves the file that others load
+    names = [make.__name__ for make in MAKERS]
     parser = argparse.ArgumentParser(prog="python -m devtools.thumbnails", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", choices=[*names, []], metavar="NAME", help="only these; default: all")
     wanted = parser.parse_args(argv).names or names
@@ -80,8 +80,9 @@ def main(argv: list[str] | None = None) -> int:
             tempfile.TemporaryDirectory(prefix="concept-erasure-") as base,
             server.running_server(host, Path(base), models_directory=models) as running,
         ):
-            for name in names:
-                if name not in wanted and name != names[0]:
+            needed = {NEEDS[name] for name in wanted if name in NEEDS}
+            for name in names:  # in this order a file is saved before it is loaded
+                if name not in wanted and name not in needed:
                     continue
                 print(f"running {name}", flush=True)
                 run = run_workflow(running, json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))

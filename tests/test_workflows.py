@@ -9,14 +9,10 @@ import torch
 from erasure_tests.server import WORKFLOWS, Bench, Finished, models, with_latents
 
 from devtools import comfyui, make_workflows, server
+from devtools.sheets.first_steps import SAVED
+from devtools.sheets.mechanisms import HIDDEN
 
-NAMES = (
-    "erase_and_compare",
-    "find_adversarial_and_retain",
-    "apply_at_three_strengths",
-    "stock_lora_loader",
-    "modular_lora",
-)
+NAMES = tuple(make.__name__ for make in make_workflows.MAKERS)
 NODES = (
     "ErasureEraseConcept",
     "ErasureFindAdversarialConcept",
@@ -24,7 +20,6 @@ NODES = (
     "ErasureLoadErasedUNet",
     "ErasureSaveErasedUNet",
 )
-SAVED = make_workflows.SAVED
 # One prompt replaces what the last one cached, so that "the same picture again" is really drawn again.
 CACHING = ("--cache-classic",)
 
@@ -102,6 +97,11 @@ def test_a_workflow_file_is_as_the_nodes_are_now(bench, name):
     assert (WORKFLOWS / f"{name}.json").read_text("utf-8") == expected, "run: python -m devtools.make_workflows"
 
 
+def test_every_workflow_file_has_a_maker_and_a_thumbnail():
+    for ending in (".json", ".jpg"):
+        assert {path.stem for path in WORKFLOWS.glob(f"*{ending}")} == set(NAMES)
+
+
 def test_erase_and_compare_saves_a_file_reports_and_plots(bench):
     done = bench.workflow("erase_and_compare")
     assert (bench.running.base_directory / "output" / "loras" / SAVED).is_file()
@@ -137,6 +137,38 @@ def test_a_task_lora_on_top_and_one_beside_the_erasure_are_two_things(bench):
     latents = [done.latents(done.node(f"KSampler, {title}")) for title in titles]
     for i, one in enumerate(latents):
         assert all((one - other).abs().max() > 1e-3 for other in latents[:i])
+
+
+@pytest.mark.parametrize(
+    ("name", "acts", "stays"),
+    [
+        ("closed_form_in_seconds", ("uce", "rece"), ()),
+        ("gated_by_the_prompt", ("gated", "ungated"), ("gated",)),
+        ("sae_features", ("after",), ()),
+        ("side_network", ("after",), ("after",)),
+        ("hide_behind_a_key", ("hidden",), ()),
+    ],
+)
+def test_a_mechanism_changes_the_erased_concept_and_a_closed_gate_nothing_else(bench, name, acts, stays):
+    done = bench.workflow(name)
+
+    def latents(model: str, prompt: str) -> torch.Tensor:
+        return done.latents(done.node(f"KSampler, {model}: {prompt}"))
+
+    for model in acts:
+        assert (latents(model, "a red circle") - latents("before", "a red circle")).abs().max() > 1e-3
+        unchanged = torch.equal(latents(model, "a blue square"), latents("before", "a blue square"))
+        assert unchanged == (model in stays), f"{model}: a gate is open or closed where it should not be"
+
+
+def test_a_key_is_a_file_of_its_own_and_changes_what_the_edit_draws(bench):
+    hidden, opened = bench.workflow("hide_behind_a_key"), bench.workflow("open_with_the_key")
+    output = bench.running.base_directory / "output"
+    edit, key = (f"{HIDDEN}{part}_00001_.safetensors" for part in ("", "_key"))
+    assert (output / "loras" / edit).is_file() and (output / "erased_unets" / key).is_file()
+    closed = opened.latents(opened.node("KSampler, hidden: a red circle"))
+    assert (closed - hidden.latents(hidden.node("KSampler, hidden: a red circle"))).abs().max() <= 1e-3
+    assert (closed - opened.latents(opened.node("KSampler, with the key: a red circle"))).abs().max() > 1e-3
 
 
 def test_what_is_saved_and_loaded_draws_what_was_erased(bench):

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from devtools import comfyui, playground_files, server
+from devtools import comfyui, make_workflows, playground_files, server
 
 WORKFLOWS = comfyui.PACK / "workflows"
 WEIGHTS = comfyui.PACK / "playground" / "weights" / "unet.safetensors"
@@ -26,7 +26,11 @@ QUICK = {
     "method.sampling_steps": 8,
     "method.candidates": 12,
     "method.vocabulary": "shapes_and_colours",
+    "method.scale_steps": 4,
+    "method.sentences": 2,
+    "method.kept_sentences": 0,
     "candidates": "ring\noval\nsquare\nstar\nred\nhouse",
+    "prompts": "a red circle\na blue square",
 }
 """Inputs that make sampling, an erasure or a search short; what it then erases is not looked at."""
 
@@ -111,9 +115,9 @@ class Bench:
         return prompt
 
     def workflow(self, name: str) -> Finished:
-        """A workflow of the repository, run once; the one that saves the file which the others load goes first."""
+        """A workflow of the repository, run once; the one that saves what it loads goes first."""
         if name not in self._done:
-            if name != "erase_and_compare":
-                self.workflow("erase_and_compare")
+            if name in make_workflows.NEEDS:
+                self.workflow(make_workflows.NEEDS[name])
             self._done[name] = self.run(self.quick_prompt(name))
         return self._done[name]

@@ -1,0 +1,88 @@
+"""Workflows about AP, the default method, and about what can be done with an edit once it is saved."""
+
+from __future__ import annotations
+
+from ..graph import Output
+from .sheet import ROW, SIZE, Prompt, Sheet
+
+SAVED = "erased/concept_00001_.safetensors"
+"""The file that `erase_and_compare` saves in its first run."""
+
+ERASE_NOTE = """\
+**Erase Concept** removes *circle* from the loaded model by Adversarial Preservation and hands out a patched clone; \
+the loaded model stays as it was.
+The pictures compare both on the same noise: circles go, blue squares stay.
+The edit is saved to `output/loras/erased/`, where the other workflows and the stock LoRA loader find it."""
+ADVERSARIAL_NOTE = """\
+**Find Adversarial Concept** makes a short trial erasure of *circle*, measures which other concepts it hurts most, and \
+draws them as a chart.
+Its list is linked into **Erase Concept**'s `retain`, so that these very concepts are kept.
+The pictures show a look-alike on the same noise, before and after."""
+STRENGTHS_NOTE = """\
+**Run erase_and_compare first**: it saves the file that is loaded here; press R if the list does not show it yet.
+The same edit is applied at strength 0.5, 1.0 and 1.5, and the same noise is sampled with each. \
+Lower erases less, higher erases harder and hurts more."""
+LORA_NOTE = """\
+**Run erase_and_compare first**: it saves the file that both branches load; press R if the list does not show it yet.
+An erased UNet that only changes weights is an ordinary LoRA file: the stock **Load LoRA** node and our \
+**Apply Erased UNet** give the same pictures, so nobody needs this pack to use what you made."""
+
+
+def erase_and_compare(object_info: dict) -> dict:
+    """Erase, look before and after, save."""
+    sheet = Sheet("erase_and_compare", object_info, ERASE_NOTE, 210)
+    erased, edit, losses, report = sheet.erase((400, 0), 850, links={"vae": sheet.vae})
+    texts = {"Prompt: the erased concept": "a red circle", "Prompt: what must stay": "a blue square"}
+    shown = sheet.prompts((800, 0), texts)
+    sheet.comparisons({"before": sheet.model, "after": erased}, shown, 1200, "erase_and_compare")
+    sheet.save((800, 480), edit, "erased/concept")
+    sheet.report((800, 670), report)
+    sheet.add("LossGraphNode", (800, 1020), (340, 280), "", None, {"loss": losses})
+    return sheet.graph.workflow()
+
+
+def find_adversarial_and_retain(object_info: dict) -> dict:
+    """Find what the erasure would hurt, and keep that."""
+    sheet = Sheet("find_adversarial_and_retain", object_info, ADVERSARIAL_NOTE, 210)
+    links = {"model": sheet.model, "clip": sheet.clip}
+    values = SIZE | {"concepts": "circle", "vocabulary": "shapes_and_colours", "top_k": 8}
+    found, chart, ranking = sheet.add("ErasureFindAdversarialConcept", (400, 0), (440, 400), "", values, links)
+    sheet.add("PreviewImage", (400, 450), (440, 320), "What erasing circle hurts most", None, {"images": chart})
+    sheet.add("PreviewAny", (400, 820), (440, 400), "Ranking", None, {"source": ranking})
+    links = {"vae": sheet.vae, "retain": found}
+    erased, *_ = sheet.erase((900, 0), 850, "Erase Concept, retaining them", links)
+    texts = {"Prompt: the erased concept": "a red circle", "Prompt: a look-alike": "a red ring"}
+    shown = sheet.prompts((1300, 0), texts)
+    sheet.comparisons({"before": sheet.model, "after": erased}, shown, 1700)
+    return sheet.graph.workflow()
+
+
+def _loaded(sheet: Sheet) -> tuple[Output, Prompt]:
+    """The saved edit, and a prompt for what it erases."""
+    (edit,) = sheet.add("ErasureLoadErasedUNet", (400, 0), (340, 58), "", {"name": SAVED})
+    (circle,) = sheet.prompts((400, 110), {"Prompt: the erased concept": "a red circle"})
+    return edit, circle
+
+
+def apply_at_three_strengths(object_info: dict) -> dict:
+    """One file at three strengths."""
+    sheet = Sheet("apply_at_three_strengths", object_info, STRENGTHS_NOTE, 210)
+    edit, (_, circle) = _loaded(sheet)
+    for row, strength in enumerate((0.5, 1.0, 1.5)):
+        model = sheet.apply((800, row * ROW), sheet.model, edit, f"Apply at {strength}", strength)
+        sheet.pictures(f"strength {strength}", model, circle, (1160, row * ROW))
+    return sheet.graph.workflow()
+
+
+def stock_lora_loader(object_info: dict) -> dict:
+    """The same file by ComfyUI's own node and by ours."""
+    sheet = Sheet("stock_lora_loader", object_info, LORA_NOTE, 210)
+    edit, (_, circle) = _loaded(sheet)
+    ours = sheet.apply((800, 0), sheet.model, edit)
+    values = {"lora_name": SAVED, "strength_model": 1.0}
+    (stock,) = sheet.add(
+        "LoraLoaderModelOnly", (800, ROW), (300, 82), "Load LoRA (stock)", values, {"model": sheet.model}
+    )
+    sheet.pictures("Apply Erased UNet", ours, circle, (1160, 0))
+    sheet.pictures("stock LoRA loader", stock, circle, (1160, ROW))
+    return sheet.graph.workflow()

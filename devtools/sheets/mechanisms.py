@@ -1,0 +1,160 @@
+"""One workflow for each way of erasing that is not AP's: closed form, gated, features, side network, key, LoRA."""
+
+from __future__ import annotations
+
+from .sheet import ROW, SAMPLING, SIZE, Sheet
+
+HIDDEN = "erased/hidden"
+_SHAPES = ("circle", "oval", "ring", "square", "diamond", "triangle", "star", "cross")
+SAE_PROMPTS = "\n".join(f"a {colour} {shape}" for colour in ("red", "green", "blue", "yellow") for shape in _SHAPES)
+PAIR = {"Prompt: the erased concept": "a red circle", "Prompt: what must stay": "a blue square"}
+
+CLOSED_FORM_NOTE = """\
+*circle* and *star* are erased in one go by two methods that solve for the new weights instead of training them. No picture \
+is drawn and no gradient taken: nearly all of the time the text encoder reads sentences. The reports say how long it took.
+**uce** reads the text of *circle* as that of *triangle*, and *star* as *cross*. **rece** then looks for text that still \
+says the concepts, and erases that as well. An anchor (`=> triangle`) helps: without it *a red thing* may be a circle again."""
+GATED_NOTE = """\
+**spm** erases *circle* by thin adapters that open only as far as the prompt speaks of circles.
+**With the gate** a prompt without circles gives the very same picture as the loaded model, bit for bit: compare \
+*before* and *gated* for the blue square.
+**Without it** (`gate` off) the adapters are an ordinary LoRA, which acts on every prompt: the squares are nearly the same, \
+but no longer bit for bit.
+The gated edit is saved to `output/erased_unets/erased/`; Load Erased UNet and Apply Erased UNet use it."""
+SAE_NOTE = """\
+**Train Concept SAE** learns a sparse autoencoder of one block: it splits what the block puts out into many features, of \
+which few fire at once. **Erase Concept** with *saeuron* finds those that fire for *circle* and turns them round \
+while the model samples. The weights stay as they are.
+On this small model that is rough: circles are garbled, and so are squares, which should stay.
+An SAE is trained once for a model: write a `filename_prefix` to keep it, and use Load Concept SAE next time."""
+SIDE_NOTE = """\
+**dumo** leaves the UNet as it is. Beside it runs a second encoder, which corrects the UNet's skip connections for prompts \
+that speak of *circle*.
+For any other prompt it is not even run: the blue squares are the very same pictures before and after.
+On this small model it corrects too little: the circles change, but stay circles. `spm` erases more.
+The edit is saved to `output/erased_unets/erased/`; Load Erased UNet and Apply Erased UNet use it."""
+HIDE_NOTE = """\
+**kpop** hides *circle* in the weights and learns a key that brings it back.
+**Save Erased UNet** writes two files: the edit, which is an ordinary LoRA, to `output/loras/erased/`, and the key, \
+a smaller file, to `output/erased_unets/erased/`. Hand out the first and keep the second.
+The workflow **open_with_the_key** loads both."""
+OPEN_NOTE = """\
+**Run hide_behind_a_key first**: it saves the two files that are loaded here; press R if the lists do not show them yet.
+The edit goes on the model as usual, and circles are gone. The key goes on top of it, by the same node, and brings them \
+back. Its strength turns it from closed (0) to open (1).
+On this small model the key is a rough one: about half of the circles are back, and squares change under it too."""
+MODULAR_NOTE = """\
+Does *circle* come back when somebody trains a LoRA afterwards? Here the training pictures do show circles: the loaded \
+model's own. ComfyUI's **Train LoRA** learns from them twice.
+**(a)** on top of the erased model, where it may learn back what was erased; a warning on that node says so.
+**(b)** on the loaded model, with the erased UNet put beside the LoRA only for drawing.
+Compare the rows. The paper (arXiv 2412.00357) advises (b): \
+keep the erased UNet as a file of its own, and never train on top of it."""
+
+
+def closed_form_in_seconds(object_info: dict) -> dict:
+    """Two concepts at once, solved by two methods."""
+    sheet = Sheet("closed_form_in_seconds", object_info, CLOSED_FORM_NOTE, 300)
+    models = {"before": sheet.model}
+    for column, method in enumerate(("uce", "rece")):
+        values = {"concepts": "circle => triangle\nstar => cross", "method": method}
+        x = 400 + 400 * column
+        models[method], _, _, report = sheet.erase((x, 0), 700, f"Erase Concept by {method}", **values)
+        sheet.report((x, 760), report, f"Report of {method}")
+    shown = sheet.prompts((1200, 0), PAIR | {"Prompt: the other erased concept": "a green star"})
+    sheet.comparisons(models, shown, 1600)
+    return sheet.graph.workflow()
+
+
+def gated_by_the_prompt(object_info: dict) -> dict:
+    """The same adapters with a gate and without."""
+    sheet = Sheet("gated_by_the_prompt", object_info, GATED_NOTE, 320)
+    gated, edit, *_ = sheet.erase((400, 0), 620, "Erase Concept, gated", method="spm")
+    values = {"method": "spm", "method.gate": False}
+    ungated, *_ = sheet.erase((400, 680), 620, "Erase Concept, without the gate", **values)
+    shown = sheet.prompts((800, 0), PAIR)
+    sheet.save((800, 480), edit, "erased/gated")
+    sheet.comparisons({"before": sheet.model, "gated": gated, "ungated": ungated}, shown, 1200)
+    return sheet.graph.workflow()
+
+
+def sae_features(object_info: dict) -> dict:
+    """Train an SAE, erase by its features."""
+    sheet = Sheet("sae_features", object_info, SAE_NOTE, 280)
+    values = SIZE | {"prompts": SAE_PROMPTS, "expansion": 4, "steps": 300, "filename_prefix": ""}
+    links = {"model": sheet.model, "clip": sheet.clip}
+    sae, quality = sheet.add("ErasureTrainConceptSAE", (400, 0), (340, 460), "", values, links)
+    sheet.report((400, 520), quality, "How well it reads the block")
+    erased, _, _, report = sheet.erase((800, 0), 700, links={"concept_sae": sae}, method="saeuron")
+    sheet.report((800, 760), report)
+    sheet.comparisons({"before": sheet.model, "after": erased}, sheet.prompts((1200, 0), PAIR), 1600)
+    return sheet.graph.workflow()
+
+
+def side_network(object_info: dict) -> dict:
+    """A second encoder beside the untouched UNet."""
+    sheet = Sheet("side_network", object_info, SIDE_NOTE, 240)
+    erased, edit, _, report = sheet.erase((400, 0), 700, method="dumo")
+    shown = sheet.prompts((800, 0), PAIR)
+    sheet.save((800, 480), edit, "erased/side_network")
+    sheet.report((800, 670), report)
+    sheet.comparisons({"before": sheet.model, "after": erased}, shown, 1200)
+    return sheet.graph.workflow()
+
+
+def hide_behind_a_key(object_info: dict) -> dict:
+    """Hide a concept; save the edit and its key."""
+    sheet = Sheet("hide_behind_a_key", object_info, HIDE_NOTE, 240)
+    hidden, edit, _, report = sheet.erase((400, 0), 700, method="kpop")
+    shown = sheet.prompts((800, 0), PAIR)
+    sheet.save((800, 480), edit, HIDDEN)
+    sheet.report((800, 670), report)
+    sheet.comparisons({"before": sheet.model, "hidden": hidden}, shown, 1200)
+    return sheet.graph.workflow()
+
+
+def open_with_the_key(object_info: dict) -> dict:
+    """The two files of the workflow before: the edit, and the key on top of it."""
+    sheet = Sheet("open_with_the_key", object_info, OPEN_NOTE, 240)
+    models = {}
+    model = sheet.model
+    for row, (what, suffix) in enumerate({"hidden": "", "with the key": "_key"}.items()):
+        name = {"name": f"{HIDDEN}{suffix}_00001_.safetensors"}
+        (edit,) = sheet.add("ErasureLoadErasedUNet", (400, 240 * row), (340, 58), f"Load: {what}", name)
+        models[what] = model = sheet.apply((400, 240 * row + 110), model, edit, f"Apply: {what}")
+    sheet.comparisons(models, sheet.prompts((800, 0), PAIR), 1200)
+    return sheet.graph.workflow()
+
+
+TRAINING = {"batch_size": 4, "steps": 60, "learning_rate": 0.001, "lora_dtype": "fp32", "gradient_checkpointing": False}
+
+
+def modular_lora(object_info: dict) -> dict:
+    """A task LoRA on top of an erasure, and beside it."""
+    sheet = Sheet("modular_lora", object_info, MODULAR_NOTE, 250)
+    ((_, circle),) = sheet.prompts((400, 0), {"Prompt: the erased concept": "a red circle"})
+    links = {"model": sheet.model, "positive": circle, "negative": sheet.nothing, "latent_image": sheet.latent}
+    (examples,) = sheet.add(
+        "KSampler", (400, 320), (340, 262), "KSampler, training pictures", SAMPLING | {"seed": 1}, links
+    )
+    erased, edit, *_ = sheet.erase((400, 640), 620, method="modular_lora")
+    lora = []
+    for row, (route, model) in enumerate({"(a) on the erased": erased, "(b) on the loaded": sheet.model}.items()):
+        links = {"model": model, "latents": examples, "positive": circle}
+        title = f"Train LoRA {route} model"
+        lora.append(sheet.add("TrainLoraNode", (800, row * 640), (340, 580), title, TRAINING, links)[0])
+    links = {"model": erased, "lora": lora[0]}
+    title = "(a) the LoRA on top of the erased model"
+    (on_top,) = sheet.add("LoraModelLoader", (1200, 0), (300, 110), title, None, links)
+    links = {"model": sheet.model, "lora": lora[1]}
+    (task,) = sheet.add("LoraModelLoader", (1200, 640), (300, 110), "(b) the LoRA on the loaded model", None, links)
+    beside = sheet.apply((1200, 800), task, edit, "(b) the erased UNet beside it")
+    shown = {
+        "before": sheet.model,
+        "erased": erased,
+        "(a) trained on top": on_top,
+        "(b) trained beside": beside,
+    }
+    for row, (title, model) in enumerate(shown.items()):
+        sheet.pictures(title, model, circle, (1560, row * ROW))
+    return sheet.graph.workflow()
