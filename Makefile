@@ -29,7 +29,7 @@ format: ## let ruff lay out the code
 	@python="$(PYTHON)" && "$$python" -m ruff check --fix . && exec "$$python" -m ruff format .
 
 playground: ## train the playground checkpoint and its judge from nothing
-	$(RUN) -m playground.train $(ARGS)
+	@python="$(PYTHON)" && "$$python" -m playground.train $(ARGS) && exec "$$python" -m devtools.ready_edit
 
 bench-quality: ## what AP erases and spares, beside ESD and other searches
 	$(RUN) -m benchmarks.quality $(ARGS)

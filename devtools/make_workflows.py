@@ -32,8 +32,6 @@ MAKERS: tuple[Callable[[dict], dict], ...] = (
     mechanisms.modular_lora,
 )
 NEEDS = {
-    "apply_at_three_strengths": "erase_and_compare",
-    "stock_lora_loader": "erase_and_compare",
     "open_with_the_key": "hide_behind_a_key",
 }
 """A workflow that loads a file, and the one that saves it."""

@@ -14,6 +14,7 @@ from .lock import locked
 
 CHECKPOINT = Path("checkpoints", "playground.safetensors")
 JUDGE = Path("concept_judges", "playground")
+EDIT = Path("loras", "playground", "erased_circle.safetensors")
 STAMP = Path("playground.stamp")
 
 
@@ -22,7 +23,8 @@ class BuildError(ToolError):
 
 
 def playground_models(host: Host) -> Path:
-    """A models folder in the cache that holds the playground, built if it is missing or from other sources.
+    """A models folder in the cache that holds the playground with its judge and the edit that was made on it (see
+    `devtools.ready_edit`), built if it is missing or from other sources.
 
     Both parts are put in place by a rename, so that a stopped build leaves nothing that looks finished.
     """
@@ -66,4 +68,8 @@ def _build(host: Host, models: Path) -> None:
     shutil.rmtree(judge, ignore_errors=True)
     new_judge.rename(judge)
     new_checkpoint.replace(checkpoint)
+    ready = PACK / "playground" / "weights" / EDIT.name
+    if ready.is_file():  # a playground that has just been trained has none yet
+        (models / EDIT).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ready, models / EDIT)
     (models / STAMP).write_text(_sources(), encoding="utf-8")  # last: it says that the build is finished

@@ -7,23 +7,27 @@ from .sheet import ROW, SIZE, Prompt, Sheet
 
 SAVED = "erased/concept_00001_.safetensors"
 """The file that `erase_and_compare` saves in its first run."""
+READY = "playground/erased_circle.safetensors"
+"""A file like it that comes with the playground checkpoint, among the LoRAs."""
 
 ERASE_NOTE = """\
 **Erase Concept** removes *circle* from the loaded model by Adversarial Preservation and hands out a patched clone; \
 the loaded model stays as it was.
 The pictures compare both on the same noise: circles go, blue squares stay.
-The edit is saved to `output/loras/erased/`, where the other workflows and the stock LoRA loader find it."""
+The edit is saved to `output/loras/erased/`, where **Load Erased UNet** and the stock LoRA loader find it."""
 ADVERSARIAL_NOTE = """\
 **Find Adversarial Concept** makes a short trial erasure of *circle*, measures which other concepts it hurts most, and \
 draws them as a chart.
 Its list is linked into **Erase Concept**'s `retain`, so that these very concepts are kept.
 The pictures show a look-alike on the same noise, before and after."""
 STRENGTHS_NOTE = """\
-**Run erase_and_compare first**: it saves the file that is loaded here; press R if the list does not show it yet.
+**Load Erased UNet** reads an edit from its file: here one that comes with the playground checkpoint, otherwise one of yours \
+(erase_and_compare saves one; press R if the list does not show it yet).
 The same edit is applied at strength 0.5, 1.0 and 1.5, and the same noise is sampled with each. \
 Lower erases less, higher erases harder and hurts more."""
 LORA_NOTE = """\
-**Run erase_and_compare first**: it saves the file that both branches load; press R if the list does not show it yet.
+Both branches load one file: here one that comes with the playground checkpoint, otherwise one of yours \
+(erase_and_compare saves one; press R if the lists do not show it yet).
 An erased UNet that only changes weights is an ordinary LoRA file: the stock **Load LoRA** node and our \
 **Apply Erased UNet** give the same pictures, so nobody needs this pack to use what you made."""
 
@@ -59,7 +63,7 @@ def find_adversarial_and_retain(object_info: dict) -> dict:
 
 def _loaded(sheet: Sheet) -> tuple[Output, Prompt]:
     """The saved edit, and a prompt for what it erases."""
-    (edit,) = sheet.add("ErasureLoadErasedUNet", (400, 0), (340, 58), "", {"name": SAVED})
+    (edit,) = sheet.add("ErasureLoadErasedUNet", (400, 0), (340, 58), "", {"name": READY})
     (circle,) = sheet.prompts((400, 110), {"Prompt: the erased concept": "a red circle"})
     return edit, circle
 
@@ -79,7 +83,7 @@ def stock_lora_loader(object_info: dict) -> dict:
     sheet = Sheet("stock_lora_loader", object_info, LORA_NOTE, 210)
     edit, (_, circle) = _loaded(sheet)
     ours = sheet.apply((800, 0), sheet.model, edit)
-    values = {"lora_name": SAVED, "strength_model": 1.0}
+    values = {"lora_name": READY, "strength_model": 1.0}
     (stock,) = sheet.add(
         "LoraLoaderModelOnly", (800, ROW), (300, 82), "Load LoRA (stock)", values, {"model": sheet.model}
     )

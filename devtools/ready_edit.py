@@ -1,0 +1,30 @@
+"""The last step of `make playground`: erase "circle" from the new checkpoint and keep the edit beside the weights, so that
+the workflows which load an edit find one.
+
+    python -m devtools.ready_edit
+"""
+
+from __future__ import annotations
+
+from .comfyui import PACK
+from .playground_files import EDIT
+
+
+def main() -> int:
+    """Erase, and write the file."""
+    # only now: they load torch and ComfyUI
+    from benchmarks.playground import load_playground
+    from benchmarks.quality import erase_once
+
+    bed = load_playground()
+    _, _, erased = erase_once(bed, "ap", ["circle"], 0, encoded={})
+    from concept_erasure.erasure_core.erased_unet import save_erased_unet
+
+    path = PACK / "playground" / "weights" / EDIT.name
+    save_erased_unet(erased, path)
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
