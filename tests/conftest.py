@@ -60,3 +60,17 @@ def few_words(monkeypatch, tmp_path: Path) -> None:
     for name in vocabulary.VOCABULARIES:
         (tmp_path / f"{name}.txt").write_text("disc\nsquare\nred\ntree\noval\nblue\nhouse\n", encoding="utf-8")
     monkeypatch.setattr(vocabulary, "_FOLDER", tmp_path)
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory) -> Iterator[Any]:
+    """The one server of all tests that need one, an `erasure_tests.server.Bench`. One prompt replaces what the last one
+    cached, so that "the same picture again" is really drawn again."""
+    from erasure_tests.server import Bench, models
+
+    from devtools import comfyui, server
+
+    folder, base = models(), tmp_path_factory.mktemp("comfyui")
+    options = {"models_directory": folder, "extra_args": ("--cache-classic",)}
+    with server.running_server(comfyui.locate(), base, **options) as running:
+        yield Bench(running, server.object_info(running))
