@@ -42,7 +42,7 @@ OPEN_NOTE = """\
 **Run hide_behind_a_key first**: it saves the two files that are loaded here; press R if the lists do not show them yet.
 The edit goes on the model as usual, and circles are gone. The key goes on top of it, by the same node, and brings them \
 back. Its strength turns it from closed (0) to open (1).
-On this small model the key is a rough one: about half of the circles are back, and squares change under it too."""
+On this small model the key is a rough one: some of the circles are back, and squares change under it too."""
 MODULAR_NOTE = """\
 Does *circle* come back when somebody trains a LoRA afterwards? Here the training pictures do show circles: the loaded \
 model's own. ComfyUI's **Train LoRA** learns from them twice.
