@@ -75,16 +75,18 @@ def test_running_out_of_memory_names_what_to_lower(bed: Playground, monkeypatch,
         run(bed)
 
 
-def test_running_out_of_memory_after_the_erasure_is_named_too(bed: Playground, monkeypatch) -> None:
+def test_running_out_of_memory_after_the_erasure_is_named_too(bed: Playground, few_words, monkeypatch) -> None:
     from concept_erasure.nodes import adversarial, erase, host
 
-    erased, _ = run(bed, "uce")
+    erased, _ = run(bed)
     monkeypatch.setattr(host, "patched", failing(MemoryError()))
     size = {"width": 64, "height": 64, "seed": 0}
     with pytest.raises(
         RuntimeError, match=r"erasing at 64x64 with uce\. Lower width and height, .* settings rank; the"
     ):
-        erase.EraseConcept.execute(bed.model, bed.clip, "circle", {"method": "uce"}, **size)
+        erase.EraseConcept.execute(
+            bed.model, bed.clip, "circle", {"method": "uce", "sentences": 1, "kept_sentences": 0}, **size
+        )
     with pytest.raises(RuntimeError, match=r"while measuring concepts at 64x64\. Lower width and height; the model"):
         adversarial.FindAdversarialConcept.execute(
             bed.model, bed.clip, "circle", "everyday_words", 3, erased_unet=erased, **size
@@ -119,7 +121,7 @@ def test_bad_input_is_named(bed: Playground, changes: dict, message: str) -> Non
     assert base_hash(bed) == before
 
 
-def test_an_fp8_model_is_refused_and_takes_an_edit_of_the_whole_one(bed: Playground) -> None:
+def test_an_fp8_model_is_refused_and_takes_an_edit_of_the_whole_one(bed: Playground, few_words) -> None:
     import comfy.sd
     from concept_erasure.nodes import host
 
@@ -131,7 +133,7 @@ def test_an_fp8_model_is_refused_and_takes_an_edit_of_the_whole_one(bed: Playgro
     with pytest.raises(ValueError, match=r"quantised: .*to_[kv] has weights of type torch\.float8_e4m3fn\. Load"):
         run(small)
     assert base_hash(small) == before
-    erased, _ = run(bed, "uce")
+    erased, _ = run(bed)
     assert len(host.patched(fp8, erased, 1.0).patches) == len(erased.layers())
 
 
@@ -154,10 +156,10 @@ def test_a_checkpoint_without_a_part_is_named(bed: Playground) -> None:
             fails()
 
 
-def test_a_candidate_that_the_text_encoder_cannot_see_is_named(bed: Playground) -> None:
+def test_a_candidate_that_the_text_encoder_cannot_see_is_named(bed: Playground, few_words) -> None:
     from concept_erasure.nodes.adversarial import FindAdversarialConcept
 
-    erased, _ = run(bed, "uce")
+    erased, _ = run(bed)
     with pytest.raises(ValueError, match=r"'\(\)': the text encoder sees nothing in it"):
         FindAdversarialConcept.execute(
             bed.model, bed.clip, "circle", "everyday_words", 3, 64, 64, 0, candidates="ring\n()", erased_unet=erased
