@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .denoiser import Conditioning, Denoiser
 from .guidance import squared_error
+from .synonyms import similarities
 from .trajectory import NoisyBatch
 
 
@@ -31,22 +32,6 @@ class Candidates:
     def rows(self, index: Sequence[int]) -> Candidates:
         """The chosen candidates."""
         return Candidates(tuple(self.words[i] for i in index), self.conditioning.rows(list(index)))
-
-
-def similarities(candidates: Conditioning, targets: Conditioning) -> Tensor:
-    """Cosine of each candidate to its nearest target, (n,), after taking off the candidates' mean: all prompts share
-    their begin, end and padding tokens, and without that every two words look alike."""
-
-    def flat(conditioning: Conditioning, length: int) -> Tensor:
-        tokens = conditioning.tokens.float()
-        return tokens.repeat(1, length // tokens.shape[1], 1).flatten(1)
-
-    length = max(candidates.tokens.shape[1], targets.tokens.shape[1])
-    words, erased = flat(candidates, length), flat(targets, length)
-    centre = words.mean(0, keepdim=True)
-    words, erased = words - centre, erased - centre
-    unit = torch.nn.functional.normalize  # a product of matrices: pairs of words times all tokens would fill the memory
-    return (unit(words) @ unit(erased).T).amax(1)
 
 
 def prefilter(

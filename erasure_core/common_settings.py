@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from .guidance import WEIGHTINGS
 from .method import setting
+from .synonyms import SYNONYM_SIMILARITY
 
 
 def optimiser_steps() -> Any:
@@ -40,5 +42,28 @@ def target_trajectories() -> Any:
         "Sampling runs for each target, each with the target in another sentence ('a picture of a ...', 'a small ...').",
         minimum=1,
         maximum=256,
+        advanced=True,
+    )
+
+
+def synonym_limit() -> Any:
+    """What counts as a synonym, which must not be preserved."""
+    return setting(
+        SYNONYM_SIMILARITY,
+        "Words more similar to a target than this (cosine) count as synonyms and are left out.",
+        minimum=0.0,
+        maximum=1.0,
+        step=0.01,
+        advanced=True,
+    )
+
+
+def noise_level_weighting(default: str = "x0") -> Any:
+    """How the squared error counts at each noise level."""
+    return setting(
+        default,
+        "How noise levels are weighted. eps compares predictions, as most papers write it; x0 compares pictures, which "
+        "weights high noise more, where shape and colour are decided; balanced is half way between.",
+        choices=WEIGHTINGS,
         advanced=True,
     )

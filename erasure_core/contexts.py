@@ -7,7 +7,7 @@ it is pushed towards the same sentence without it: what else the sentence says i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,8 @@ KINDS = {
 NOUNS = (
     "thing", "object", "shape", "house", "dress", "car", "bird", "tree", "ball", "box", "circle", "square", "star", "ring",
 )  # fmt: skip
+WORDS = tuple(dict.fromkeys([*(word for words in KINDS.values() for word in words), *NOUNS]))
+"""All words that `draw_contexts` may put around a concept."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +53,19 @@ def siblings(concept: str) -> list[str]:
     return [word for word in KINDS.get(kind_of(concept), ()) if word != concept.casefold()]
 
 
-def draw_contexts(concept: str, n: int, generator: torch.Generator) -> list[Context]:
+def draw_contexts(concept: str, n: int, generator: torch.Generator, avoid: Collection[str] = ()) -> list[Context]:
     """n contexts for a concept: the plain ones first, then with random words around it.
 
     A thing stands in turn after one attribute, after two, and before a noun. An attribute always stands before a noun, in
     turn alone and with an attribute of another kind: one of its own kind would be pushed away with it. The empty concept
-    has only the empty context.
+    has only the empty context. No sentence says a word to `avoid`, of those that there are in `WORDS`.
     """
     if not concept:
         return [Context("", "")] * n
     own = kind_of(concept)
 
     def word_of(words: Sequence[str]) -> str:
-        others = [word for word in words if word != concept.casefold()]
+        others = [word for word in words if word != concept.casefold() and word not in avoid]
         return others[int(torch.randint(len(others), (), generator=generator))]
 
     def attributes(count: int) -> list[str]:

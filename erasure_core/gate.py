@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from .contexts import draw_contexts
 from .denoiser import Denoiser
+from .synonyms import context_words_like
 
 SAYING, SILENT = 8, 16
 OTHER_WORDS = ("tree", "house", "dog", "table", "river", "paper", "music", "car", "flower", "bread", "cloud", "king")
@@ -93,7 +94,8 @@ def make_gate(denoiser: Denoiser, concept: str, retain: Sequence[str], generator
     left alone, and fully open from nine tenths, so that near synonyms open it. Raises ValueError if the text encoder
     does not tell the concept from what must stay.
     """
-    contexts = draw_contexts(concept, max(SAYING, SILENT), generator)
+    avoid = context_words_like(denoiser, [concept])
+    contexts = draw_contexts(concept, max(SAYING, SILENT), generator, avoid)
     saying = [context.with_concept(concept) for context in contexts[:SAYING]]
     words = [word for word in OTHER_WORDS if word not in concept.casefold().split()]
     silent = [context.with_concept(words[i % len(words)]) for i, context in enumerate(contexts[:SILENT])]

@@ -6,12 +6,12 @@ import dataclasses
 
 import torch
 
-from .adversary import similarities
 from .candidates import encode_words
 from .concepts import ErasureRequest
 from .contexts import draw_contexts
 from .denoiser import Conditioning, Denoiser
 from .report import Check, Report, unwatched
+from .synonyms import context_words_like, similarities
 from .vocabulary import words_of
 
 
@@ -26,7 +26,8 @@ def other_meanings(
     """The empty prompt, the retain lines, and `count` random words of a vocabulary, each in another sentence."""
     words = [word for word in words_of(vocabulary, denoiser, 1000) if not request.says_target(word)]
     chosen = [words[int(i)] for i in torch.randperm(len(words), generator=generator)[:count]]
-    said = [draw_contexts(word, len(chosen), generator)[i].with_concept(word) for i, word in enumerate(chosen)]
+    avoid = context_words_like(denoiser, request.targets)
+    said = [draw_contexts(word, len(chosen), generator, avoid)[i].with_concept(word) for i, word in enumerate(chosen)]
     return encode_words(denoiser, ["", *request.retain, *said], check).conditioning
 
 

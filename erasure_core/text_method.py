@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from .closed_form import ClosedFormMethod, TextEdit, best_of_rank, compact, normal_matrix, solve
+from .common_settings import synonym_limit
 from .concepts import ErasureRequest
 from .denoiser import Denoiser
 from .method import setting
 from .report import Report
+from .synonyms import context_words_like
 from .text_rows import TOKENS, Rows, erased_rows, kept_prompts, kept_rows, kept_words
 from .vocabulary import VOCABULARIES, words_of
 
@@ -54,14 +56,7 @@ class TextRowsMethod(ClosedFormMethod):
     candidates: int = setting(
         60, "How many words of the vocabulary stay as they are: those nearest to a target.", minimum=1, maximum=3000
     )
-    synonym_similarity: float = setting(
-        0.7,
-        "Words more similar to a target than this (cosine) count as synonyms and are not kept.",
-        minimum=0.0,
-        maximum=1.0,
-        step=0.01,
-        advanced=True,
-    )
+    synonym_similarity: float = synonym_limit()
     kept_sentences: int = setting(
         2, "Sentences for each word that stays, besides the word alone.", minimum=0, maximum=64, advanced=True
     )
@@ -72,7 +67,8 @@ class TextRowsMethod(ClosedFormMethod):
         kept, synonyms = kept_words(denoiser, request, words, self.candidates, self.synonym_similarity, report.check)
         if synonyms:
             report.note("not kept, being synonyms of a target: " + ", ".join(synonyms))
-        prompts = kept_prompts(request, kept, synonyms, self.kept_sentences, self.seed)
+        avoid = (*synonyms, *context_words_like(denoiser, request.targets))
+        prompts = kept_prompts(request, kept, avoid, self.kept_sentences, self.seed)
         erased = erased_rows(
             denoiser,
             request,

@@ -8,7 +8,7 @@ ends: the same words and the same end of the text follow in both.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from .contexts import PLAIN, Context, draw_contexts
 from .denoiser import Denoiser
 from .guidance import negative_guidance
 from .report import Check, unwatched
+from .synonyms import context_words_like
 
 PADDING_ROWS = 4
 """Rows taken of the tokens after a prompt's own: they are nearly one and the same row, seventy times."""
@@ -97,10 +98,10 @@ def aligned(denoiser: Denoiser, pair: ConceptPair, context: Context, tokens: str
     return Rows(states, negative_guidance(anchor, states, without, eta))
 
 
-def sentences_for(concept: str, n: int, seed: int) -> list[Context]:
+def sentences_for(concept: str, n: int, seed: int, avoid: Collection[str] = ()) -> list[Context]:
     """n contexts of a concept. Of two attributes either may come first, and the second's state carries the first: half
     of the sentences that say an attribute before the concept and a noun after it say it between the two."""
-    contexts = draw_contexts(concept, n, generator_for(concept, seed))
+    contexts = draw_contexts(concept, n, generator_for(concept, seed), avoid)
     for index in range(len(PLAIN), n, 4):
         match contexts[index].template.split():
             case [article, attribute, "{}", noun]:
@@ -119,10 +120,11 @@ def erased_rows(
     check: Check = unwatched,
 ) -> list[Rows]:
     """The rows of each pair, in order, from `sentences` sentences each."""
+    avoid = context_words_like(denoiser, request.targets)
     found = []
     for pair in request.pairs:
         parts = []
-        for context in sentences_for(pair.target, sentences, seed):
+        for context in sentences_for(pair.target, sentences, seed, avoid):
             check(f"encoding sentences about {pair.target!r}")
             parts.append(aligned(denoiser, pair, context, tokens, eta))
         found.append(Rows.cat(parts))

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from .adapters import Deltas
-from .common_settings import optimiser_steps, sampling_length, sampling_scale, target_trajectories
+from .common_settings import (
+    noise_level_weighting,
+    optimiser_steps,
+    sampling_length,
+    sampling_scale,
+    target_trajectories,
+)
 from .concepts import ConceptPair, ErasureRequest
 from .denoiser import Denoiser
 from .erased_unet import ErasedUNet, weight_edit
@@ -20,6 +26,7 @@ from .guidance import negative_guidance, squared_error
 from .layers import GROUPS
 from .method import ErasureMethod, check_prompts, provenance, setting
 from .report import Report
+from .synonyms import context_words_like
 from .trajectory import NoisyBatch, TrajectoryPool, sample_trajectories
 
 
@@ -35,6 +42,7 @@ class Training:
     report: Report
     steps: int = 1
     step: int = 0
+    weighting: str = "x0"
 
     def pick(self, items: Sequence[Any]) -> Any:
         """One of `items`, drawn evenly."""
@@ -61,13 +69,17 @@ class Training:
         self.pool.fill(concepts, chains, steps)
         return NoisyBatch.cat([self.pool.draw(concept, 1)[0] for concept in concepts])
 
+    def error(self, predicted: Tensor, desired: Tensor, sigma: Tensor) -> Tensor:
+        """Mean squared error over n predictions at noise levels sigma (n,), weighted as the method's setting says."""
+        return squared_error(predicted, desired, sigma, self.weighting).mean()
+
     def retain_loss(self, weight: float, n: int, chains: int) -> dict[str, Tensor]:
         """`retain`: how far n noisy samples of the user's retain lines have moved, times `weight`; no term without any."""
         if not self.request.retain or not weight:
             return {}
         kept = self.retained([self.pick(self.request.retain) for _ in range(n)], chains)
         (predicted,) = self.predict(kept)
-        return {"retain": weight * squared_error(predicted, kept.conditional, kept.sigma).mean()}
+        return {"retain": weight * self.error(predicted, kept.conditional, kept.sigma)}
 
     def predict(self, *batches: NoisyBatch) -> list[Tensor]:
         """The edited network's predictions for each batch, from one call."""
@@ -107,6 +119,7 @@ class TrainedMethod(ErasureMethod):
     guidance_scale: float = sampling_scale()
     sampling_steps: int = sampling_length()
     trajectories: int = target_trajectories()
+    loss_weighting: str = noise_level_weighting()
 
     def prepare(self, run: Training) -> Any:
         """Whatever the method keeps during the run; the deltas are attached and still zero."""
@@ -149,10 +162,20 @@ class TrainedMethod(ErasureMethod):
             steps=self.sampling_steps,
             guidance_scale=self.guidance_scale,
             generator=generator,
+            avoid=context_words_like(denoiser, request.targets),
             frozen=deltas.disabled,
             check=report.check,
         )
-        run = Training(denoiser, request, deltas, pool, generator, report, self.steps * len(request.pairs))
+        run = Training(
+            denoiser,
+            request,
+            deltas,
+            pool,
+            generator,
+            report,
+            steps=self.steps * len(request.pairs),
+            weighting=self.loss_weighting,
+        )
         with deltas.attached():
             if self.draws_targets:
                 pool.fill(request.targets, self.trajectories)

@@ -8,7 +8,7 @@ partial run for each latent it uses (about 25 guided calls a latent), and scores
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -84,7 +84,7 @@ def sample_trajectories(
 
 class TrajectoryPool:
     """Trajectories of the frozen model by concept, drawn when a concept is first asked for and then kept, each for the
-    concept in another context."""
+    concept in another context, in which no word of `avoid` is said (`synonyms.context_words_like`)."""
 
     def __init__(
         self,
@@ -93,11 +93,12 @@ class TrajectoryPool:
         steps: int,
         guidance_scale: float,
         generator: torch.Generator,
+        avoid: Collection[str] = (),
         frozen: Callable[[], AbstractContextManager] = nullcontext,
         check: Check = unwatched,
     ) -> None:
         self._denoiser, self._steps, self._scale = denoiser, steps, guidance_scale
-        self._generator, self._frozen, self._check = generator, frozen, check
+        self._generator, self._avoid, self._frozen, self._check = generator, avoid, frozen, check
         self._samples: dict[str, NoisyBatch] = {}
         self._contexts: dict[str, list[Context]] = {}
         self._anchors: dict[tuple[str, str], Tensor] = {}
@@ -111,7 +112,7 @@ class TrajectoryPool:
         if not missing:
             return
         for concept in missing:
-            self._contexts[concept] = draw_contexts(concept, chains, self._generator)
+            self._contexts[concept] = draw_contexts(concept, chains, self._generator, self._avoid)
         prompts = [context.with_concept(concept) for concept in missing for context in self._contexts[concept]]
         with self._frozen():
             conditioning = self._denoiser.encode(prompts)

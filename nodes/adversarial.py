@@ -15,6 +15,7 @@ from ..erasure_core.concepts import ErasureRequest, lines, parse_request
 from ..erasure_core.erased_unet import ErasedUNet
 from ..erasure_core.method import check_visible, methods
 from ..erasure_core.report import Report
+from ..erasure_core.synonyms import SYNONYM_SIMILARITY
 from ..erasure_core.trajectory import NoisyBatch, sample_trajectories
 from ..erasure_core.vocabulary import VOCABULARIES, words_of
 from . import host
@@ -25,7 +26,6 @@ from .types import ErasedUNetType
 PROBE_LEVELS = 6
 PROBE_STEPS = 40
 SEARCHED = 200
-SYNONYM_SIMILARITY = 0.7
 BATCH = 8
 
 

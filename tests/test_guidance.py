@@ -6,6 +6,7 @@ import pytest
 import torch
 from concept_erasure.erasure_core import guidance
 from concept_erasure.erasure_core.contexts import NOUNS, draw_contexts, siblings
+from concept_erasure.erasure_core.synonyms import context_words_like
 from concept_erasure.erasure_core.trajectory import TrajectoryPool, sample_trajectories
 from erasure_tests.toy import ToyDenoiser
 
@@ -89,6 +90,28 @@ def test_contexts_keep_the_rest_of_the_sentence() -> None:
         words = set(context.neutral.split()) - {"thing"}
         assert words <= set(context.template.split()), "the neutral sentence says something new"
     assert [context.with_concept("") for context in draw_contexts("", 2, torch.Generator())] == ["", ""]
+
+
+def test_no_sentence_says_a_word_to_avoid() -> None:
+    def said(avoid: tuple[str, ...]) -> set[str]:
+        denoiser = ToyDenoiser()
+        generator = torch.Generator().manual_seed(0)
+        pool = TrajectoryPool(denoiser, steps=1, guidance_scale=1.0, generator=generator, avoid=avoid)
+        pool.fill(["red", "circle"], 60)
+        contexts = [context for word in ("red", "circle") for context in pool.contexts(word)]
+        return {word for context in contexts for word in context.template.split()}
+
+    assert {"square", "box"} <= said(())
+    assert not {"square", "box"} & said(("square", "box"))
+
+
+def test_words_that_mean_a_target_are_found_among_those_of_the_sentences() -> None:
+    denoiser = ToyDenoiser()
+    assert context_words_like(denoiser, ["square", "unicorn"]) == {"square"}
+    denoiser.encode = lambda prompts: ToyDenoiser.encode(
+        denoiser, [prompt.replace("box", "square") for prompt in prompts]
+    )
+    assert context_words_like(denoiser, ["square", "unicorn"]) == {"square", "box"}
 
 
 def test_an_attribute_has_siblings_and_a_thing_has_none() -> None:

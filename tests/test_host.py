@@ -140,6 +140,17 @@ def test_a_lora_on_the_model_is_part_of_what_is_erased_from(bed: Playground) -> 
         assert not torch.allclose(one, plain.predict(noisy, sigma, text))
 
 
+def test_no_sentence_about_a_target_says_its_synonym(bed: Playground) -> None:
+    from concept_erasure.erasure_core.synonyms import context_words_like
+    from concept_erasure.nodes import host
+
+    with host.opened(bed.model, bed.clip, 64, 64) as denoiser:
+        assert context_words_like(denoiser, ["square"]) == {"square", "box"}
+        assert context_words_like(denoiser, ["red", "circle"]) == {"red", "circle"}, (
+            "ring is a look-alike, not a synonym"
+        )
+
+
 def test_the_denoiser_gives_the_hosts_own_predictions(bed: Playground) -> None:
     """One sampling run by our Euler steps lands where ComfyUI's own euler sampler lands."""
     import comfy.sample

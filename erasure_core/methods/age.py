@@ -18,9 +18,10 @@ from torch import Tensor
 
 from ..adversary import Damage
 from ..candidates import candidates_of
+from ..common_settings import synonym_limit
 from ..contexts import Context
 from ..denoiser import Conditioning
-from ..guidance import negative_guidance, squared_error
+from ..guidance import negative_guidance
 from ..method import setting
 from ..mixture import MixtureSearch, adversarial_gain, blended, frozen_distances
 from ..trained import TrainedMethod, Training
@@ -79,14 +80,7 @@ class AdaptiveGuidedErasure(TrainedMethod):
         choices=("nearest", "spread", "first"),
         advanced=True,
     )
-    synonym_similarity: float = setting(
-        0.7,
-        "Words more similar to a target than this (cosine) count as synonyms and are never candidates.",
-        minimum=0.0,
-        maximum=1.0,
-        step=0.01,
-        advanced=True,
-    )
+    synonym_similarity: float = synonym_limit()
     search_steps: int = setting(1, "Search steps in an optimiser step.", minimum=1, maximum=64, advanced=True)
     search_learning_rate: float = setting(
         0.1, "Step size of the search.", minimum=1e-4, maximum=10.0, step=0.01, advanced=True
@@ -167,8 +161,8 @@ class AdaptiveGuidedErasure(TrainedMethod):
         desired = negative_guidance(becomes, target.conditional, neutral, self.negative_guidance)
 
         predicted, predicted_kept = run.predict(target, kept)
-        erase = squared_error(predicted, desired, target.sigma).mean()
-        retain = squared_error(predicted_kept, stays, kept.sigma).mean()
+        erase = run.error(predicted, desired, target.sigma)
+        retain = run.error(predicted_kept, stays, kept.sigma)
         terms = {"erase": erase, "mixture": self.retain_weight * retain}
         return terms | run.retain_loss(self.retain_weight, self.batch, self.retain_trajectories)
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ..denoiser import Conditioning
-from ..guidance import squared_error
 from ..method import setting
 from ..trained import TrainedMethod, Training
 
@@ -54,8 +53,8 @@ class AllButOne(TrainedMethod):
         empty = replace(target, conditioning=state.repeat(self.batch))
         predicted, unconditional = run.predict(target, empty)
         direction, wanted = predicted - unconditional, desired - target.unconditional
-        terms = {"direction": squared_error(direction, wanted, target.sigma).mean()}
+        terms = {"direction": run.error(direction, wanted, target.sigma)}
         if self.unconditional_weight:
-            moved = squared_error(unconditional, target.unconditional, target.sigma).mean()
+            moved = run.error(unconditional, target.unconditional, target.sigma)
             terms["unconditional"] = self.unconditional_weight * moved
         return terms | run.retain_loss(self.retain_weight, self.batch, self.trajectories)

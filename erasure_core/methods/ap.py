@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..adversary import Adversary, Candidates, Damage, Gumbel, Random, Scan
 from ..candidates import candidates_of
+from ..common_settings import synonym_limit
 from ..contexts import siblings
-from ..guidance import WEIGHTINGS, squared_error
 from ..method import setting
 from ..trained import TrainedMethod, Training
 from ..trajectory import NoisyBatch
@@ -38,13 +38,6 @@ class AdversarialPreservation(TrainedMethod):
     retain_weight: float = setting(
         3.0, "Weight of preserving the adversarial concepts (lambda).", minimum=0.0, maximum=100.0, step=0.1
     )
-    loss_weighting: str = setting(
-        "balanced",
-        "eps compares predictions, as the paper writes it; x0 compares pictures, as its code does, which weights high "
-        "noise far more; balanced is half way between.",
-        choices=WEIGHTINGS,
-        advanced=True,
-    )
     search: str = setting(
         "scan",
         "How the adversarial concept is found. scan measures a few candidates a step, without gradients; gumbel is the "
@@ -64,14 +57,7 @@ class AdversarialPreservation(TrainedMethod):
         choices=("nearest", "spread", "first"),
         advanced=True,
     )
-    synonym_similarity: float = setting(
-        0.7,
-        "Words more similar to a target than this (cosine) count as synonyms and are never preserved.",
-        minimum=0.0,
-        maximum=1.0,
-        step=0.01,
-        advanced=True,
-    )
+    synonym_similarity: float = synonym_limit()
     search_steps: int = setting(1, "Search steps in an optimiser step.", minimum=1, maximum=64, advanced=True)
     scan_width: int = setting(
         4, "Candidates that scan measures in a search step.", minimum=1, maximum=256, advanced=True
@@ -146,7 +132,7 @@ class AdversarialPreservation(TrainedMethod):
         target, desired = run.targets(self.batch, self.negative_guidance)
         kept = run.retained(concepts, self.retain_trajectories, self.retain_sampling_steps)
         predicted, predicted_kept = run.predict(target, kept)
-        erase = squared_error(predicted, desired, target.sigma, self.loss_weighting).mean()
-        retain = squared_error(predicted_kept, kept.conditional, kept.sigma, self.loss_weighting).mean()
+        erase = run.error(predicted, desired, target.sigma)
+        retain = run.error(predicted_kept, kept.conditional, kept.sigma)
         # equation 5 sums over the targets, and `erase` is their mean: without the division many targets would be outweighed
         return {"erase": erase, "retain": self.retain_weight / len(run.request.pairs) * retain}

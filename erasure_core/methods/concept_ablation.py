@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..contexts import draw_contexts
 from ..denoiser import Conditioning
-from ..guidance import squared_error
 from ..method import setting
+from ..synonyms import context_words_like
 from ..trained import TrainedMethod, Training
 from ..trajectory import NoisyBatch
 
@@ -60,7 +60,8 @@ class ConceptAblation(TrainedMethod):
         return {pair.target: self._pictures(run, pair.target, pair.anchor) for pair in run.request.pairs}
 
     def _pictures(self, run: Training, target: str, anchor: str) -> AnchorPictures:
-        contexts = draw_contexts(target, self.trajectories, run.generator)
+        avoid = context_words_like(run.denoiser, run.request.targets)
+        contexts = draw_contexts(target, self.trajectories, run.generator, avoid)
         with run.deltas.disabled():
             samples = self.sample(run, [context.with_concept(anchor) for context in contexts])
         said = run.denoiser.encode([context.with_concept(target) for context in contexts])
@@ -77,8 +78,8 @@ class ConceptAblation(TrainedMethod):
         else:
             (predicted,) = run.predict(target)
         desired = predicted_anchor.detach() if self.teacher == "live" else anchor.conditional
-        terms = {"erase": squared_error(predicted, desired, target.sigma).mean()}
+        terms = {"erase": run.error(predicted, desired, target.sigma)}
         if self.anchor_weight:
-            moved = squared_error(predicted_anchor, anchor.conditional, anchor.sigma).mean()
+            moved = run.error(predicted_anchor, anchor.conditional, anchor.sigma)
             terms["anchor"] = self.anchor_weight * moved
         return terms | run.retain_loss(self.retain_weight, self.batch, self.trajectories)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..candidates import candidates_of
-from ..guidance import squared_error
+from ..common_settings import noise_level_weighting, synonym_limit
 from ..method import setting
 from ..pictures import Pictures, finished, noised, shown
 from ..trained import TrainedMethod, Training
@@ -76,15 +76,9 @@ class DegenerationTuning(TrainedMethod):
     candidates: int = setting(
         24, "How many words have ordinary pictures: those nearest to a target.", minimum=2, maximum=3000
     )
-    synonym_similarity: float = setting(
-        0.7,
-        "Words more similar to a target than this (cosine) count as synonyms and have no ordinary pictures.",
-        minimum=0.0,
-        maximum=1.0,
-        step=0.01,
-        advanced=True,
-    )
+    synonym_similarity: float = synonym_limit()
     retain_trajectories: int = setting(2, "Ordinary pictures of each word.", minimum=1, maximum=64, advanced=True)
+    loss_weighting: str = noise_level_weighting("eps")
 
     def prepare(self, run: Training) -> Album:
         """Draw the pictures, all by the frozen model."""
@@ -117,7 +111,7 @@ class DegenerationTuning(TrainedMethod):
         batches = [noised(run.denoiser, part, self.sampling_steps, run.generator) for part in (target, ordinary)]
         predicted = run.predict(*batches)
         degenerate, retain = (
-            squared_error(prediction, batch.conditional, batch.sigma).mean()
+            run.error(prediction, batch.conditional, batch.sigma)
             for prediction, batch in zip(predicted, batches, strict=True)
         )
         return {"degenerate": degenerate, "retain": self.retain_weight * retain}

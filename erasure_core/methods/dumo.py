@@ -15,18 +15,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..common_settings import optimiser_steps, sampling_length, sampling_scale, target_trajectories
+from ..common_settings import (
+    noise_level_weighting,
+    optimiser_steps,
+    sampling_length,
+    sampling_scale,
+    target_trajectories,
+)
 from ..concepts import ErasureRequest
 from ..denoiser import Conditioning, Denoiser
 from ..erased_unet import HOOK_PREFIX, ErasedUNet
 from ..gate import make_gate
-from ..guidance import squared_error
 from ..inference import InferenceEdit
 from ..method import ErasureMethod, check_prompts, provenance, setting
 from ..report import Report
 from ..side_encoder import SideEncoder, SkipCorrections
 from ..stored import with_prefix
 from ..surrogates import latent_anchors, other_meanings, part_of
+from ..synonyms import context_words_like
 from ..trained import Training, optimise
 from ..trajectory import NoisyBatch, TrajectoryPool
 from ..vocabulary import VOCABULARIES
@@ -74,6 +80,7 @@ class DualEncoderModulation(ErasureMethod):
     guidance_scale: float = sampling_scale()
     sampling_steps: int = sampling_length()
     trajectories: int = target_trajectories()
+    loss_weighting: str = noise_level_weighting()
 
     def erase(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> ErasedUNet:
         """See `ErasureMethod.erase`; each concept has a side encoder and a gate of its own."""
@@ -115,9 +122,10 @@ class DualEncoderModulation(ErasureMethod):
             steps=self.sampling_steps,
             guidance_scale=self.guidance_scale,
             generator=generator,
+            avoid=context_words_like(denoiser, request.targets),
             check=report.check,
         )
-        run = Training(denoiser, request, side, pool, generator, report, self.steps)
+        run = Training(denoiser, request, side, pool, generator, report, self.steps, weighting=self.loss_weighting)
         pool.fill(request.targets, self.trajectories)
         target = denoiser.encode(request.targets)
         optimise(run, self.steps, self.learning_rate, lambda: self._side_losses(run, side, meanings, target))
@@ -153,7 +161,7 @@ class DualEncoderModulation(ErasureMethod):
             for feature, r in zip(features, residuals, strict=True)
         ]
         return {
-            "erase": squared_error(predicted, desired, samples.sigma).mean(),
+            "erase": run.error(predicted, desired, samples.sigma),
             "retain": self.retain_weight * torch.stack(shares).mean(),
         }
 
@@ -170,6 +178,6 @@ class DualEncoderModulation(ErasureMethod):
         predicted, predicted_others = side.predict(both, residuals).chunk(2)
         run.report.costs["UNet_evaluations_with_gradient"] += len(both.sigma)
         return {
-            "erase": squared_error(predicted, desired, samples.sigma).mean(),
-            "retain_pictures": self.retain_weight * squared_error(predicted_others, before, others.sigma).mean(),
+            "erase": run.error(predicted, desired, samples.sigma),
+            "retain_pictures": self.retain_weight * run.error(predicted_others, before, others.sigma),
         }

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..guidance import WEIGHTINGS, squared_error
 from ..method import setting
 from ..trained import TrainedMethod, Training
 
@@ -30,23 +29,15 @@ class ErasedStableDiffusion(TrainedMethod):
         1.0, "Weight of keeping the retain lines, if there are any.", minimum=0.0, maximum=100.0, step=0.1
     )
 
-    loss_weighting: str = setting(
-        "balanced",
-        "How noise levels are weighted, as in ap: eps is the paper's, balanced weights high noise more.",
-        choices=WEIGHTINGS,
-        advanced=True,
-    )
-
     def losses(self, run: Training, state: None) -> dict[str, Tensor]:
         """`erase`, and `retain` if the user named something to retain."""
         target, desired = run.targets(self.batch, self.negative_guidance)
         if not run.request.retain:
             (predicted,) = run.predict(target)
-            return {"erase": squared_error(predicted, desired, target.sigma, self.loss_weighting).mean()}
+            return {"erase": run.error(predicted, desired, target.sigma)}
         kept = run.retained([run.pick(run.request.retain) for _ in range(self.batch)], self.trajectories)
         predicted, predicted_kept = run.predict(target, kept)
         return {
-            "erase": squared_error(predicted, desired, target.sigma, self.loss_weighting).mean(),
-            "retain": self.retain_weight
-            * squared_error(predicted_kept, kept.conditional, kept.sigma, self.loss_weighting).mean(),
+            "erase": run.error(predicted, desired, target.sigma),
+            "retain": self.retain_weight * run.error(predicted_kept, kept.conditional, kept.sigma),
         }

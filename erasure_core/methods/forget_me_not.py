@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..attention import attention_maps
 from ..candidates import candidates_of
+from ..common_settings import noise_level_weighting, synonym_limit
 from ..denoiser import Denoiser
-from ..guidance import squared_error
 from ..method import setting
 from ..pictures import Pictures, noised, shown
 from ..trained import TrainedMethod, Training
@@ -80,17 +80,11 @@ class ForgetMeNot(TrainedMethod):
         "everyday_words", "Where the words that are held come from, besides the retain lines.", choices=VOCABULARIES
     )
     candidates: int = setting(24, "How many words are held: those nearest to a target.", minimum=2, maximum=3000)
-    synonym_similarity: float = setting(
-        0.7,
-        "Words more similar to a target than this (cosine) count as synonyms and are not held.",
-        minimum=0.0,
-        maximum=1.0,
-        step=0.01,
-        advanced=True,
-    )
+    synonym_similarity: float = synonym_limit()
     retain_trajectories: int = setting(
         2, "Sampling runs for each word that is held.", minimum=1, maximum=64, advanced=True
     )
+    loss_weighting: str = noise_level_weighting("eps")
 
     def prepare(self, run: Training) -> Looked:
         """Where each sentence says its target, and which words are held."""
@@ -147,6 +141,6 @@ class ForgetMeNot(TrainedMethod):
         terms = {"attention": attention_norm(found, mask.repeat(1, length // mask.shape[1]))}
         if self.retain_weight:
             kept = batches[1]
-            retain = squared_error(predicted[1], kept.conditional, kept.sigma).mean()
+            retain = run.error(predicted[1], kept.conditional, kept.sigma)
             terms["retain"] = self.retain_weight * retain
         return terms

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from ..erased_unet import HOOK_PREFIX, ErasedUNet
-from ..guidance import squared_error
 from ..inference import Forward, InferenceEdit, ModelCall, changed
 from ..method import setting
 from ..trained import TrainedMethod, Training
@@ -113,7 +112,7 @@ class KnowledgePrompt(TrainedMethod):
         batch = NoisyBatch.cat([run.pool.draw(target, self.batch)[0], run.retained([""] * max(1, self.batch // 2), 1)])
         with key.turned():
             (predicted,) = run.predict(batch)
-        loss = squared_error(predicted, batch.conditional, batch.sigma).mean()
+        loss = run.error(predicted, batch.conditional, batch.sigma)
         gradients = torch.autograd.grad(loss, list(key.tokens.values()))
         for parameter, gradient in zip(key.tokens.values(), gradients, strict=True):
             parameter.grad = gradient
@@ -134,14 +133,14 @@ class KnowledgePrompt(TrainedMethod):
             lines = [run.pick(run.request.retain) for _ in range(self.batch)]
             batches.append(run.retained(lines, self.trajectories))
         predicted = run.predict(*batches)
-        terms = {"hide": squared_error(predicted[0], desired, target.sigma).mean()}
+        terms = {"hide": run.error(predicted[0], desired, target.sigma)}
         if run.request.retain:
-            error = squared_error(predicted[1], batches[1].conditional, batches[1].sigma).mean()
+            error = run.error(predicted[1], batches[1].conditional, batches[1].sigma)
             terms["retain"] = self.retain_weight * error
         if self.key_weight:
             with state.turned():
                 (opened,) = run.predict(target)
-            reach = squared_error(opened, target.conditional, target.sigma).mean()
+            reach = run.error(opened, target.conditional, target.sigma)
             terms["reach"] = self.key_weight * reach
         return terms
 

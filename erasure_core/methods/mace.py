@@ -25,6 +25,7 @@ from ..erased_unet import ErasedUNet, weight_edit
 from ..inference import changed
 from ..method import check_prompts, provenance, setting
 from ..report import Report
+from ..synonyms import context_words_like
 from ..text_method import TextRowsMethod
 from ..text_rows import TOKENS, erased_rows
 from ..trained import Training, optimise
@@ -97,6 +98,7 @@ class MassConceptErasure(TextRowsMethod):
             steps=self.sampling_steps,
             guidance_scale=self.guidance_scale,
             generator=generator,
+            avoid=context_words_like(denoiser, request.targets),
             check=report.check,
         )
         pool.fill([pair.target], self.trajectories)

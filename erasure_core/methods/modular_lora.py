@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..guidance import negative_guidance, squared_error
+from ..guidance import negative_guidance
 from ..method import setting
 from ..trained import TrainedMethod, Training
 from ..trajectory import NoisyBatch
@@ -62,8 +62,8 @@ class ModularLora(TrainedMethod):
         if self.objective == "sdd":
             desired = predicted_kept[: len(predicted)].detach()
         return {
-            "erase": squared_error(predicted, desired, target.sigma).mean(),
-            "retain": self.retain_weight * squared_error(predicted_kept, kept.conditional, kept.sigma).mean(),
+            "erase": run.error(predicted, desired, target.sigma),
+            "retain": self.retain_weight * run.error(predicted_kept, kept.conditional, kept.sigma),
         }
 
     def _target(self, run: Training) -> tuple[NoisyBatch, NoisyBatch, Tensor]:

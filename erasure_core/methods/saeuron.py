@@ -23,10 +23,10 @@ from ..method import ErasureMethod, check_prompts, provenance, setting
 from ..report import Report
 from ..sae import ConceptSAE, default_block
 from ..sae_training import SAESettings, gather, train_sae
+from ..synonyms import SYNONYM_SIMILARITY, context_words_like
 from ..vocabulary import VOCABULARIES
 
 VECTORS = 200_000
-SYNONYM_SIMILARITY = 0.7
 BLOCKS = ("all", "last", "middle")
 
 
@@ -158,9 +158,10 @@ class SAeUron(ErasureMethod):
             synonym_similarity=SYNONYM_SIMILARITY,
         )
         others = list(dict.fromkeys((*request.retain, *nearest.words)))
+        avoid = context_words_like(denoiser, request.targets)
         groups, rest = [], []
         for target in request.targets:
-            contexts = draw_contexts(target, self.trajectories, generator)
+            contexts = draw_contexts(target, self.trajectories, generator, avoid)
             groups.append([context.with_concept(target) for context in contexts])
             order = torch.randperm(len(others), generator=generator).tolist()
             rest += [context.with_concept(others[order[i % len(order)]]) for i, context in enumerate(contexts)]

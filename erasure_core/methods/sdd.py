@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ..adapters import Deltas
 from ..denoiser import Conditioning
-from ..guidance import squared_error
 from ..method import setting
 from ..trained import TrainedMethod, Training
 from ..trajectory import NoisyBatch
@@ -133,11 +132,11 @@ class SafeSelfDistillation(TrainedMethod):
         target = told.samples.rows(rows)
         without = replace(target, conditioning=told.without.rows(rows))
         predicted, own = run.predict(target, without)
-        terms = {"erase": squared_error(predicted, own.detach(), target.sigma).mean()}
+        terms = {"erase": run.error(predicted, own.detach(), target.sigma)}
         if self.guard_weight:
             with torch.no_grad(), run.deltas.disabled():
                 frozen = run.denoiser.predict(without.latents, without.sigma, without.conditioning)
-            terms["guard"] = self.guard_weight * squared_error(own, frozen, without.sigma).mean()
+            terms["guard"] = self.guard_weight * run.error(own, frozen, without.sigma)
         return terms | run.retain_loss(self.retain_weight, self.batch, self.trajectories)
 
 

@@ -17,17 +17,23 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters import Deltas
-from ..common_settings import optimiser_steps, sampling_length, sampling_scale, target_trajectories
+from ..common_settings import (
+    noise_level_weighting,
+    optimiser_steps,
+    sampling_length,
+    sampling_scale,
+    target_trajectories,
+)
 from ..concepts import ConceptPair, ErasureRequest
 from ..denoiser import Conditioning, Denoiser
 from ..erased_unet import HOOK_PREFIX, ErasedUNet, weight_edit
 from ..gate import Gate, make_gate
-from ..guidance import squared_error
 from ..inference import Forward, InferenceEdit, ModelCall, changed
 from ..method import ErasureMethod, check_prompts, provenance, setting
 from ..report import Report
 from ..stored import Stored, by_concept, low_rank_changes, low_rank_tensors, with_prefix
 from ..surrogates import latent_anchors, other_meanings, part_of
+from ..synonyms import context_words_like
 from ..trained import Training, optimise
 from ..trajectory import NoisyBatch, TrajectoryPool
 from ..vocabulary import VOCABULARIES
@@ -73,6 +79,7 @@ class SemiPermeableMembrane(ErasureMethod):
     guidance_scale: float = sampling_scale()
     sampling_steps: int = sampling_length()
     trajectories: int = target_trajectories()
+    loss_weighting: str = noise_level_weighting()
 
     def erase(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> ErasedUNet:
         """See `ErasureMethod.erase`. Each concept gets adapters of its own, trained without the others, so that each can
@@ -121,10 +128,11 @@ class SemiPermeableMembrane(ErasureMethod):
             steps=self.sampling_steps,
             guidance_scale=self.guidance_scale,
             generator=generator,
+            avoid=context_words_like(denoiser, request.targets),
             frozen=deltas.disabled,
             check=report.check,
         )
-        run = Training(denoiser, request, deltas, pool, generator, report, self.steps)
+        run = Training(denoiser, request, deltas, pool, generator, report, self.steps, weighting=self.loss_weighting)
         (pair,) = request.pairs
         with deltas.attached():
             pool.fill(request.targets, self.trajectories)
@@ -142,8 +150,8 @@ class SemiPermeableMembrane(ErasureMethod):
         run.report.costs["UNet_evaluations_of_anchors"] += len(samples.sigma)
         anchors = NoisyBatch(samples.latents, samples.sigma, kept, before, before)
         predicted, predicted_kept = run.predict(samples, anchors)
-        erase = squared_error(predicted, desired, samples.sigma).mean()
-        retain = squared_error(predicted_kept, before, samples.sigma).mean()
+        erase = run.error(predicted, desired, samples.sigma)
+        retain = run.error(predicted_kept, before, samples.sigma)
         return {"erase": erase, "anchoring": self.retain_weight * retain}
 
 

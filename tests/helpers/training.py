@@ -18,4 +18,4 @@ def running(request: ErasureRequest, chains: int = 2, steps: int = 4) -> Trainin
     deltas = Deltas(denoiser.layers("cross_attention_kv"), 2, generator)
     pool = TrajectoryPool(denoiser, steps=4, guidance_scale=3.0, generator=generator, frozen=deltas.disabled)
     pool.fill(request.targets, chains)
-    return Training(denoiser, request, deltas, pool, generator, Report(), steps)
+    return Training(denoiser, request, deltas, pool, generator, Report(), steps, weighting="eps")

@@ -1,0 +1,37 @@
+"""Which words mean much the same to the model's text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .contexts import WORDS
+from .denoiser import Conditioning, Denoiser
+
+SYNONYM_SIMILARITY = 0.7
+"""Words more similar than this (`similarities`) count as synonyms where the user sets nothing else."""
+
+
+def similarities(words: Conditioning, targets: Conditioning) -> Tensor:
+    """Cosine of each of n words to its nearest target, (n,), after taking off the words' mean: all prompts share their
+    begin, end and padding tokens, and without that every two words look alike."""
+
+    def flat(conditioning: Conditioning, length: int) -> Tensor:
+        tokens = conditioning.tokens.float()
+        return tokens.repeat(1, length // tokens.shape[1], 1).flatten(1)
+
+    length = max(words.tokens.shape[1], targets.tokens.shape[1])
+    states, erased = flat(words, length), flat(targets, length)
+    centre = states.mean(0, keepdim=True)
+    states, erased = states - centre, erased - centre
+    unit = torch.nn.functional.normalize  # a product of matrices: pairs of words times all tokens would fill the memory
+    return (unit(states) @ unit(erased).T).amax(1)
+
+
+def context_words_like(denoiser: Denoiser, targets: Sequence[str]) -> frozenset[str]:
+    """The words of `contexts` that mean a target. No sentence may say one: "a square box" has the neutral sentence
+    "a box", so it would teach that a synonym of "square" stays, and "a red square" as a sentence about "red" the target."""
+    similarity = similarities(denoiser.encode(WORDS), denoiser.encode(targets))
+    return frozenset(WORDS[int(i)] for i in (similarity > SYNONYM_SIMILARITY).nonzero())
