@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -32,6 +33,12 @@ from collections.abc import Iterator  # noqa: E402
 from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_encoded_text(tmp_path_factory) -> None:
+    """The tests share what they encode, and neither read nor fill the user's own cache."""
+    os.environ["CONCEPT_ERASURE_TEXT_CACHE"] = str(tmp_path_factory.mktemp("encoded_text"))
 
 
 @pytest.fixture(scope="module")

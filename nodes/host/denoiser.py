@@ -23,6 +23,7 @@ from ...erasure_core.guidance import per_sample
 from ...erasure_core.layers import blocks, select
 from ..base_model import fingerprint, positions, whole_words
 from .services import check_cancelled, check_linked
+from .text import TextEncoder, text_cache
 
 _TRAINABLE_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -41,13 +42,14 @@ class ComfyDenoiser:
         self._patcher, self._clip, self._model = patcher, clip, patcher.model
         self._width, self._height = width, height
         self._encoded = encoded
+        self.text_encoder = TextEncoder(clip, text_cache())
         self._constants: dict[str, Any] = {}
         self.family = type(self._model.model_config).__name__
         self.device = patcher.load_device
         self.fingerprint = fingerprint(patcher)
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """See `Denoiser.encode`; what was encoded once is kept for the run."""
+        """See `Denoiser.encode`; what was encoded once is kept for the run, and on disk for the next (`TextEncoder`)."""
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._encoded]
         with torch.no_grad():
             for prompt in missing:
@@ -59,8 +61,7 @@ class ComfyDenoiser:
         return Conditioning.cat(rows)
 
     def _encode(self, prompt: str) -> dict[str, Tensor]:
-        tokens = self._clip.tokenize(prompt)
-        conds = comfy.sampler_helpers.convert_cond(self._clip.encode_from_tokens_scheduled(tokens, show_pbar=False)[:1])
+        conds = comfy.sampler_helpers.convert_cond([self.text_encoder(prompt)])
         noise = self.empty_latents(1)
         processed = comfy.samplers.process_conds(self._model, noise, {"positive": conds}, self.device)["positive"][0]
         values = {}

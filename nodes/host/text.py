@@ -1,0 +1,95 @@
+"""The text encoder: what it says of a prompt, kept on disk under everything that decides it."""
+
+from __future__ import annotations
+
+import hashlib
+import numbers
+import os
+from pathlib import Path
+from typing import Any
+
+import comfy.sd
+import folder_paths
+import torch
+from torch import Tensor, nn
+
+from ...erasure_core.tensor_cache import TensorCache
+
+CACHE_SETTING = "CONCEPT_ERASURE_TEXT_CACHE"
+"""Environment variable: another folder for the cache, or `off`."""
+_PROBE = "an old photo of two small, brightly painted wooden boats"
+_ROWS_AT_ONCE = 4096
+_STATES = "cond"
+
+
+def text_cache() -> TensorCache | None:
+    """The cache in ComfyUI's user directory, or where `CACHE_SETTING` says; None if it says `off`."""
+    chosen = os.environ.get(CACHE_SETTING, "")
+    if chosen.casefold() == "off":
+        return None
+    own = Path(folder_paths.get_system_user_directory("concept_erasure")) / "encoded_text"
+    return TensorCache(Path(chosen) if chosen else own)
+
+
+class TextEncoder:
+    """A CLIP whose answers are read from `cache` where it gave them before, in this run of ComfyUI or another.
+
+    `encoded` and `read` count the prompts that the CLIP encoded and those that were read.
+    """
+
+    def __init__(self, clip: comfy.sd.CLIP, cache: TensorCache | None) -> None:
+        self._clip, self._cache = clip, cache
+        self._fingerprint: str | None = None
+        self.encoded = self.read = 0
+
+    def __call__(self, prompt: str) -> list[Any]:
+        """The prompt's text states and what else the CLIP gives with them, as ComfyUI's CONDITIONING holds them."""
+        tokens = self._clip.tokenize(prompt)
+        if self._cache is None or not _only_numbers(tokens):
+            return self._encode(tokens)
+        if self._fingerprint is None:
+            self._fingerprint = self._behaviour()
+        key = f"{self._fingerprint} {tokens!r}"
+        found = self._cache.get(key)
+        if found is not None:
+            self.read += 1
+            return [found.pop(_STATES), {"pooled_output": None} | found]
+        states, others = answer = self._encode(tokens)
+        given = {_STATES: states} | {name: value for name, value in others.items() if value is not None}
+        if all(torch.is_tensor(value) for value in given.values()):
+            self._cache.put(key, given)
+        return answer
+
+    def _encode(self, tokens: Any) -> list[Any]:
+        self.encoded += 1
+        return self._clip.encode_from_tokens_scheduled(tokens, show_pbar=False)[0]
+
+    def _behaviour(self) -> str:
+        """A hash of what this CLIP does: its exact answer to one prompt, and its table of tokens, of which that answer
+        sees a few rows only.
+
+        Another weight, LoRA, clip skip, type or device shows in the answer, to the last bit. Computed anew for every
+        run, because nothing tells that a CLIP is still what it was.
+        """
+        digest = hashlib.sha256()
+        states, others = self._encode(self._clip.tokenize(_PROBE))
+        for name, value in sorted((others | {_STATES: states}).items()):
+            digest.update(name.encode() + (_bytes(value) if torch.is_tensor(value) else repr(value).encode()))
+        for name, module in self._clip.cond_stage_model.named_modules():
+            if isinstance(module, nn.Embedding):
+                sums = torch.cat([rows.float().sum(1) for rows in module.weight.detach().split(_ROWS_AT_ONCE)])
+                digest.update(name.encode() + _bytes(sums))
+        return digest.hexdigest()
+
+
+def _bytes(value: Tensor) -> bytes:
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _only_numbers(tokens: Any) -> bool:
+    """False if part of the prompt is a textual inversion: its file may be another one the next time."""
+    if isinstance(tokens, dict):
+        return all(_only_numbers(part) for part in tokens.values())
+    return isinstance(tokens, (list, tuple)) and all(
+        isinstance(entry[0], numbers.Integral) for section in tokens for entry in section
+    )
