@@ -29,10 +29,10 @@ def hidden(bed: Playground, monkeypatch) -> None:
 
 
 def test_a_failing_run_leaves_the_base_as_it_was(bed: Playground, monkeypatch) -> None:
-    from concept_erasure.erasure_core.methods import esd
+    from concept_erasure.erasure_core import trained
 
     before = base_hash(bed)
-    monkeypatch.setattr(esd, "squared_error", lambda predicted, *_a: predicted * float("nan"))
+    monkeypatch.setattr(trained, "squared_error", lambda predicted, *_a: predicted * float("nan"))
     with pytest.raises(FloatingPointError, match="optimiser step 1 of 3"):
         run(bed)
     assert base_hash(bed) == before
@@ -59,18 +59,18 @@ def failing(error: Exception):
 
 @pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: type(error).__name__)
 def test_running_out_of_memory_names_what_to_lower(bed: Playground, monkeypatch, error: Exception) -> None:
-    from concept_erasure.erasure_core.methods import esd
+    from concept_erasure.erasure_core import trained
     from concept_erasure.nodes import host
 
     before = base_hash(bed)
-    monkeypatch.setattr(esd, "squared_error", failing(error))
+    monkeypatch.setattr(trained, "squared_error", failing(error))
     with pytest.raises(
         RuntimeError, match=r"with esd\. Lower width and height, .* batch, trajectories, rank; the model"
     ):
         run(bed)
     assert base_hash(bed) == before and host.is_out_of_memory(error)
     assert not any(module._forward_hooks for module in bed.model.model.modules())
-    monkeypatch.setattr(esd, "squared_error", failing(RuntimeError("another error")))
+    monkeypatch.setattr(trained, "squared_error", failing(RuntimeError("another error")))
     with pytest.raises(RuntimeError, match=r"^another error$"):
         run(bed)
 
