@@ -16,6 +16,17 @@ def optimiser_steps() -> Any:
     )
 
 
+def step_size(default: float = 1e-3) -> Any:
+    """How far a trained method goes in one step."""
+    return setting(
+        default,
+        "Step size of Adam. Lower it if pictures of other concepts suffer.",
+        minimum=1e-7,
+        maximum=0.1,
+        step=1e-5,
+    )
+
+
 def sampling_scale() -> Any:
     """Guidance of the sampling runs that a method learns on."""
     return setting(

@@ -17,6 +17,7 @@ from .common_settings import (
     optimiser_steps,
     sampling_length,
     sampling_scale,
+    step_size,
     target_trajectories,
 )
 from .concepts import ConceptPair, ErasureRequest
@@ -106,9 +107,7 @@ class TrainedMethod(ErasureMethod):
         choices=tuple(GROUPS),
     )
     steps: int = optimiser_steps()
-    learning_rate: float = setting(
-        1e-3, "Step size of Adam. Lower it if pictures of other concepts suffer.", minimum=1e-7, maximum=0.1, step=1e-5
-    )
+    learning_rate: float = step_size()
     rank: int = setting(
         8,
         "Rank of the edit for each concept. 0 trains full matrices: a larger file, seldom a better one.",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..common_settings import step_size
 from ..contexts import draw_contexts
 from ..denoiser import Conditioning
 from ..method import setting
@@ -36,6 +37,7 @@ class ConceptAblation(TrainedMethod):
     paper = "arXiv 2303.13516"
     draws_targets = False
 
+    learning_rate: float = step_size(3e-3)
     teacher: str = setting(
         "frozen",
         "Whose prediction for the anchor is copied: the frozen model's, or that of the edited model as it is now, as the "

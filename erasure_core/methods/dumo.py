@@ -20,6 +20,7 @@ from ..common_settings import (
     optimiser_steps,
     sampling_length,
     sampling_scale,
+    step_size,
     target_trajectories,
 )
 from ..concepts import ErasureRequest
@@ -50,9 +51,7 @@ class DualEncoderModulation(ErasureMethod):
     scale_steps: int = setting(
         20, "Steps after that in which only the scales of noise levels and skips are learned.", minimum=0, maximum=10000
     )
-    learning_rate: float = setting(
-        1e-3, "Step size of Adam. Lower it if pictures of other concepts suffer.", minimum=1e-7, maximum=0.1, step=1e-5
-    )
+    learning_rate: float = step_size()
     scale_learning_rate: float = setting(
         0.02, "Step size of Adam for the scales.", minimum=1e-6, maximum=1.0, step=0.01, advanced=True
     )

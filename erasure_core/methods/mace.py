@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..adapters import Deltas
 from ..attention import attention_maps
 from ..closed_form import TextEdit, factors, normal_matrix, normal_solution
+from ..common_settings import step_size
 from ..concepts import ErasureRequest
 from ..denoiser import Denoiser
 from ..erased_unet import ErasedUNet, weight_edit
@@ -46,7 +47,7 @@ class MassConceptErasure(TextRowsMethod):
         choices=tuple(TOKENS),
     )
     steps: int = setting(30, "Optimiser steps for each concept.", minimum=1, maximum=10000)
-    learning_rate: float = setting(1e-3, "Step size of Adam.", minimum=1e-7, maximum=0.1, step=1e-5)
+    learning_rate: float = step_size()
     delta_rank: int = setting(1, "Rank of each concept's trained deltas.", minimum=1, maximum=64)
     batch: int = setting(4, "Noisy samples of the target in an optimiser step.", minimum=1, maximum=64, advanced=True)
     guidance_scale: float = setting(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..adapters import Deltas
+from ..common_settings import step_size
 from ..denoiser import Conditioning
 from ..method import setting
 from ..trained import TrainedMethod, Training
@@ -73,8 +74,9 @@ class SafeSelfDistillation(TrainedMethod):
     title = "SDD: self-distillation with a slow copy"
     paper = "arXiv 2307.05977"
 
+    learning_rate: float = step_size(3e-3)
     ema_decay: float = setting(
-        0.95,
+        0.9,
         "How slowly the copy that is saved follows the student (m). The paper's 0.999 belongs to its 1500 steps: with few "
         "steps it saves next to no edit.",
         minimum=0.0,

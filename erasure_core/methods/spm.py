@@ -22,6 +22,7 @@ from ..common_settings import (
     optimiser_steps,
     sampling_length,
     sampling_scale,
+    step_size,
     target_trajectories,
 )
 from ..concepts import ConceptPair, ErasureRequest
@@ -55,9 +56,7 @@ class SemiPermeableMembrane(ErasureMethod):
         "stock LoRA loader takes, and acts on every prompt.",
     )
     steps: int = optimiser_steps()
-    learning_rate: float = setting(
-        3e-3, "Step size of Adam. Lower it if pictures of other concepts suffer.", minimum=1e-7, maximum=0.1, step=1e-5
-    )
+    learning_rate: float = step_size(3e-3)
     rank: int = setting(1, "Rank of the adapter on each layer; the paper's is 1.", minimum=1, maximum=256)
     negative_guidance: float = setting(
         1.0, "How far past the anchor the target is pushed (eta).", minimum=0.0, maximum=10.0, step=0.1
