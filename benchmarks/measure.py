@@ -74,11 +74,15 @@ class Scores:
 
 
 def _share(hits: Sequence[bool]) -> float:
-    return round(100 * sum(hits) / len(hits), 2)
+    from concept_erasure.erasure_core.evaluation.shares import share_of
+
+    return share_of(hits).per_cent
 
 
-def _per_cent(mean_square: Tensor) -> float:
-    return round(100 * float(mean_square.sqrt()), 2)
+def _drift(mean_square: Tensor) -> float:
+    from concept_erasure.erasure_core.evaluation.drift import per_cent
+
+    return per_cent(float(mean_square))
 
 
 def evaluate(
@@ -115,6 +119,8 @@ def _evaluate_one(
     small: int,
     seed: int,
 ) -> Scores:
+    from concept_erasure.erasure_core.evaluation.drift import mean_square
+
     factor = factor_of(target)
     # every group avoids the other erased values: they have rows of their own
     kept = {name: [value for value in values if value not in erased] for name, values in VALUES.items()}
@@ -134,7 +140,7 @@ def _evaluate_one(
             continue
         right[name], pictures = judged(group, texts, seed + 1000 + place)
         if name == "retain":
-            moved = (pictures - bed.draw_base(texts, seed + 1000 + place)).square().flatten(1).mean(1)
+            moved = mean_square(pictures, bed.draw_base(texts, seed + 1000 + place))
             for value in {getattr(prompt, factor) for prompt in group}:
                 drift[value] = moved[[getattr(prompt, factor) == value for prompt in group]].mean()
     others = [name for name in VALUES if name != factor]
@@ -145,7 +151,7 @@ def _evaluate_one(
         others={name: _share(right["retain"][name]) for name in others},
         look_alike=_share(right["look_alike"][factor]) if look_alikes else None,
         synonym_esr1=round(100 - _share(right["synonym"][factor]), 2) if target in SYNONYMS else None,
-        drift=_per_cent(moved.mean()),
-        worst_drift=_per_cent(max(drift.values())),
+        drift=_drift(moved.mean()),
+        worst_drift=_drift(max(drift.values())),
         n={name: len(group) for name, group in groups.items() if group},
     )

@@ -23,6 +23,7 @@ MAKERS: tuple[Callable[[dict], dict], ...] = (
     first_steps.find_adversarial_and_retain,
     first_steps.apply_at_three_strengths,
     first_steps.stock_lora_loader,
+    first_steps.evaluate,
     mechanisms.closed_form_in_seconds,
     mechanisms.gated_by_the_prompt,
     mechanisms.sae_features,

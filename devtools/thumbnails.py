@@ -30,9 +30,15 @@ Row = tuple[str, list[Image.Image]]
 
 
 def thumbnail(rows: list[tuple[str, list[bytes]]]) -> Image.Image:
-    """One picture of WIDTH x HEIGHT: charts first, then labelled rows of pictures, one an output node."""
+    """One picture of WIDTH x HEIGHT: charts first, then labelled rows of pictures, one an output node; charts alone stand
+    side by side."""
     opened = [(title, [Image.open(io.BytesIO(data)).convert("RGB") for data in pictures]) for title, pictures in rows]
-    charts = [(title, [_fitted(pictures[0])]) for title, pictures in opened if len(pictures) == 1]
+    if all(len(pictures) == 1 for _, pictures in opened):
+        most = ((WIDTH - GAP) // len(opened) - GAP, HEIGHT - LABEL - 2 * GAP)
+        fitted = [_fitted(pictures[0], most) for _, pictures in opened]
+        return _stacked([(", ".join(title for title, _ in opened), fitted)])
+    most = (WIDTH - 2 * GAP, HEIGHT // 2 - LABEL)  # the whole width, but never over more than half the height
+    charts = [(title, [_fitted(pictures[0], most)]) for title, pictures in opened if len(pictures) == 1]
     drawings = [row for row in opened if len(row[1]) > 1]
     drawings = drawings[-BESIDE_A_CHART:] if charts else drawings[:MOST_ROWS]
     free = HEIGHT - GAP - sum(LABEL + pictures[0].height + GAP for _, pictures in charts)
@@ -46,9 +52,9 @@ def thumbnail(rows: list[tuple[str, list[bytes]]]) -> Image.Image:
     return _stacked([*charts, *resized])
 
 
-def _fitted(chart: Image.Image) -> Image.Image:
-    """A chart over the whole width, but never over more than half the height."""
-    scale = min((WIDTH - 2 * GAP) / chart.width, (HEIGHT / 2 - LABEL) / chart.height)
+def _fitted(chart: Image.Image, most: tuple[int, int]) -> Image.Image:
+    """A chart as large as it may be: at most so wide and so high."""
+    scale = min(most[0] / chart.width, most[1] / chart.height)
     return chart.resize((round(chart.width * scale), round(chart.height * scale)), Image.LANCZOS)
 
 
@@ -56,14 +62,15 @@ def _stacked(rows: list[Row]) -> Image.Image:
     """The rows below each other, each centred, the whole centred too."""
     sheet = Image.new("RGB", (WIDTH, HEIGHT), "white")
     pen = ImageDraw.Draw(sheet)
-    top = (HEIGHT - sum(LABEL + pictures[0].height + GAP for _, pictures in rows)) // 2
-    for title, pictures in rows:
+    heights = [LABEL + max(picture.height for picture in pictures) + GAP for _, pictures in rows]
+    top = (HEIGHT - sum(heights)) // 2
+    for (title, pictures), height in zip(rows, heights, strict=True):
         left = (WIDTH - sum(picture.width + GAP for picture in pictures) + GAP) // 2
         pen.text((left, top + 2), title, fill="black", font_size=FONT)
         for picture in pictures:
             sheet.paste(picture, (left, top + LABEL))
             left += picture.width + GAP
-        top += LABEL + pictures[0].height + GAP
+        top += height
     return sheet
 
 

@@ -19,6 +19,7 @@ from ..erasure_core.synonyms import SYNONYM_SIMILARITY
 from ..erasure_core.trajectory import NoisyBatch, sample_trajectories
 from ..erasure_core.vocabulary import VOCABULARIES, words_of
 from . import host
+from .charts import as_image
 from .erase import CATEGORY, erase
 from .erased_unet import apply
 from .types import ErasedUNetType
@@ -117,8 +118,7 @@ def bar_chart(ranking: Ranking, top: int, title: str, width: int = 640) -> torch
         length = (width - left - 90) * value / largest
         pen.rectangle((left, y + 4, left + length, y + row - 4), fill=(66, 110, 180))
         pen.text((left + length + 6, y + row / 2), f"{value:.2e}", fill=(90, 90, 90), font_size=12, anchor="lm")
-    flat = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-    return flat.reshape(1, picture.height, picture.width, 3).float() / 255
+    return as_image(picture)
 
 
 class FindAdversarialConcept(io.ComfyNode):

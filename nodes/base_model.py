@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 
-def _vocabulary(clip: Any) -> list[str]:
-    """The entries of the first text encoder's vocabulary in order of their ids."""
+def _vocabulary(clip: Any) -> dict[str, int]:
+    """The entries of the first text encoder's vocabulary and their ids, in the order of these."""
     for part in vars(clip.tokenizer).values():
         inner = getattr(part, "tokenizer", None)
         if hasattr(inner, "get_vocab"):
-            return sorted(inner.get_vocab(), key=inner.get_vocab().get)
+            return dict(sorted(inner.get_vocab().items(), key=lambda entry: entry[1]))
     raise ValueError(
         f"{type(clip.tokenizer).__name__} does not show its vocabulary; choose a themed vocabulary instead of model_words"
     )
@@ -21,10 +21,16 @@ def _vocabulary(clip: Any) -> list[str]:
 
 def whole_words(clip: Any) -> list[str]:
     """Entries of the vocabulary that are a word of at least three letters, the most frequent first."""
+    return [word for word, _ in words_and_tokens(clip)]
+
+
+def words_and_tokens(clip: Any) -> list[tuple[str, int]]:
+    """The words of `whole_words`, each with the id of its token."""
     vocabulary = _vocabulary(clip)
     ends = [token for token in vocabulary if token.endswith("</w>")]
-    words = (token[:-4] for token in ends) if ends else (t[1:] for t in vocabulary if t.startswith(("▁", "Ġ")))
-    return [word for word in words if len(word) > 2 and word.isascii() and word.isalpha()]
+    spelled = {t[:-4]: t for t in ends} if ends else {t[1:]: t for t in vocabulary if t.startswith(("▁", "Ġ"))}
+    fit = (word for word in spelled if len(word) > 2 and word.isascii() and word.isalpha())
+    return [(word, vocabulary[spelled[word]]) for word in fit]
 
 
 def positions(clip: Any, prompt: str, phrase: str | None) -> list[int]:

@@ -63,10 +63,10 @@ def safe_prefix(prefix: str) -> Path:
     return path
 
 
-def next_file(folder: Path, prefix: Path) -> Path:
-    """The first free `<prefix>_00001_.safetensors` in `folder`."""
+def next_file(folder: Path, prefix: Path, ending: str = ".safetensors") -> Path:
+    """The first free `<prefix>_00001_<ending>` in `folder`."""
     number = 1
-    while (path := folder / prefix.parent / f"{prefix.name}_{number:05}_.safetensors").exists():
+    while (path := folder / prefix.parent / f"{prefix.name}_{number:05}_{ending}").exists():
         number += 1
     return path
 
@@ -198,6 +198,10 @@ class SaveErasedUNet(io.ComfyNode):
     @classmethod
     def execute(cls, erased_unet: ErasedUNet, filename_prefix: str) -> io.NodeOutput:
         """Write the file under the next free number and show its path."""
+        if erased_unet is None:
+            raise ValueError(
+                "there is no erased UNet to save: it comes from a node whose own erased_unet is not linked; link it there"
+            )
         edits = {safe_prefix(filename_prefix): erased_unet}
         if erased_unet.key is not None:
             edits[safe_prefix(f"{filename_prefix.strip()}_key")] = erased_unet.key

@@ -10,6 +10,9 @@ from . import host
 from .adversarial import FindAdversarialConcept
 from .erase import EraseConcept
 from .erased_unet import FOLDER_KIND, ApplyErasedUNet, LoadErasedUNet, SaveErasedUNet
+from .evaluate import EvaluateErasure
+from .judge import FOLDER_KIND as JUDGE_FOLDER_KIND
+from .judge import LoadConceptJudge
 from .sae import FOLDER_KIND as SAE_FOLDER_KIND
 from .sae import LoadConceptSAE, TrainConceptSAE
 
@@ -22,6 +25,7 @@ class ConceptErasure(ComfyExtension):
         output = Path(host.output_folder())
         host.register_folder(FOLDER_KIND, str(host.models_folder() / FOLDER_KIND), str(output / FOLDER_KIND))
         host.register_folder(SAE_FOLDER_KIND, str(host.models_folder() / SAE_FOLDER_KIND))
+        host.register_folder(JUDGE_FOLDER_KIND, str(host.models_folder() / JUDGE_FOLDER_KIND))
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node of the pack."""
@@ -33,4 +37,6 @@ class ConceptErasure(ComfyExtension):
             SaveErasedUNet,
             TrainConceptSAE,
             LoadConceptSAE,
+            LoadConceptJudge,
+            EvaluateErasure,
         ]

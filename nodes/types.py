@@ -6,3 +6,4 @@ from comfy_api.latest import io
 
 ErasedUNetType = io.Custom("ERASED_UNET")
 ConceptSAEType = io.Custom("CONCEPT_SAE")
+ConceptJudgeType = io.Custom("CONCEPT_JUDGE")

@@ -25,12 +25,21 @@ def build_checkpoint(path: Path) -> None:
     save_file({name: value.contiguous() for name, value in tensors.items()}, path)
 
 
+FRESH = 1000
+"""Drawings on which each judge is measured when it is written."""
+
+
 def build_judge(folder: Path) -> None:
-    """Write one transformers image classifier a factor: `<folder>/shape`, `<folder>/colour`, `<folder>/fill`."""
-    from .drawing import SIZE
-    from .judge import FACTORS
+    """Write one transformers image classifier a factor: `<folder>/shape`, `<folder>/colour`, `<folder>/fill`, each with
+    its accuracy on fresh drawings beside it."""
+    import torch
+
+    from .drawing import SIZE, draw, random_scene
+    from .judge import FACTORS, labels_of, verdicts
     from .weights import stored_judge
 
+    scene = random_scene(FRESH, torch.Generator().manual_seed(2024))
+    drawings = draw(scene)
     preprocessing = {
         "image_processor_type": "ConvNextImageProcessor",
         "do_resize": True,
@@ -43,7 +52,11 @@ def build_judge(folder: Path) -> None:
         "image_std": [0.5] * 3,
     }
     for factor in FACTORS:
-        stored_judge(factor).save_pretrained(folder / factor)
+        judge = stored_judge(factor)
+        judge.save_pretrained(folder / factor)
+        right = int((verdicts(judge, drawings) == labels_of(scene, factor)).sum())
+        said = {"right": right, "n": FRESH, "on": "fresh drawings"}
+        (folder / factor / "accuracy.json").write_text(json.dumps(said), encoding="utf-8")
         (folder / factor / "preprocessor_config.json").write_text(json.dumps(preprocessing, indent=2), encoding="utf-8")
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from concept_erasure.erasure_core.erased_unet import load_erased_unet
 from erasure_tests.server import WORKFLOWS
 
 from devtools import make_workflows
 from devtools.sheets.first_steps import SAVED
 from devtools.sheets.mechanisms import HIDDEN
 
+CHARTS = ("What erasing circle hurts most", "Before and after, with verdicts", "Scores")
 NAMES = tuple(make.__name__ for make in make_workflows.MAKERS)
 
 
@@ -18,9 +22,9 @@ def test_a_workflow_runs_and_its_pictures_have_the_size_asked_for(bench, name):
     done = bench.workflow(name)
     shown = [
         node for node, entry in done.prompt.items()
-        if entry["class_type"] in ("SaveImage", "PreviewImage") and "hurts" not in entry["_meta"]["title"]
+        if entry["class_type"] in ("SaveImage", "PreviewImage") and entry["_meta"]["title"] not in CHARTS
     ]  # fmt: skip
-    assert shown
+    assert shown or name == "evaluate", "that one shows nothing but charts"
     for node in shown:
         pictures = done.pictures(node)
         assert len(pictures) == 8
@@ -58,6 +62,20 @@ def test_the_list_found_is_retained(bench):
     assert done.prompt[done.node("Erase Concept, retaining them")]["inputs"]["retain"] == [
         done.node("Find Adversarial Concept"), 0
     ]  # fmt: skip
+
+
+def test_an_edit_is_measured_and_saved_with_its_scores(bench):
+    done = bench.workflow("evaluate")
+    report = done.output(done.node("Report"))["text"][0]
+    assert "| target | ESR-1 |" in report and "| retain | PSR-1 |" in report and "right in" in report
+    for title in CHARTS[1:]:
+        (picture,) = done.pictures(done.node(title))
+        assert picture.std() > 1
+    output = bench.running.base_directory / "output"
+    (saved,) = output.glob("loras/erased/measured*.safetensors")
+    assert load_erased_unet(saved).provenance.scores["judge"] == "playground"
+    (stored,) = output.glob("erasure/evaluation*.json")
+    assert json.loads(stored.read_text("utf-8"))["complete"]
 
 
 def test_the_stock_lora_loader_draws_what_our_node_draws(bench):

@@ -31,6 +31,14 @@ Both branches load one file: here one that comes with the playground checkpoint,
 An erased UNet that only changes weights is an ordinary LoRA file: the stock **Load LoRA** node and our \
 **Apply Erased UNet** give the same pictures, so nobody needs this pack to use what you made."""
 
+EVALUATE_NOTE = """\
+**Evaluate Erasure** draws the same prompts with the loaded and the erased model, from the same noise, and \
+**Load Concept Judge** says what each picture shows.
+The grid shows both models with the verdicts below, the chart every score with its 95 % interval: *target* and *synonym* \
+should be gone (ESR), *look-alike* and *retain* still there (PSR, beside the loaded model's own). *Drift* is how far the \
+pictures have moved.
+The scores go with the edit into **Save Erased UNet**; grid, chart, report and a JSON file lie in `output/erasure/`."""
+
 
 def erase_and_compare(object_info: dict) -> dict:
     """Erase, look before and after, save."""
@@ -89,4 +97,32 @@ def stock_lora_loader(object_info: dict) -> dict:
     )
     sheet.pictures("Apply Erased UNet", ours, circle, (1160, 0))
     sheet.pictures("stock LoRA loader", stock, circle, (1160, ROW))
+    return sheet.graph.workflow()
+
+
+MEASURED = {
+    "concepts": "circle",
+    "templates": "a red {}\na striped blue {}\na picture of a green {}",
+    "pictures_per_prompt": 8,
+    "steps": 12,
+    "cfg": 3.0,
+    "synonyms": "disc",
+    "look_alikes": "oval\nring",
+    "retain_prompts": "a red square\na checked yellow star\na solid teal cross\na thing",
+}
+
+
+def evaluate(object_info: dict) -> dict:
+    """Measure an edit, and keep the scores with it."""
+    sheet = Sheet("evaluate", object_info, EVALUATE_NOTE, 300)
+    (edit,) = sheet.add("ErasureLoadErasedUNet", (400, 0), (340, 58), "", {"name": READY})
+    (judge, _) = sheet.add("ErasureLoadConceptJudge", (400, 110), (340, 78), "", {"name": "playground"})
+    erased = sheet.apply((400, 240), sheet.model, edit)
+    links = {"model": sheet.model, "erased_model": erased, "clip": sheet.clip, "vae": sheet.vae}
+    links |= {"judge": judge, "erased_unet": edit}
+    grid, chart, report, scored = sheet.add("ErasureEvaluate", (800, 0), (400, 980), "", SIZE | MEASURED, links)
+    sheet.add("PreviewImage", (1260, 0), (900, 900), "Before and after, with verdicts", None, {"images": grid})
+    sheet.add("PreviewImage", (1260, 960), (640, 520), "Scores", None, {"images": chart})
+    sheet.report((400, 380), report)
+    sheet.save((400, 740), scored, "erased/measured")
     return sheet.graph.workflow()

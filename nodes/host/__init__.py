@@ -2,6 +2,7 @@
 
 from .denoiser import ComfyDenoiser, load_fully, opened
 from .patching import family_of, patched
+from .sampling import SAMPLERS, SCHEDULERS, ComfyPainter, use
 from .services import (
     Cancelled,
     OutOfMemory,
@@ -10,6 +11,7 @@ from .services import (
     device,
     file_names,
     file_path,
+    folders,
     generator,
     is_out_of_memory,
     memory_errors,
@@ -20,8 +22,11 @@ from .services import (
 )
 
 __all__ = [
+    "SAMPLERS",
+    "SCHEDULERS",
     "Cancelled",
     "ComfyDenoiser",
+    "ComfyPainter",
     "OutOfMemory",
     "ProgressBar",
     "check_cancelled",
@@ -29,6 +34,7 @@ __all__ = [
     "family_of",
     "file_names",
     "file_path",
+    "folders",
     "generator",
     "is_out_of_memory",
     "load_fully",
@@ -39,4 +45,5 @@ __all__ = [
     "patched",
     "register_folder",
     "send_text",
+    "use",
 ]

@@ -22,6 +22,7 @@ from ...erasure_core.denoiser import TOKENS, Conditioning
 from ...erasure_core.guidance import per_sample
 from ...erasure_core.layers import blocks, select
 from ..base_model import fingerprint, positions, whole_words
+from .sampling import check_size
 from .services import check_cancelled, check_linked
 from .text import TextEncoder, text_cache
 
@@ -61,7 +62,11 @@ class ComfyDenoiser:
         return Conditioning.cat(rows)
 
     def _encode(self, prompt: str) -> dict[str, Tensor]:
-        conds = comfy.sampler_helpers.convert_cond([self.text_encoder(prompt)])
+        return self._read(self._clip.tokenize(prompt), prompt)
+
+    def _read(self, tokens: dict[str, Any], prompt: str) -> dict[str, Tensor]:
+        """What the model is told about one prompt, given by its tokens."""
+        conds = comfy.sampler_helpers.convert_cond([self.text_encoder(tokens)])
         noise = self.empty_latents(1)
         processed = comfy.samplers.process_conds(self._model, noise, {"positive": conds}, self.device)["positive"][0]
         values = {}
@@ -180,7 +185,7 @@ def load_fully(patcher: comfy.model_patcher.ModelPatcher) -> None:
     comfy.model_management.load_models_gpu([patcher], force_full_load=True)
 
 
-def _differentiable_weights(model: nn.Module) -> None:
+def differentiable_weights(model: nn.Module) -> None:
     """Replace weights made under inference mode, which autograd refuses, by equal copies; values stay as they were."""
     for name, parameter in list(model.named_parameters()):
         if parameter.is_inference():
@@ -192,7 +197,12 @@ def _differentiable_weights(model: nn.Module) -> None:
 
 @contextmanager
 def opened(
-    model: Any, clip: Any, width: int, height: int, encoded: dict[str, dict[str, Tensor]] | None = None
+    model: Any,
+    clip: Any,
+    width: int,
+    height: int,
+    encoded: dict[str, dict[str, Tensor]] | None = None,
+    kind: type[ComfyDenoiser] = ComfyDenoiser,
 ) -> Iterator[ComfyDenoiser]:
     """A denoiser that can be trained on, on a clone of `model`; afterwards everything is as it was.
 
@@ -201,12 +211,7 @@ def opened(
     Raises ValueError if MODEL or CLIP is empty, the size does not fit the latents, or the two do not belong together.
     """
     check_linked(model, clip)
-    ratio = model.model.latent_format.spacial_downscale_ratio
-    for name, value in (("width", width), ("height", height)):
-        if value % ratio or value <= 0:
-            raise ValueError(
-                f"{name} is {value}, which is no multiple of {ratio}; try {max(1, round(value / ratio)) * ratio}"
-            )
+    check_size(model, width, height)
     was_training = comfy.model_management.in_training
     with torch.inference_mode(False), torch.enable_grad():
         patcher = model.clone(disable_dynamic=True)
@@ -215,8 +220,8 @@ def opened(
             patcher.pre_run()
             # fused kernels have no backward pass; this switches them off
             comfy.model_management.in_training = True
-            _differentiable_weights(patcher.model)
-            denoiser = ComfyDenoiser(patcher, clip, width, height, {} if encoded is None else encoded)
+            differentiable_weights(patcher.model)
+            denoiser = kind(patcher, clip, width, height, {} if encoded is None else encoded)
             _check_clip(denoiser)
             yield denoiser
         finally:

@@ -88,6 +88,11 @@ def file_path(kind: str, name: str) -> str | None:
     return folder_paths.get_full_path(kind, name)
 
 
+def folders(kind: str) -> list[Path]:
+    """The folders that ComfyUI knows for a model kind."""
+    return [Path(path) for path in folder_paths.get_folder_paths(kind)]
+
+
 def generator(seed: int) -> torch.Generator:
     """A local source of random numbers; the global one is never touched."""
     return torch.Generator().manual_seed(seed)

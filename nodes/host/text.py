@@ -42,9 +42,9 @@ class TextEncoder:
         self._fingerprint: str | None = None
         self.encoded = self.read = 0
 
-    def __call__(self, prompt: str) -> list[Any]:
-        """The prompt's text states and what else the CLIP gives with them, as ComfyUI's CONDITIONING holds them."""
-        tokens = self._clip.tokenize(prompt)
+    def __call__(self, tokens: Any) -> list[Any]:
+        """The text states of a prompt, given by its tokens as the CLIP's `tokenize` has them, and what else the CLIP
+        gives with them, as ComfyUI's CONDITIONING holds them."""
         if self._cache is None or not _only_numbers(tokens):
             return self._encode(tokens)
         if self._fingerprint is None:

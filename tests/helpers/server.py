@@ -20,6 +20,7 @@ WORKFLOWS = comfyui.PACK / "workflows"
 WEIGHTS = comfyui.PACK / "playground" / "weights" / "unet.safetensors"
 QUICK = {
     "steps": 4,
+    "pictures_per_prompt": 1,
     "method.steps": 8,
     "method.trajectories": 2,
     "method.retain_trajectories": 1,

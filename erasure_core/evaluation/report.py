@@ -1,0 +1,125 @@
+"""An evaluation as a report for people and as JSON for machines."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..judge import ConceptJudge
+from .drawing import Sampling
+from .scores import DriftRow, Pair, ShareRow, drift_rows, share_rows
+
+READING = (
+    "ESR-k: the concept is not among the judge's k likeliest labels (higher is better). PSR-k: what should stay is among "
+    "them (higher is better, and no edit is expected above the base model). Drift: root mean square difference to the base "
+    "model's picture from the same noise (lower is better; 0 is the same picture). In brackets a 95 % interval."
+)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured of an erased model beside its base. `planned` pairs were asked for; fewer were drawn if the
+    user cancelled."""
+
+    concepts: tuple[str, ...]
+    judge: ConceptJudge | None
+    sampling: Sampling
+    seed: int
+    pairs: tuple[Pair, ...]
+    planned: int
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+    def shares(self) -> list[ShareRow]:
+        """The scores by the judge; none without one."""
+        ranks = {factor.name: len(factor.labels) for factor in self.judge.factors} if self.judge else {}
+        return share_rows(self.pairs, ranks)
+
+    def drifts(self) -> list[DriftRow]:
+        """The drift of every group."""
+        return drift_rows(self.pairs)
+
+    def markdown(self) -> str:
+        """The report."""
+        sampling = self.sampling
+        head = [
+            f"# Evaluation: {', '.join(self.concepts)} erased",
+            "",
+            f"- {len(self.pairs)} pictures by each model, {self.seconds:.1f} s; {sampling.width}x{sampling.height}, "
+            f"{sampling.steps} steps, cfg {sampling.cfg:g}, {sampling.sampler_name}, {sampling.scheduler}, "
+            f"seed {self.seed}; base and erased model start from the same noise",
+            f"- {self._judge_line()}",
+        ]
+        if len(self.pairs) < self.planned:
+            head.append(f"- **stopped early**: {len(self.pairs)} of {self.planned} pairs were drawn")
+        head += [f"- {note}" for note in self.notes]
+        return "\n".join([*head, "", *self._share_table(), *self._drift_table(), READING, ""])
+
+    def _judge_line(self) -> str:
+        if self.judge is None:
+            return "no judge: only drift is measured, and nobody looked whether the concept is gone"
+        return f"judge {self.judge.name!r}: " + "; ".join(accuracy_lines(self.judge))
+
+    def _share_table(self) -> list[str]:
+        rows = [f"| {row.group} | {row.score} | {row.base.text()} | {row.erased.text()} |" for row in self.shares()]
+        return ["| prompts | score | base | erased |", "|---|---|---|---|", *rows, ""] if rows else []
+
+    def _drift_table(self) -> list[str]:
+        rows = [f"| {row.group} | {row.space} | {row.drift.text()} |" for row in self.drifts()]
+        return ["| prompts | drift of | base to erased |", "|---|---|---|", *rows, ""] if rows else []
+
+    def scores(self) -> dict[str, Any]:
+        """The figures that an erased UNet's metadata keeps: no picture, no path."""
+        return {
+            "judge": self.judge.name if self.judge else None,
+            "judge_accuracy": [asdict(f.accuracy) if f.accuracy else None for f in self.judge.factors]
+            if self.judge
+            else [],
+            "sampling": asdict(self.sampling),
+            "seed": self.seed,
+            "complete": len(self.pairs) == self.planned,
+            "shares": [
+                {
+                    "group": row.group,
+                    "score": row.score,
+                    **{
+                        which: {"per_cent": share.per_cent, "interval": share.interval(), "n": share.n}
+                        for which, share in (("base", row.base), ("erased", row.erased))
+                    },
+                }
+                for row in self.shares()
+            ],
+            "drift": [
+                {"group": row.group, "space": row.space} | {k: _finite(v) for k, v in asdict(row.drift).items()}
+                for row in self.drifts()
+            ],
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything: the scores, and each picture with its prompt, seed, verdicts and drift."""
+        return {
+            "concepts": list(self.concepts),
+            "seconds": round(self.seconds, 1),
+            "planned": self.planned,
+            "notes": list(self.notes),
+            **self.scores(),
+            "pictures": [asdict(pair) for pair in self.pairs],
+        }
+
+
+def accuracy_lines(judge: ConceptJudge) -> list[str]:
+    """How good each factor's judge says it is, for a report; a verdict never stands without it."""
+    lines = []
+    for factor in judge.factors:
+        known = factor.accuracy
+        if known is None:
+            said = "its own accuracy is not stated, so the base model's row is the only yardstick"
+        else:
+            said = f"right in {100 * known.right / known.n:.1f} % of {known.n} {known.on}"
+        lines.append(f"{factor.name} ({len(factor.labels)} labels) {said}")
+    return lines
+
+
+def _finite(value: float) -> float | None:
+    return None if isinstance(value, float) and math.isnan(value) else value

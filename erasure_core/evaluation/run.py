@@ -1,0 +1,139 @@
+"""Draw every prompt with both models from the same noise, and judge what they drew."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..judge import ConceptJudge
+from ..report import Check, unwatched
+from .drawing import Drawn, Painter, Sampling
+from .drift import mean_square
+from .prompts import EMPTY, GROUPS, KEPT, Prompt
+from .report import Evaluation
+from .scores import Expected, Pair, expected_of
+
+DRAWN_AT_ONCE = 32
+"""Pictures of one model before the other's turn: on a shared network, changing over costs a patching of the weights."""
+
+
+@dataclass
+class Watcher:
+    """What the host hears of a running evaluation. `on_pairs(done, planned, pairs, before, after)` gets the pictures
+    (n, height, width, 3) of both models; it and `check` may raise to cancel."""
+
+    on_pairs: Callable[[int, int, Sequence[Pair], Tensor, Tensor], None] = unwatched
+    check: Check = unwatched
+    pairs: list[Pair] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Job:
+    """An evaluation to be done: who draws, what is drawn, who judges. `judge` is already labelled, or None."""
+
+    base: Painter
+    erased: Painter
+    judge: ConceptJudge | None
+    concepts: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
+    pictures_per_prompt: int
+    seed: int
+    sampling: Sampling
+
+    def planned(self) -> list[tuple[Prompt, int]]:
+        """Each picture's prompt and seed. Seeds count up within a group, so that adding a group changes no other; a
+        prompt with a seed of its own is drawn once more for each following seed."""
+        found = []
+        for group in GROUPS:
+            asked = [prompt for prompt in self.prompts if prompt.group == group]
+            for place, prompt in enumerate(prompt for prompt in asked for _ in range(self.pictures_per_prompt)):
+                own = None if prompt.seed is None else prompt.seed + place % self.pictures_per_prompt
+                found.append((prompt, self.seed + place if own is None else own))
+        return found
+
+
+def concepts_of(prompts: Sequence[Prompt]) -> list[str]:
+    """The concepts that a judge must know."""
+    return list(dict.fromkeys(prompt.concept for prompt in prompts if prompt.concept))
+
+
+def evaluate(job: Job, watcher: Watcher) -> Evaluation:
+    """Draw and judge everything. What `watcher` raises comes through; `watcher.pairs` holds what was measured so far."""
+    started, planned = time.monotonic(), job.planned()
+    expected = _expected(job)
+    for part in _parts(planned):
+        watcher.check(f"drawing {part[0][0].group} prompts, {len(watcher.pairs)} of {len(planned)} pairs done")
+        texts, seeds = [prompt.text for prompt, _ in part], [seed for _, seed in part]
+        scale = part[0][0].guidance_scale
+        before, after = job.base.draw(texts, seeds, scale), job.erased.draw(texts, seeds, scale)
+        new = _pairs(job.judge, part, expected, before, after)
+        watcher.pairs += new
+        watcher.on_pairs(len(watcher.pairs), len(planned), new, before.pictures, after.pictures)
+    return summary(job, watcher.pairs, time.monotonic() - started)
+
+
+def summary(job: Job, pairs: Sequence[Pair], seconds: float) -> Evaluation:
+    """The evaluation of what was drawn so far."""
+    return Evaluation(
+        job.concepts, job.judge, job.sampling, job.seed, tuple(pairs), len(job.planned()), seconds, _notes(job)
+    )
+
+
+def _parts(planned: Sequence[tuple[Prompt, int]]) -> Iterator[list[tuple[Prompt, int]]]:
+    """What is drawn in one go: prompts of one group and one guidance scale."""
+    part: list[tuple[Prompt, int]] = []
+    for prompt, seed in planned:
+        same = part and (part[0][0].group, part[0][0].guidance_scale) == (prompt.group, prompt.guidance_scale)
+        if part and (not same or len(part) == DRAWN_AT_ONCE):
+            yield part
+            part = []
+        part.append((prompt, seed))
+    if part:
+        yield part
+
+
+def _expected(job: Job) -> dict[Prompt, Expected | None]:
+    if job.judge is None:
+        return dict.fromkeys(job.prompts)
+    home = job.judge.factor_of(job.concepts[0])
+    return {prompt: expected_of(prompt, job.judge, home.name if home else "") for prompt in job.prompts}
+
+
+def _notes(job: Job) -> tuple[str, ...]:
+    """What a reader must know to read the table rightly."""
+    if job.judge is None:
+        return ()
+    expected = _expected(job)
+    silent = [p.text for p in job.prompts if p.group != EMPTY and expected[p] is None]
+    notes = []
+    if silent:
+        notes.append(
+            f"not judged, as they say no label of the judge and name no concept (only their drift counts): {len(silent)} "
+            f"prompts, the first {silent[0][:60]!r}"
+        )
+    if not any(prompt.group in KEPT for prompt in job.prompts):
+        notes.append("nothing that should stay was asked for: add look_alikes and retain_prompts to see the damage")
+    return tuple(notes)
+
+
+def _pairs(
+    judge: ConceptJudge | None,
+    part: Sequence[tuple[Prompt, int]],
+    expected: dict[Prompt, Expected | None],
+    before: Drawn,
+    after: Drawn,
+) -> list[Pair]:
+    latents = mean_square(before.latents, after.latents).tolist()
+    pixels = mean_square(before.pictures, after.pictures).tolist()
+    seen = [[None] * len(part)] * 2
+    if judge is not None:
+        verdicts = judge.seen(torch.cat([before.pictures, after.pictures]))
+        seen = [verdicts[: len(part)], verdicts[len(part) :]]
+    return [
+        Pair(prompt, seed, latents[i], pixels[i], expected[prompt], seen[0][i], seen[1][i])
+        for i, (prompt, seed) in enumerate(part)
+    ]

@@ -1,0 +1,120 @@
+"""From what a judge saw to the field's scores: ESR-k, PSR-k, and the rest of the sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..judge import ConceptJudge
+from .drift import Drift, drift_of
+from .prompts import GONE, GROUPS, KEPT, TARGET, Prompt
+from .shares import Share, share_of
+
+RANKS = (1, 5)
+Verdict = Mapping[str, tuple[str, ...]]
+"""By factor, the labels that a judge gives to one picture, the likeliest first."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a right picture of a prompt shows: the concept's own factor and label, and what else the prompt says."""
+
+    factor: str
+    label: str
+    rest: Mapping[str, str]
+
+
+def expected_of(prompt: Prompt, judge: ConceptJudge, prefer: str) -> Expected | None:
+    """What the judge should see, or None if the prompt says nothing that it knows. Without a stated concept the label is
+    the one that the text says, of the factor `prefer` if it says one of that."""
+    said = {factor.name: label for factor in judge.factors if (label := factor.said_in(prompt.text))}
+    if prompt.concept:
+        factor = judge.factor_of(prompt.concept)
+        name, label = factor.name, factor.label_of(prompt.concept)
+    elif said:
+        name = prefer if prefer in said else next(iter(said))
+        label = said[name]
+    else:
+        return None
+    return Expected(name, label, {other: value for other, value in said.items() if other != name})
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One prompt drawn by both models from one seed: verdicts (None without a judge) and mean squared differences."""
+
+    prompt: Prompt
+    seed: int
+    latents: float
+    pixels: float
+    expected: Expected | None = None
+    base: Verdict | None = None
+    erased: Verdict | None = None
+
+
+@dataclass(frozen=True)
+class ShareRow:
+    """One score of one group, for the base and the erased model."""
+
+    group: str
+    score: str
+    base: Share
+    erased: Share
+
+
+@dataclass(frozen=True)
+class DriftRow:
+    """How far a group's pictures have moved."""
+
+    group: str
+    space: str
+    drift: Drift
+
+
+def share_rows(pairs: Sequence[Pair], ranks_of: Mapping[str, int]) -> list[ShareRow]:
+    """The scores of AP, arXiv 2410.15618, section 5.1: ESR-k, the share of pictures of a concept that should be gone
+    whose k likeliest labels are without it; PSR-k, the share of the others whose k likeliest labels hold theirs. Then, a
+    factor, how often what else the prompt says is drawn right.
+
+    `ranks_of` gives the number of labels of each factor: k is only used where a factor has more than k of them.
+    """
+    rows = []
+    for group in (*GONE, *KEPT):
+        mine = [pair for pair in pairs if pair.prompt.group == group and pair.expected]
+        for k in RANKS:
+            told = [pair for pair in mine if ranks_of[pair.expected.factor] > k]
+            if told:
+                name = f"{'ESR' if group in GONE else 'PSR'}-{k}"
+                rows.append(
+                    ShareRow(group, name, *(_top(told, model, k, group in GONE) for model in ("base", "erased")))
+                )
+        if group == TARGET or group in KEPT:
+            rows += _rest(group, mine)
+    return rows
+
+
+def _top(pairs: Sequence[Pair], model: str, k: int, gone: bool) -> Share:
+    hits = [pair.expected.label in getattr(pair, model)[pair.expected.factor][:k] for pair in pairs]
+    return share_of([hit != gone for hit in hits])
+
+
+def _rest(group: str, pairs: Sequence[Pair]) -> list[ShareRow]:
+    rows = []
+    for factor in dict.fromkeys(name for pair in pairs for name in pair.expected.rest):
+        told = [pair for pair in pairs if factor in pair.expected.rest]
+        shares = (
+            share_of([getattr(pair, model)[factor][0] == pair.expected.rest[factor] for pair in told])
+            for model in ("base", "erased")
+        )
+        rows.append(ShareRow(group, f"rest of the prompt: {factor}", *shares))
+    return rows
+
+
+def drift_rows(pairs: Sequence[Pair]) -> list[DriftRow]:
+    """The drift of every group that was drawn, in latents and in pixels."""
+    rows = []
+    for group in GROUPS:
+        mine = [pair for pair in pairs if pair.prompt.group == group]
+        for space in ("latents", "pixels") if mine else ():
+            rows.append(DriftRow(group, space, drift_of([getattr(pair, space) for pair in mine])))
+    return rows

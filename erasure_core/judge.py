@@ -1,0 +1,208 @@
+"""Judges: image classifiers that say what a picture shows. The only file that knows the library `transformers`.
+
+A judge is a folder in transformers format: an image classifier with a label map, or a CLIP or SigLIP model, which chooses
+among whatever words it is given. A folder of several classifiers judges several factors of one picture (shape and colour).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ZERO_SHOT = ("clip", "siglip", "siglip2")
+ACCURACY_FILE = "accuracy.json"
+TOP = 5
+AT_ONCE = 32
+SENTENCE = "a photo of {}"
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How often a judge was right, of n pictures whose content is known; `on` says which."""
+
+    right: int
+    n: int
+    on: str
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One question that a judge answers. `score` gives (n, labels) for images (n, height, width, 3) in [0, 1]."""
+
+    name: str
+    labels: tuple[str, ...]
+    score: Callable[[Tensor], Tensor]
+    accuracy: Accuracy | None = None
+
+    def label_of(self, concept: str) -> str | None:
+        """The label that means `concept`, whatever its case; a label may list several names with commas."""
+        wanted = concept.strip().casefold()
+        return next((label for label in self.labels if wanted in _names(label)), None)
+
+    def said_in(self, text: str) -> str | None:
+        """The label that a prompt says as whole words, the longest name if it says several."""
+        found = [(len(name), label) for label in self.labels for name in _names(label) if _says(text, name)]
+        return max(found)[1] if found else None
+
+
+def _names(label: str) -> list[str]:
+    return [label.casefold(), *(name.strip().casefold() for name in label.split(","))]
+
+
+def _says(text: str, name: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(name)}(?:s|es)?(?!\w)", text.casefold()) is not None
+
+
+@dataclass(frozen=True)
+class ConceptJudge:
+    """A judge of one or more factors. `labelled` must be asked before a zero-shot judge is used."""
+
+    name: str
+    factors: tuple[Factor, ...]
+    open: Callable[[Sequence[str]], Factor] | None = None
+
+    def labelled(self, concepts: Sequence[str]) -> ConceptJudge:
+        """A judge that knows these concepts: the judge itself, or a zero-shot judge that chooses among them.
+
+        Raises ValueError if a classifier has no label for one, or a zero-shot judge gets fewer than two.
+        """
+        wanted = list(dict.fromkeys(concept for concept in concepts if concept))
+        if self.open is not None:
+            if len(wanted) < 2:
+                raise ValueError(
+                    f"the zero-shot judge {self.name!r} chooses among the concepts of the prompts, and there is only "
+                    f"{wanted!r}; add look_alikes, or retain_prompts with '=> concept'"
+                )
+            return replace(self, factors=(self.open(wanted),), open=None)
+        for concept in wanted:
+            if self.factor_of(concept) is None:
+                known = [label for factor in self.factors for label in factor.labels]
+                shown = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+                raise ValueError(
+                    f"the judge {self.name!r} has no label for {concept!r}. Write 'prompt => label' with one that it has "
+                    f"({shown}), or choose a judge that knows the concept"
+                )
+        return self
+
+    def factor_of(self, concept: str) -> Factor | None:
+        """The first factor that has a label for `concept`."""
+        return next((factor for factor in self.factors if factor.label_of(concept)), None)
+
+    @torch.no_grad()
+    def seen(self, pictures: Tensor, k: int = TOP) -> list[dict[str, tuple[str, ...]]]:
+        """What each picture (n, height, width, 3) shows: by factor, its k most likely labels, the likeliest first."""
+        found: list[dict[str, tuple[str, ...]]] = [{} for _ in range(len(pictures))]
+        for factor in self.factors:
+            best = _scores(factor, pictures).topk(min(k, len(factor.labels)), dim=1).indices.tolist()
+            for verdict, indices in zip(found, best, strict=True):
+                verdict[factor.name] = tuple(factor.labels[index] for index in indices)
+        return found
+
+    @torch.no_grad()
+    def confidence(self, pictures: Tensor, concept: str) -> Tensor:
+        """How sure the judge is that each picture (n, height, width, 3) shows the concept, (n,): the softmax of its scores.
+        It must have a label for it (`labelled`)."""
+        factor = self.factor_of(concept)
+        return _scores(factor, pictures).softmax(1)[:, factor.labels.index(factor.label_of(concept))]
+
+
+def _scores(factor: Factor, pictures: Tensor) -> Tensor:
+    return torch.cat([factor.score(part) for part in pictures.split(AT_ONCE)])
+
+
+def is_judge(folder: Path) -> bool:
+    """True for a folder in transformers format, or one that holds at least two such folders."""
+    return (folder / "config.json").is_file() or len(_parts(folder)) > 1
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob("*/config.json"))
+
+
+def judges_in(root: Path) -> list[str]:
+    """Names of the judges under a folder, `/` between their parts; a judge of several factors before its parts."""
+    folders = {path.parent for path in root.glob("*/config.json")} | {
+        path.parent for path in root.glob("*/*/config.json")
+    }
+    folders |= {folder.parent for folder in folders if folder.parent != root and is_judge(folder.parent)}
+    return sorted(folder.relative_to(root).as_posix() for folder in folders)
+
+
+def load_judge(folder: Path, name: str, device: torch.device) -> ConceptJudge:
+    """Read a judge from its folder; only from there, and only safetensors weights.
+
+    Raises ValueError, naming the folder and what is wrong, if it is not there or cannot be read as a judge.
+    """
+    if not is_judge(folder):
+        raise ValueError(
+            f"there is no judge in {folder}: it has no config.json; copy a model in transformers format there"
+        )
+    if not (folder / "config.json").is_file():
+        parts = [load_judge(part, part.name, device) for part in _parts(folder)]
+        if any(part.open for part in parts):
+            raise ValueError(
+                f"{folder} mixes judges of several kinds; choose one of {', '.join(p.name for p in parts)}"
+            )
+        return ConceptJudge(name, tuple(factor for part in parts for factor in part.factors))
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        if kind in ZERO_SHOT:
+            return ConceptJudge(name, (), _zero_shot(folder, device))
+        return ConceptJudge(name, (_classifier(folder, device),))
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise ValueError(
+            f"the judge {name!r} in {folder} cannot be read: {error}. It needs config.json, model.safetensors and "
+            f"preprocessor_config.json of an image classifier, CLIP or SigLIP; get the folder again"
+        ) from error
+
+
+def _bytes(pictures: Tensor) -> list[Any]:
+    """Pictures as they would be saved, which is how a judge was trained to see them."""
+    return list((pictures.clamp(0, 1) * 255).round().byte().cpu().numpy())
+
+
+def _classifier(folder: Path, device: torch.device) -> Factor:
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    model = AutoModelForImageClassification.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    model = model.to(device).eval()
+    labels = tuple(str(model.config.id2label[index]) for index in range(model.config.num_labels))
+
+    def score(pictures: Tensor) -> Tensor:
+        inputs = processor(images=_bytes(pictures), return_tensors="pt")
+        return model(pixel_values=inputs["pixel_values"].to(device, model.dtype)).logits.float().cpu()
+
+    return Factor(folder.name, labels, score, _accuracy(folder))
+
+
+def _zero_shot(folder: Path, device: torch.device) -> Callable[[Sequence[str]], Factor]:
+    from transformers import AutoModel, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).to(device).eval()
+
+    def opened(labels: Sequence[str]) -> Factor:
+        texts = [SENTENCE.format(label) for label in labels]
+        padding = "max_length" if model.config.model_type.startswith("siglip") else True
+
+        def score(pictures: Tensor) -> Tensor:
+            inputs = processor(text=texts, images=_bytes(pictures), return_tensors="pt", padding=padding)
+            return model(**inputs.to(device)).logits_per_image.float().cpu()
+
+        return Factor("label", tuple(labels), score, _accuracy(folder))
+
+    return opened
+
+
+def _accuracy(folder: Path) -> Accuracy | None:
+    """What the folder says of its own accuracy, if anything."""
+    path = folder / ACCURACY_FILE
+    return Accuracy(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None

@@ -1,0 +1,136 @@
+"""A MODEL as a `Painter`: drawn by ComfyUI's own sampler, as KSampler and VAE Decode do it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ...erasure_core.evaluation.drawing import Drawn, Sampling
+from ...erasure_core.report import Check, unwatched
+from .services import check_linked
+
+SAMPLERS = tuple(comfy.samplers.KSampler.SAMPLERS)
+SCHEDULERS = tuple(comfy.samplers.KSampler.SCHEDULERS)
+
+Encoded = tuple[Tensor, dict[str, Any]]
+
+
+class ComfyPainter:
+    """Draws with one MODEL. Painters of several clones may share `encoded`, what the CLIP said of each prompt.
+
+    Raises ValueError if MODEL, CLIP or VAE is empty, or the size does not fit the latents.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        sampling: Sampling,
+        encoded: dict[str, Encoded] | None = None,
+        check: Check = unwatched,
+    ) -> None:
+        check_linked(model, clip)
+        if vae is None:
+            raise ValueError("the linked VAE is empty: this checkpoint has no autoencoder; load one with Load VAE")
+        check_size(model, sampling.width, sampling.height)
+        self.model, self._clip, self._vae, self.sampling = model, clip, vae, sampling
+        self._encoded = {} if encoded is None else encoded
+        self._check = check
+
+    def encode(self, prompt: str) -> Encoded:
+        """Text states (1, tokens, width) and what else the text encoder says; each prompt is encoded once."""
+        if prompt not in self._encoded:
+            self._check()
+            tokens = self._clip.tokenize(prompt)
+            states, others = self._clip.encode_from_tokens_scheduled(tokens, show_pbar=False)[0]
+            self._encoded[prompt] = states, others
+        return self._encoded[prompt]
+
+    def noise(self, seeds: Sequence[int]) -> Tensor:
+        """Noise (n, channels, ...) of unit variance: for each seed what KSampler draws for it, alone in its batch."""
+        latent_format = self.model.get_model_object("latent_format")
+        ratio = latent_format.spacial_downscale_ratio
+        shape = (latent_format.latent_channels, self.sampling.height // ratio, self.sampling.width // ratio)
+        return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+    @torch.inference_mode()
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int], guidance_scale: float | None = None) -> Drawn:
+        """See `Painter.draw`."""
+        texts = [self.encode(prompt) for prompt in prompts]
+        return self.finish(texts, self.noise(seeds), guidance_scale, seed=seeds[0])
+
+    @torch.inference_mode()
+    def finish(
+        self, texts: Sequence[Encoded], noise: Tensor, guidance_scale: float | None = None, **options: Any
+    ) -> Drawn:
+        """Draw and decode; see `sample` for the options."""
+        latents = self.sample(texts, noise, guidance_scale, **options)
+        return Drawn(self.model.get_model_object("latent_format").process_in(latents), self.decode(latents))
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents as KSampler gives them -> images (n, height, width, 3) in [0, 1]."""
+        parts = latents.split(self.sampling.batch_size)
+        return torch.cat([self._vae.decode(part).float()[..., :3].clamp(0, 1).cpu() for part in parts])
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        texts: Sequence[Encoded],
+        noise: Tensor,
+        guidance_scale: float | None = None,
+        *,
+        seed: int = 0,
+        start: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Latents as KSampler gives them, from this noise and, if given, from latents in model space `start`; `options` are
+        those of `comfy.sample.sample` (denoise, start_step, last_step, force_full_denoise, noise_mask)."""
+        latent_format = self.model.get_model_object("latent_format")
+        origin = torch.zeros_like(noise) if start is None else latent_format.process_out(start)
+        parts = []
+        for rows in torch.arange(len(noise)).split(self.sampling.batch_size):
+            self._check()
+            latents = comfy.sample.sample(
+                self.model, noise[rows], self.sampling.steps,
+                self.sampling.cfg if guidance_scale is None else guidance_scale,
+                self.sampling.sampler_name, self.sampling.scheduler,
+                [joined([texts[int(row)] for row in rows])], [list(self.encode(""))], origin[rows],
+                callback=lambda *_step: self._check(), disable_pbar=True, seed=seed, **options,
+            )  # fmt: skip
+            parts.append(latents.float().cpu())
+        return torch.cat(parts)
+
+
+def check_size(model: Any, width: int, height: int) -> None:
+    """Raise ValueError, naming it and a size near by, if a width or height does not fit the model's latents."""
+    ratio = model.model.latent_format.spacial_downscale_ratio
+    for name, value in (("width", width), ("height", height)):
+        if value % ratio or value <= 0:
+            raise ValueError(
+                f"{name} is {value}, which is no multiple of {ratio}; try {max(1, round(value / ratio)) * ratio}"
+            )
+
+
+def joined(texts: Sequence[Encoded]) -> list[Any]:
+    """One conditioning for a batch of prompts; shorter ones are repeated to the length of all, as ComfyUI does it."""
+    length = math.lcm(*(states.shape[1] for states, _ in texts))
+    states = torch.cat([states.repeat(1, length // states.shape[1], 1) for states, _ in texts])
+    others = {
+        name: torch.cat([other[name] for _, other in texts]) if torch.is_tensor(value) else value
+        for name, value in texts[0][1].items()
+    }
+    return [states, others]
+
+
+def use(model: Any) -> None:
+    """Put a MODEL's own weights into the network that its clones share, as drawing with it would."""
+    comfy.model_management.load_models_gpu([model])

@@ -1,0 +1,165 @@
+"""Evaluate Erasure in the real host: it draws as KSampler does, changes nothing, and leaves files also when cancelled."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from concept_erasure.erasure_core.erased_unet import ErasedUNet, load_erased_unet, save_erased_unet
+from concept_erasure.erasure_core.evaluation.drawing import Sampling
+from concept_erasure.erasure_core.evaluation.prompts import prompt_groups
+from concept_erasure.erasure_core.judge import ConceptJudge, load_judge
+from erasure_tests.runs import base_hash
+
+from benchmarks.playground import Playground
+from playground.build import build_judge
+
+pytestmark = pytest.mark.usefixtures("as_a_node_runs")
+SAMPLING = Sampling(64, 64, 2, 3.0, "euler", "normal", batch_size=4)
+PROMPTS = prompt_groups(["circle"], ["a red {}"], look_alikes="oval", retain_prompts="a blue square")
+EDIT = Path(__file__).parent.parent / "playground" / "weights" / "erased_circle.safetensors"
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory) -> ConceptJudge:
+    """The playground's judge, read as any other."""
+    folder = tmp_path_factory.mktemp("judges") / "playground"
+    build_judge(folder)
+    return load_judge(folder, "playground", torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def edit() -> ErasedUNet:
+    """The edit that comes with the playground."""
+    return load_erased_unet(EDIT)
+
+
+@pytest.fixture
+def output(monkeypatch, tmp_path: Path) -> Path:
+    """ComfyUI's output folder, elsewhere."""
+    from concept_erasure.nodes import host
+
+    monkeypatch.setattr(host, "output_folder", lambda: str(tmp_path))
+    return tmp_path
+
+
+def erased_model(bed: Playground, edit: ErasedUNet):
+    """The playground with the edit."""
+    from concept_erasure.nodes import host
+
+    return host.patched(bed.model, edit, 1.0)
+
+
+def run(bed: Playground, model, judge: ConceptJudge | None = None, **changes):
+    """Evaluate a few pictures of two sampling steps."""
+    from concept_erasure.nodes.evaluate import run
+
+    given = {"clip": bed.clip, "vae": bed.vae, "sampling": SAMPLING} | changes
+    clip, vae, sampling = given.pop("clip"), given.pop("vae"), given.pop("sampling")
+    return run(bed.model, model, clip, vae, judge, ["circle"], PROMPTS, 2, 11, sampling, **given)
+
+
+def test_the_model_against_itself_drifts_by_exactly_nothing_and_stays_as_it_was(bed, judge) -> None:
+    before = base_hash(bed)
+    evaluation = run(bed, bed.model, judge).evaluation
+    assert evaluation.drifts() and all(row.drift.value == 0 and row.drift.high == 0 for row in evaluation.drifts())
+    assert evaluation.shares() and all(row.base == row.erased for row in evaluation.shares())
+    assert base_hash(bed) == before
+
+
+def test_an_edit_moves_its_target_most_and_leaves_the_base_model_as_it_was(bed, edit, judge) -> None:
+    before = base_hash(bed)
+    evaluation = run(bed, erased_model(bed, edit), judge).evaluation
+    drift = {row.group: row.drift.value for row in evaluation.drifts() if row.space == "latents"}
+    assert drift["target"] > 2 * drift["retain"] > 0
+    assert base_hash(bed) == before
+
+
+def test_a_picture_is_what_ksampler_draws_for_its_seed(bed) -> None:
+    from concept_erasure.nodes import host
+
+    import nodes
+
+    painter = host.ComfyPainter(bed.model, bed.clip, bed.vae, dataclasses.replace(SAMPLING, batch_size=1))
+    drawn = painter.draw(["a red circle", "a blue square"], [3, 4])
+    positive, negative = ([[bed.text(text), {}]] for text in ("a blue square", ""))
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    (stock,) = nodes.common_ksampler(bed.model, 4, 2, 3.0, "euler", "normal", positive, negative, latent)
+    assert torch.equal(bed.model.model.process_latent_in(stock["samples"]), drawn.latents[1:])
+    assert drawn.pictures.shape == (2, 64, 64, 3)
+
+
+def test_the_node_writes_its_files_and_hands_the_scores_on_with_the_edit(
+    bed, edit, judge, output, tmp_path, monkeypatch
+) -> None:
+    from concept_erasure.nodes.evaluate import EvaluateErasure
+
+    monkeypatch.setattr(EvaluateErasure, "hidden", SimpleNamespace(unique_id="7"), raising=False)
+    grid, chart, report, scored = EvaluateErasure.execute(
+        bed.model, erased_model(bed, edit), bed.clip, bed.vae, "circle", "a red {}", 1, *dataclasses.astuple(SAMPLING)[:2],
+        2, 3.0, "euler", "normal", 0, 4, "there/evaluation", judge=judge, retain_prompts="a blue square", erased_unet=edit,
+    ).args  # fmt: skip
+    assert grid.shape[0] == chart.shape[0] == 1 and grid.shape[-1] == 3 and grid.std() > 0
+    names = {path.name for path in (output / "there").iterdir()}
+    assert names == {f"evaluation_00001_{end}" for end in ("grid.png", "chart.png")} | {
+        f"evaluation_00001_.{end}" for end in ("md", "json")
+    }
+    stored = json.loads((output / "there" / "evaluation_00001_.json").read_text("utf-8"))
+    assert "evaluation_00001_.json" in report and stored["complete"]
+    save_erased_unet(scored, tmp_path / "scored.safetensors")
+    kept = load_erased_unet(tmp_path / "scored.safetensors")
+    assert kept.provenance.scores["shares"] == json.loads(json.dumps(scored.provenance.scores["shares"]))
+    assert kept.provenance.scores["judge"] == "playground" and kept.tensors.keys() == edit.tensors.keys()
+
+
+def test_a_cancel_leaves_what_was_measured_so_far(bed, output, monkeypatch) -> None:
+    from concept_erasure.nodes import host
+
+    asked = []
+
+    def cancelled(doing: str = "", node_id: str | None = None) -> None:
+        asked.append(doing)
+        if "look-alike" in doing:
+            raise host.Cancelled
+
+    monkeypatch.setattr(host, "check_cancelled", cancelled)
+    before = base_hash(bed)
+    with pytest.raises(host.Cancelled):
+        run(bed, bed.model, filename_prefix="cut")
+    stored = json.loads((output / "cut_partial_00001_.json").read_text("utf-8"))
+    assert not stored["complete"] and {row["group"] for row in stored["drift"]} == {"target"}
+    assert base_hash(bed) == before
+
+
+def test_bad_input_is_named_before_anything_is_drawn(bed, judge, monkeypatch) -> None:
+    from concept_erasure.nodes import host
+
+    monkeypatch.setattr(host.ComfyPainter, "draw", lambda *_: pytest.fail("something was drawn"))
+    with pytest.raises(ValueError, match="VAE is empty"):
+        run(bed, bed.model, vae=None)
+    with pytest.raises(ValueError, match="width is 60"):
+        run(bed, bed.model, sampling=dataclasses.replace(SAMPLING, width=60))
+    with pytest.raises(ValueError, match="MODEL is empty"):
+        run(bed, None)
+    with pytest.raises(ValueError, match="no label for 'circle'"):
+        run(bed, bed.model, judge=ConceptJudge("colours", judge.factors[:1]))
+
+
+def test_the_judges_of_comfyuis_folders_are_listed_and_a_missing_one_is_named(tmp_path, monkeypatch) -> None:
+    from concept_erasure.nodes import host
+    from concept_erasure.nodes import judge as node
+
+    build_judge(tmp_path / "toy")
+    monkeypatch.setattr(host, "folders", lambda kind: [tmp_path] if kind == "concept_judges" else [])
+    assert node.available() == ["toy", "toy/colour", "toy/fill", "toy/shape"]
+    loaded, labels = node.LoadConceptJudge.execute("toy").args
+    assert len(loaded.factors) == 3 and "right in" in labels and "circle" in labels
+    before = node.LoadConceptJudge.fingerprint_inputs("toy")
+    (tmp_path / "toy" / "shape" / "accuracy.json").unlink()
+    assert node.LoadConceptJudge.fingerprint_inputs("toy") != before
+    with pytest.raises(ValueError, match="no concept judge named"):
+        node.find("../toy")

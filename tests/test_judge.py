@@ -1,0 +1,127 @@
+"""Judges read from folders in transformers format: classifiers, several factors at once, zero-shot models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from concept_erasure.erasure_core.judge import ConceptJudge, Factor, judges_in, load_judge
+
+CPU = torch.device("cpu")
+
+
+def write_classifier(folder: Path, labels: list[str], size: int = 32) -> None:
+    """A random image classifier with these labels."""
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    names = dict(enumerate(labels))
+    shape = {"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}
+    config = ResNetConfig(**shape, id2label=names, label2id={label: index for index, label in names.items()})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        ResNetForImageClassification(config).save_pretrained(folder)
+    processor = {
+        "image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": size}, "crop_pct": 1.0,
+        "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
+    }  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor), encoding="utf-8")
+
+
+def write_clip(folder: Path) -> None:
+    """A random CLIP with a vocabulary of a few letters."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    letters = [*"abcdefghijklmnopqrstuvwxyz"]
+    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    folder.mkdir(parents=True)
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    text = {**small, "vocab_size": len(tokens), "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": 1}
+    config = CLIPConfig(text_config=text, vision_config={**small, "image_size": 32, "patch_size": 16}, projection_dim=8)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        CLIPModel(config).save_pretrained(folder)
+    CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt")).save_pretrained(folder)
+    sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    CLIPImageProcessor(**sizes).save_pretrained(folder)
+
+
+def pictures(n: int) -> torch.Tensor:
+    """Random pictures (n, height, width, 3)."""
+    return torch.rand(n, 40, 40, 3, generator=torch.Generator().manual_seed(3))
+
+
+def test_a_classifier_gives_its_labels_the_likeliest_first(tmp_path: Path) -> None:
+    write_classifier(tmp_path / "fish", ["tench, Tinca tinca", "goldfish", "shark"])
+    judge = load_judge(tmp_path / "fish", "fish", CPU)
+    seen = judge.seen(pictures(5), k=2)
+    scores = judge.factors[0].score(pictures(5))
+    assert [verdict["fish"][0] for verdict in seen] == [judge.factors[0].labels[i] for i in scores.argmax(1).tolist()]
+    assert all(len(verdict["fish"]) == 2 for verdict in seen)
+    assert judge.labelled(["Tench", "goldfish"]) is judge
+
+
+def test_a_label_with_several_names_is_found_by_each_and_only_as_a_whole_word() -> None:
+    factor = Factor("kind", ("tench, Tinca tinca", "ring", "earring"), lambda images: images)
+    assert factor.label_of("tinca TINCA") == factor.said_in("two tenches in a pond") == "tench, Tinca tinca"
+    assert factor.said_in("a string") is None and factor.said_in("an earring, not a ring") == "earring"
+    assert factor.label_of("oval") is None
+
+
+def test_an_unknown_concept_is_an_error_that_names_the_labels(tmp_path: Path) -> None:
+    write_classifier(tmp_path / "fish", ["tench", "goldfish"])
+    with pytest.raises(ValueError, match=r"no label for 'circle'.*tench, goldfish"):
+        load_judge(tmp_path / "fish", "fish", CPU).labelled(["tench", "circle"])
+
+
+def test_a_folder_of_classifiers_judges_several_factors_and_says_its_accuracy(tmp_path: Path) -> None:
+    for factor, labels in {"shape": ["circle", "square"], "colour": ["red", "blue"]}.items():
+        write_classifier(tmp_path / "toy" / factor, labels)
+    said = {"right": 9, "n": 10, "on": "drawings"}
+    (tmp_path / "toy" / "shape" / "accuracy.json").write_text(json.dumps(said), encoding="utf-8")
+    assert judges_in(tmp_path) == ["toy", "toy/colour", "toy/shape"]
+    judge = load_judge(tmp_path / "toy", "toy", CPU)
+    assert [factor.name for factor in judge.factors] == ["colour", "shape"]
+    assert set(judge.seen(pictures(1))[0]) == {"colour", "shape"}
+    assert judge.factors[0].accuracy is None and judge.factors[1].accuracy.right == 9
+    assert judge.factor_of("blue").name == "colour"
+
+
+def test_a_zero_shot_judge_chooses_among_the_concepts_of_the_prompts(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip")
+    judge = load_judge(tmp_path / "clip", "clip", CPU)
+    with pytest.raises(ValueError, match="chooses among the concepts"):
+        judge.labelled(["cat", "cat"])
+    among = judge.labelled(["cat", "dog", "cow"])
+    assert isinstance(among, ConceptJudge) and among.factors[0].labels == ("cat", "dog", "cow")
+    for verdict in among.seen(pictures(3)):
+        assert sorted(verdict["label"]) == ["cat", "cow", "dog"]
+
+
+@pytest.mark.parametrize("damage", ["gone", "no config", "broken config", "no weights", "broken accuracy"])
+def test_a_damaged_folder_is_an_error_that_names_it(tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "fish"
+    if damage != "gone":
+        write_classifier(folder, ["tench", "goldfish"])
+    if damage == "no config":
+        (folder / "config.json").unlink()
+    if damage == "broken config":
+        (folder / "config.json").write_text("{", encoding="utf-8")
+    if damage == "no weights":
+        (folder / "model.safetensors").unlink()
+    if damage == "broken accuracy":
+        (folder / "accuracy.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(ValueError, match="fish"):
+        load_judge(folder, "fish", CPU)
+
+
+def test_weights_that_are_no_safetensors_are_not_read(tmp_path: Path) -> None:
+    folder = tmp_path / "fish"
+    write_classifier(folder, ["tench", "goldfish"])
+    torch.save({"x": torch.zeros(1)}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_judge(folder, "fish", CPU)
