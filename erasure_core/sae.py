@@ -126,3 +126,20 @@ def load_sae(path: Path) -> ConceptSAE:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: its concept SAE cannot be read: {error}") from error
     return sae
+
+
+def concept_score(target: Tensor, other: Tensor) -> Tensor:
+    """score(i,t,c) of the paper from mean activities (levels, latents), of the target's and of the other sentences."""
+    return target / (target.sum(1, keepdim=True) + 1e-8) - other / (other.sum(1, keepdim=True) + 1e-8)
+
+
+def selected(score: Tensor, n: int, eligible: Tensor) -> Tensor:
+    """At each level the n eligible latents with the highest scores, if these are above zero; bool, of the score's shape.
+
+    The score alone prefers latents that fire strongly everywhere: a small share more of a large activity outweighs all
+    that a latent of the target's own does.
+    """
+    score = score.masked_fill(~eligible, 0.0)
+    top = torch.zeros_like(score, dtype=torch.bool)
+    top.scatter_(1, score.topk(min(n, score.shape[1]), dim=1).indices, True)
+    return top & (score > 0)

@@ -9,9 +9,9 @@ import torch
 from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.inference import ModelCall, recorded
 from concept_erasure.erasure_core.latent_edit import Chosen
-from concept_erasure.erasure_core.methods.saeuron import SAeUron, concept_score, selected
+from concept_erasure.erasure_core.methods.saeuron import SAeUron
 from concept_erasure.erasure_core.report import Report
-from concept_erasure.erasure_core.sae import ConceptSAE
+from concept_erasure.erasure_core.sae import ConceptSAE, concept_score, selected
 from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
 
@@ -72,9 +72,26 @@ def test_the_latent_that_fires_for_the_target_alone_has_the_highest_score() -> N
     target = other.clone()
     target[:, 3] = 2.0
     score = concept_score(target, other)
-    assert selected(score, 1)[:, 3].all() and selected(score, 1).sum() == 2
-    assert not selected(concept_score(other, other), 6).any(), "chosen although nothing tells the two apart"
+    everything = torch.ones_like(score, dtype=torch.bool)
+    assert selected(score, 1, everything)[:, 3].all() and selected(score, 1, everything).sum() == 2
+    assert not selected(concept_score(other, other), 6, everything).any(), "chosen although nothing tells the two apart"
     assert torch.allclose(score.sum(1), torch.zeros(2), atol=1e-6)
+
+
+def test_a_latent_that_fires_everywhere_is_not_chosen_for_a_little_more() -> None:
+    other, target = torch.tensor([[10.0, 0.1, 10.0]]), torch.tensor([[14.0, 0.5, 10.0]])
+    score = concept_score(target, other)
+    assert selected(score, 1, torch.ones_like(score, dtype=torch.bool)).tolist() == [[True, False, False]], "no control"
+    assert selected(score, 1, target >= 2 * other).tolist() == [[False, True, False]]
+    assert not selected(score, 3, target >= 9 * other).any()
+
+
+def test_a_target_without_a_latent_of_its_own_is_said(monkeypatch) -> None:
+    from concept_erasure.erasure_core.methods import saeuron
+
+    monkeypatch.setattr(saeuron, "concept_score", lambda target, other: torch.zeros_like(target))
+    with pytest.raises(ValueError, match=r"no latent fires 3 times as much for the target.*lower selectivity"):
+        make("saeuron", selectivity=3.0).erase(ToyDenoiser(), parse_request("circle"), Report())
 
 
 def test_share_of_levels_limits_where_the_edit_acts() -> None:

@@ -21,7 +21,7 @@ from ..erased_unet import HOOK_PREFIX, ErasedUNet
 from ..latent_edit import Chosen, LatentEdits
 from ..method import ErasureMethod, check_prompts, provenance, setting
 from ..report import Report
-from ..sae import ConceptSAE, default_block
+from ..sae import ConceptSAE, concept_score, default_block, selected
 from ..sae_training import SAESettings, gather, train_sae
 from ..synonyms import SYNONYM_SIMILARITY, context_words_like
 from ..vocabulary import VOCABULARIES
@@ -39,7 +39,7 @@ class SAeUron(ErasureMethod):
     paper = "arXiv 2501.18052"
 
     gamma: float = setting(
-        -1.0,
+        -3.0,
         "What the target's latents are multiplied by: 0 silences them, below 0 pushes away from the target.",
         minimum=-100.0,
         maximum=1.0,
@@ -47,6 +47,14 @@ class SAeUron(ErasureMethod):
     )
     latents: int = setting(
         16, "How many latents are changed at each noise level, in each block.", minimum=1, maximum=4096
+    )
+    selectivity: float = setting(
+        3.0,
+        "How many times more than for other words a latent must fire for the target to be changed. Lower finds more "
+        "latents, and such as other pictures need too.",
+        minimum=1.0,
+        maximum=1000.0,
+        step=0.1,
     )
     blocks: str = setting(
         "all",
@@ -125,8 +133,8 @@ class SAeUron(ErasureMethod):
                 tensors |= {f"{HOOK_PREFIX}{block}.{name}": part.cpu().contiguous() for name, part in parts.items()}
         if not tensors:
             raise ValueError(
-                "no latent fires more for the target than for other words; train the SAE longer (steps), on sentences "
-                "that say the target, or with a larger expansion"
+                f"no latent fires {self.selectivity:g} times as much for the target as for other words; lower selectivity, "
+                "or train the SAE longer (steps), on sentences that say the target, or with a larger expansion"
             )
         return ErasedUNet(tensors, provenance(self, denoiser, request, kind="hook"))
 
@@ -208,7 +216,7 @@ class SAeUron(ErasureMethod):
         inside = (share >= self.first_share) & (share <= self.last_share)
         for target, mean in zip(targets, means, strict=True):
             score = concept_score(mean, other)
-            top = selected(score, self.latents) & inside[:, None]
+            top = selected(score, self.latents, mean >= self.selectivity * other) & inside[:, None]
             factor = torch.where(top, self.gamma * mean / mean.mean(0).clamp_min(1e-8), factor)
             report.note(f"{sae.block}: latents changed for {target!r}: {_listed(top, score)}")
         unexplained, firing, dead = sae.measured(vectors.flatten(0, 2))
@@ -232,18 +240,6 @@ class SAeUron(ErasureMethod):
             parts.setdefault(block, {})[name] = value.float()
         chosen = {block: Chosen(**tensors) for block, tensors in parts.items()}
         return LatentEdits(chosen, bool(erased.provenance.settings["both_halves"]))
-
-
-def concept_score(target: Tensor, other: Tensor) -> Tensor:
-    """score(i,t,c) of the paper from mean activities (levels, latents), of the target's and of the other sentences."""
-    return target / (target.sum(1, keepdim=True) + 1e-8) - other / (other.sum(1, keepdim=True) + 1e-8)
-
-
-def selected(score: Tensor, n: int) -> Tensor:
-    """At each level the n latents with the highest scores, if these are above zero; bool, of the score's shape."""
-    top = torch.zeros_like(score, dtype=torch.bool)
-    top.scatter_(1, score.topk(min(n, score.shape[1]), dim=1).indices, True)
-    return top & (score > 0)
 
 
 def _listed(top: Tensor, score: Tensor, most: int = 8) -> str:

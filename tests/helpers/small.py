@@ -7,6 +7,7 @@ import dataclasses
 from concept_erasure.erasure_core.method import ErasureMethod, methods
 
 SMALL = {
+    "selectivity": 1.0,  # an autoencoder of a few random latents has none of its own for a word
     "steps": 4,
     "sampling_steps": 4,
     "retain_sampling_steps": 4,
