@@ -9,10 +9,10 @@ from .method import setting
 from .synonyms import SYNONYM_SIMILARITY
 
 
-def optimiser_steps() -> Any:
+def optimiser_steps(default: int = 100) -> Any:
     """How long a trained method learns."""
     return setting(
-        100, "Optimiser steps for each concept. More erase more thoroughly and take longer.", minimum=1, maximum=10000
+        default, "Optimiser steps for each concept. More erase more thoroughly and take longer.", minimum=1, maximum=10000
     )
 
 

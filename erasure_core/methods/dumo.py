@@ -47,7 +47,7 @@ class DualEncoderModulation(ErasureMethod):
     title = "DuMo: a side encoder on the skips"
     paper = "arXiv 2501.01125"
 
-    steps: int = optimiser_steps()
+    steps: int = optimiser_steps(200)
     scale_steps: int = setting(
         20, "Steps after that in which only the scales of noise levels and skips are learned.", minimum=0, maximum=10000
     )
@@ -60,10 +60,10 @@ class DualEncoderModulation(ErasureMethod):
         5, "Ranges of noise levels that have scales of their own (the paper has 20).", minimum=1, maximum=100
     )
     negative_guidance: float = setting(
-        1.0, "How far past the anchor the target is pushed (eta).", minimum=0.0, maximum=10.0, step=0.1
+        3.0, "How far past the anchor the target is pushed (eta).", minimum=0.0, maximum=10.0, step=0.1
     )
     retain_weight: float = setting(
-        0.1, "Weight of leaving other meanings as they were (lambda).", minimum=0.0, maximum=100.0, step=0.1
+        0.01, "Weight of leaving other meanings as they were (lambda).", minimum=0.0, maximum=100.0, step=0.01
     )
     candidates: int = setting(
         24, "Words of which the other meanings are mixed.", minimum=2, maximum=3000, advanced=True
@@ -79,7 +79,7 @@ class DualEncoderModulation(ErasureMethod):
     guidance_scale: float = sampling_scale()
     sampling_steps: int = sampling_length()
     trajectories: int = target_trajectories()
-    loss_weighting: str = noise_level_weighting()
+    loss_weighting: str = noise_level_weighting("balanced")
 
     def erase(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> ErasedUNet:
         """See `ErasureMethod.erase`; each concept has a side encoder and a gate of its own."""
