@@ -177,12 +177,13 @@ class Gumbel:
     Mended against the reference code: targets and synonyms are not among the candidates, the latents are scored at
     their own noise level, and the temperature falls by a factor of ten over the run, so that late draws are decided by
     the logits and not by the noise. The straight-through gradient reaches the logits through the edited network alone.
+    `damage` may be None for a search that is only asked to `draw` and told what to `ascend`.
     """
 
     def __init__(
         self,
         candidates: Candidates,
-        damage: Damage,
+        damage: Damage | None,
         learning_rate: float,
         temperature: float,
         generator: torch.Generator,
@@ -201,14 +202,23 @@ class Gumbel:
     def step(self, progress: float) -> None:
         """One ascent step on the damage of one drawn candidate."""
         self._scale = self._temperature * 0.1**progress
-        soft = torch.softmax(self._noisy_logits(1) / self._scale, dim=-1)
-        hard = torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
         with torch.enable_grad():
-            conditioning = self._candidates.conditioning.mixed(hard + soft - soft.detach())
+            _, hard, drawn = self.draw()
+            conditioning = self._candidates.conditioning.mixed(drawn)
             with torch.no_grad(), self._measure.frozen():
                 original = self._measure.predictions(self._candidates.conditioning.mixed(hard))
-            damage = self._measure.between(self._measure.predictions(conditioning), original)
-            (gradient,) = torch.autograd.grad(-damage.sum(), self.logits)
+            self.ascend(self._measure.between(self._measure.predictions(conditioning), original))
+
+    def draw(self) -> tuple[str, Tensor, Tensor]:
+        """One candidate drawn at the present temperature: its name, the draw as a one-hot row (1, n), and the same with
+        the straight-through gradient to the logits."""
+        soft = torch.softmax(self._noisy_logits(1) / self._scale, dim=-1)
+        hard = torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
+        return self._candidates.words[int(hard.argmax())], hard, hard + soft - soft.detach()
+
+    def ascend(self, damage: Tensor) -> None:
+        """One step of the logits towards more of `damage`, which hangs on a draw."""
+        (gradient,) = torch.autograd.grad(-damage.sum(), self.logits)
         self.logits.grad = gradient
         self._optimiser.step()
 

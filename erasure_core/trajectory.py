@@ -8,7 +8,7 @@ partial run for each latent it uses (about 25 guided calls a latent), and scores
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -66,20 +66,35 @@ def sample_trajectories(
     """One sampling run a prompt: the samples at all noise levels (`steps` times n, noise level outermost), and the
     finished latents (n, channels, ...)."""
     n = len(conditioning)
-    sigmas = denoiser.sigmas(steps).to(denoiser.device)
-    empty = denoiser.encode([""]).repeat(n)
-    both = Conditioning.cat([conditioning, empty])
     shape = denoiser.empty_latents(n).shape
-    latents = torch.randn(shape, generator=generator).to(denoiser.device) * sigmas[0]
-    samples = []
+    noise = torch.randn(shape, generator=generator).to(denoiser.device)
+    run = list(guided_run(denoiser, conditioning, noise, steps, guidance_scale, check))
+    return NoisyBatch.cat([sample for sample, _ in run]), run[-1][1]
+
+
+@torch.no_grad()
+def guided_run(
+    denoiser: Denoiser,
+    conditioning: Conditioning,
+    noise: Tensor,
+    steps: int,
+    guidance_scale: float,
+    check: Check = unwatched,
+) -> Iterator[tuple[NoisyBatch, Tensor]]:
+    """The steps of a guided sampling run from unit noise (n, channels, ...): at each noise level the samples there, and
+    the latents (n, channels, ...) that follow. Two evaluations of the network a sample, made when a step is asked for."""
+    n = len(conditioning)
+    sigmas = denoiser.sigmas(steps).to(denoiser.device)
+    both = Conditioning.cat([conditioning, denoiser.encode([""]).repeat(n)])
+    latents = noise * sigmas[0]
     for step, (sigma, next_sigma) in enumerate(itertools.pairwise(sigmas), 1):
         check(f"sampling step {step} of {steps}, {n} at once")
         predicted = denoiser.predict(torch.cat([latents, latents]), sigma.expand(2 * n), both)
         conditional, unconditional = predicted.chunk(2)
-        samples.append(NoisyBatch(latents, sigma.expand(n), conditioning, conditional, unconditional))
+        sample = NoisyBatch(latents, sigma.expand(n), conditioning, conditional, unconditional)
         guided = classifier_free(unconditional, conditional, guidance_scale)
         latents = euler_step(latents, guided, sigma, next_sigma)
-    return NoisyBatch.cat(samples), latents
+        yield sample, latents
 
 
 class TrajectoryPool:

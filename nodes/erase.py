@@ -88,6 +88,7 @@ def erase(
             f"the edit that {method.name} made holds NaN or infinity in {broken!r}; nothing was returned. Lower "
             f"learning_rate if the method has it, else load the MODEL as bfloat16 or float32"
         )
+    report.costs["UNet_evaluations_in_all"] = denoiser.evaluations
     report.costs["prompts_encoded"] = denoiser.text_encoder.encoded
     report.costs["prompts_read_from_the_cache"] = denoiser.text_encoder.read
     report.costs["peak_memory_over_the_loaded_model_in_MB"] = memory.peak / 1e6

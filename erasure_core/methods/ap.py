@@ -17,6 +17,7 @@ from ..candidates import candidates_of
 from ..common_settings import synonym_limit
 from ..contexts import siblings
 from ..method import setting
+from ..published_schedule import PublishedSchedule
 from ..trained import TrainedMethod, Training
 from ..trajectory import NoisyBatch
 from ..vocabulary import VOCABULARIES
@@ -82,8 +83,23 @@ class AdversarialPreservation(TrainedMethod):
         advanced=True,
     )
 
-    def prepare(self, run: Training) -> Adversary | None:
+    schedule: str = setting(
+        "fast",
+        "fast learns on sampling runs of the frozen model that are kept and used again, several samples a step. reference is "
+        "the published loop call by call, to compare with: a sampling run for each single sample, hours for minutes.",
+        choices=("fast", "reference"),
+        advanced=True,
+    )
+
+    @property
+    def draws_targets(self) -> bool:
+        """See `TrainedMethod`; the published loop keeps no sampling runs."""
+        return self.schedule == "fast"
+
+    def prepare(self, run: Training) -> Adversary | PublishedSchedule | None:
         """Encode and filter the candidates, and set up the search."""
+        if self.schedule == "reference":
+            return self._published(run)
         if self.search == "none":
             return None
         candidates = self._candidates(run)
@@ -93,6 +109,20 @@ class AdversarialPreservation(TrainedMethod):
         if self.search == "scan":
             return Scan(candidates, damage, self.scan_width, run.generator)
         return Gumbel(candidates, damage, self.search_learning_rate, self.temperature, run.generator)
+
+    def _published(self, run: Training) -> PublishedSchedule:
+        run.report.note(
+            "the reference schedule searches by gumbel and takes samples one by one: search, batch, preserved, search_steps, "
+            "trajectories and the retain runs have no effect, and the retain lines are candidates like others"
+        )
+        candidates = self._candidates(run)
+        searches = {
+            target: Gumbel(candidates, None, self.search_learning_rate, self.temperature, run.generator)
+            for target in run.request.targets
+        }
+        return PublishedSchedule(
+            run, candidates, searches, self.sampling_steps, self.guidance_scale, self.negative_guidance
+        )
 
     def _candidates(self, run: Training) -> Candidates:
         kept = candidates_of(
@@ -118,8 +148,10 @@ class AdversarialPreservation(TrainedMethod):
         levels = torch.linspace(0, len(samples.sigma) - 1, PROBE_LEVELS + 2)[1:-1].round().long()
         return samples.rows(levels.to(samples.sigma.device))
 
-    def losses(self, run: Training, state: Adversary | None) -> dict[str, Tensor]:
+    def losses(self, run: Training, state: Adversary | PublishedSchedule | None) -> dict[str, Tensor]:
         """`erase` for one target, `retain` for the concepts that the search names, and the user's retain lines."""
+        if isinstance(state, PublishedSchedule):
+            return self._published_losses(run, state)
         concepts = [""]
         if state is not None:
             for _ in range(self.search_steps):
@@ -131,8 +163,23 @@ class AdversarialPreservation(TrainedMethod):
             concepts = [*concepts, run.pick(run.request.retain)]
         target, desired = run.targets(self.batch, self.negative_guidance)
         kept = run.retained(concepts, self.retain_trajectories, self.retain_sampling_steps)
-        predicted, predicted_kept = run.predict(target, kept)
-        erase = run.error(predicted, desired, target.sigma)
-        retain = run.error(predicted_kept, kept.conditional, kept.sigma)
+        erase, retain = self._terms(run, target, desired, kept)
         # equation 5 sums over the targets, and `erase` is their mean: without the division many targets would be outweighed
         return {"erase": erase, "retain": self.retain_weight / len(run.request.pairs) * retain}
+
+    def _published_losses(self, run: Training, schedule: PublishedSchedule) -> dict[str, Tensor]:
+        """Those of the next loop for the edit, after the loop for the search that lies between two of them."""
+        if run.step:
+            loop = schedule.loop(searching=True)
+            _, retain = self._terms(run, loop.target, loop.desired, loop.kept)
+            loop.search.ascend(retain)
+        loop = schedule.loop(searching=False)
+        run.report.adversarial[loop.word] += 1
+        erase, retain = self._terms(run, loop.target, loop.desired, loop.kept)
+        return {"erase": erase, "retain": self.retain_weight * retain}
+
+    def _terms(self, run: Training, target: NoisyBatch, desired: Tensor, kept: NoisyBatch) -> tuple[Tensor, Tensor]:
+        """The two terms of equation 5, without lambda."""
+        predicted, predicted_kept = run.predict(target, kept)
+        erase = run.error(predicted, desired, target.sigma)
+        return erase, run.error(predicted_kept, kept.conditional, kept.sigma)

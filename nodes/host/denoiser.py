@@ -30,7 +30,10 @@ _TRAINABLE_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class ComfyDenoiser:
-    """A MODEL and CLIP as `erasure_core.denoiser.Denoiser`. Made by `opened`, which loads and cleans up."""
+    """A MODEL and CLIP as `erasure_core.denoiser.Denoiser`. Made by `opened`, which loads and cleans up.
+
+    `evaluations` counts the samples that `predict` was asked for.
+    """
 
     def __init__(
         self,
@@ -45,6 +48,7 @@ class ComfyDenoiser:
         self._encoded = encoded
         self.text_encoder = TextEncoder(clip, text_cache())
         self._constants: dict[str, Any] = {}
+        self.evaluations = 0
         self.family = type(self._model.model_config).__name__
         self.device = patcher.load_device
         self.fingerprint = fingerprint(patcher)
@@ -101,6 +105,7 @@ class ComfyDenoiser:
         """
         if self._model.current_weight_patches_uuid != self._patcher.patches_uuid:
             raise RuntimeError("another clone of this MODEL was loaded while it was being erased from; open it again")
+        self.evaluations += len(sigma)
         options = comfy.model_patcher.create_model_options_clone(self._patcher.model_options)
         transformer_options = options.get("transformer_options", {})
         wrappers = comfy.patcher_extension.copy_nested_dicts(self._patcher.wrappers)
