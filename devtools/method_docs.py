@@ -3,7 +3,8 @@
 python -m devtools.method_docs            rewrite what stands between the markers
 python -m devtools.method_docs --check    write nothing; exit 1 if a page is stale
 
-Erase Concept's help page gets the list of methods, and each method's own page in docs/methods its settings.
+Erase Concept's help page gets the list of methods, each method's own page in docs/methods its settings, and the help page
+of Red-Team Concept the list of attacks with theirs.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from .pack import load_pack
 from .pages import filled
 
 PAGE = PACK / "web" / "docs" / "ErasureEraseConcept" / "en.md"
+ATTACKS_PAGE = PACK / "web" / "docs" / "ErasureRedTeam" / "en.md"
 FOLDER = PACK / "docs" / "methods"
 ONLINE = "https://github.com/concept-erasure/ComfyUI-Concept-Erasure/blob/main/docs/methods"
 BY = "python -m devtools.method_docs"
@@ -33,6 +35,17 @@ def overview(found: dict[str, type]) -> str:
         idea = inspect.getdoc(method).split("\n")[0]
         rows.append(f"| [`{name}`]({ONLINE}/{name}.md) | {method.title.split(': ', 1)[-1]}. {idea} | {method.paper} |")
     return "\n".join(rows)
+
+
+def attacks_overview(found: dict[str, type]) -> str:
+    """One line an attack, then the settings of each."""
+    rows = ["| attack | what it does | source |", "|---|---|---|"]
+    parts = []
+    for name, attack in found.items():
+        idea = " ".join(inspect.getdoc(attack).split("\n\n")[0].split())
+        rows.append(f"| `{name}` | {idea} | {attack.paper} |")
+        parts.append(f"Settings of `{name}`:\n\n{settings_table(attack)}")
+    return "\n\n".join(["\n".join(rows), *parts])
 
 
 def settings_table(method: type) -> str:
@@ -72,8 +85,11 @@ def updated() -> dict[Path, str]:
     """What each page should say now. Raises ToolError for a method without a page, or a page without markers."""
     load_pack()
     from concept_erasure.erasure_core.method import methods
+    from concept_erasure.erasure_core.red_team.attack import attacks
 
-    pages = {PAGE: filled(PAGE.read_text(encoding="utf-8"), "methods", BY, overview(methods()), PAGE)}
+    attacks_text = ATTACKS_PAGE.read_text(encoding="utf-8")
+    pages = {ATTACKS_PAGE: filled(attacks_text, "attacks", BY, attacks_overview(attacks()), ATTACKS_PAGE)}
+    pages |= {PAGE: filled(PAGE.read_text(encoding="utf-8"), "methods", BY, overview(methods()), PAGE)}
     for name, method in methods().items():
         path = FOLDER / f"{name}.md"
         if not path.is_file():

@@ -1,10 +1,12 @@
-"""What an evaluation leaves on the disk: grid, chart and report, and beside them everything as JSON."""
+"""What an evaluation or an attack leaves on the disk: pictures and a report, and beside them everything as JSON."""
 
 from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -14,15 +16,20 @@ from . import host
 from .erased_unet import next_file, safe_prefix
 
 
-def write(evaluation: Evaluation, grid: Image.Image, chart: Image.Image, prefix: str) -> Path:
-    """Write `<prefix>_00001_.json` in the output folder, and with the same number grid.png, chart.png and .md; the path
-    of the JSON. Raises ValueError for a prefix that leaves the folder and OSError, naming the file, if one cannot be
-    written."""
+def write_evaluation(evaluation: Evaluation, grid: Image.Image, chart: Image.Image, prefix: str) -> Path:
+    """`write` for an evaluation with its grid and chart."""
+    return write(prefix, evaluation.markdown(), evaluation.as_json(), {"grid": grid, "chart": chart})
+
+
+def write(prefix: str, report: str, figures: Mapping[str, Any], pictures: Mapping[str, Image.Image]) -> Path:
+    """Write `<prefix>_00001_.json` in the output folder, and with the same number .md and each picture's `<name>.png`;
+    the path of the JSON. Raises ValueError for a prefix that leaves the folder and OSError, naming the file, if one cannot
+    be written."""
     path = next_file(Path(host.output_folder()), safe_prefix(prefix), ".json")
-    write_whole(path.with_name(f"{path.stem}grid.png"), _png(grid))
-    write_whole(path.with_name(f"{path.stem}chart.png"), _png(chart))
-    write_whole(path.with_suffix(".md"), evaluation.markdown().encode())
-    write_whole(path, json.dumps(evaluation.as_json(), indent=1, ensure_ascii=False).encode())
+    for name, picture in pictures.items():
+        write_whole(path.with_name(f"{path.stem}{name}.png"), _png(picture))
+    write_whole(path.with_suffix(".md"), report.encode())
+    write_whole(path, json.dumps(figures, indent=1, ensure_ascii=False).encode())
     return path
 
 

@@ -13,6 +13,7 @@ from .erased_unet import FOLDER_KIND, ApplyErasedUNet, LoadErasedUNet, SaveErase
 from .evaluate import EvaluateErasure
 from .judge import FOLDER_KIND as JUDGE_FOLDER_KIND
 from .judge import LoadConceptJudge
+from .red_team import RedTeamConcept
 from .sae import FOLDER_KIND as SAE_FOLDER_KIND
 from .sae import LoadConceptSAE, TrainConceptSAE
 
@@ -39,4 +40,5 @@ class ConceptErasure(ComfyExtension):
             LoadConceptSAE,
             LoadConceptJudge,
             EvaluateErasure,
+            RedTeamConcept,
         ]

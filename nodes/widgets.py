@@ -1,13 +1,15 @@
-"""A method's settings dataclass -> the widgets of the `method` combo, and back: the one translator."""
+"""The settings dataclass of a method or attack -> the widgets of its combo, and back: the one translator."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..erasure_core.method import ErasureMethod, methods, settings_of
+from ..erasure_core.red_team.attack import Attack, attacks
 
 
 def widget(field: dataclasses.Field) -> io.Input:
@@ -31,22 +33,36 @@ def widget(field: dataclasses.Field) -> io.Input:
 
 def method_input(first: str = "ap") -> io.DynamicCombo.Input:
     """The `method` combo: one option a registered method, `first` leading, its settings nested."""
-    found = methods()
+    return _combo("method", methods(), first, "How to erase. ")
+
+
+def attack_input(first: str = "paraphrase") -> io.DynamicCombo.Input:
+    """The `attack` combo: one option a registered attack, `first` leading, its settings nested."""
+    return _combo("attack", attacks(), first, "How to bring the concept back. ")
+
+
+def _combo(kind: str, found: Mapping[str, type], first: str, tooltip: str) -> io.DynamicCombo.Input:
     names = sorted(found, key=lambda name: (name != first, name))
     return io.DynamicCombo.Input(
-        "method",
+        kind,
         options=[io.DynamicCombo.Option(name, [widget(field) for field in settings_of(found[name])]) for name in names],
-        tooltip="How to erase. "
-        + "; ".join(f"{name}: {found[name].title} ({found[name].paper})" for name in names)
-        + ".",
+        tooltip=tooltip + "; ".join(f"{name}: {found[name].title} ({found[name].paper})" for name in names) + ".",
     )
 
 
 def chosen_method(values: dict[str, Any], seed: int) -> ErasureMethod:
     """The method and settings that the combo's value names. Raises ValueError for a setting out of range."""
+    return _chosen("method", methods(), values, seed)
+
+
+def chosen_attack(values: dict[str, Any], seed: int) -> Attack:
+    """The attack and settings that the combo's value names. Raises ValueError for a setting out of range."""
+    return _chosen("attack", attacks(), values, seed)
+
+
+def _chosen(kind: str, found: Mapping[str, type], values: dict[str, Any], seed: int) -> Any:
     values = dict(values)
-    name = values.pop("method")
-    found = methods()
+    name = values.pop(kind)
     if name not in found:
-        raise ValueError(f"unknown method {name!r}; choose one of {', '.join(found)}")
+        raise ValueError(f"unknown {kind} {name!r}; choose one of {', '.join(found)}")
     return found[name](seed=seed, **values)

@@ -56,7 +56,7 @@ def erased_model(bed: Playground, edit: ErasedUNet):
 
 def run(bed: Playground, model, judge: ConceptJudge | None = None, **changes):
     """Evaluate a few pictures of two sampling steps."""
-    from concept_erasure.nodes.evaluate import run
+    from concept_erasure.nodes.evaluation_run import run
 
     given = {"clip": bed.clip, "vae": bed.vae, "sampling": SAMPLING} | changes
     clip, vae, sampling = given.pop("clip"), given.pop("vae"), given.pop("sampling")

@@ -20,6 +20,7 @@ from .services import (
     register_folder,
     send_text,
 )
+from .subject import ComfySubject
 
 __all__ = [
     "SAMPLERS",
@@ -27,6 +28,7 @@ __all__ = [
     "Cancelled",
     "ComfyDenoiser",
     "ComfyPainter",
+    "ComfySubject",
     "OutOfMemory",
     "ProgressBar",
     "check_cancelled",

@@ -1,0 +1,128 @@
+"""What an attack on an erasure is, and the registry that finds every one of them."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..method import check_setting, settings_of
+from ..report import Report
+from .subject import ERASED, Subject, Text
+
+PACKAGE = f"{__package__}.attacks"
+_REGISTRY: dict[str, type[Attack]] = {}
+
+
+@dataclass(frozen=True)
+class Shot:
+    """The pictures (n, height, width, 3) of one condition, how sure the judge is of the concept in each (n,), and in
+    which it sees the concept. Where an attempt has several tries, only its best one stands here."""
+
+    pictures: Tensor
+    confidence: Tensor
+    hits: tuple[bool, ...]
+
+    def strongest(self) -> tuple[Tensor, float]:
+        """The picture that the judge is surest of, (height, width, 3), and how sure."""
+        best = int(self.confidence.argmax())
+        return self.pictures[best], float(self.confidence[best])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an attack came to: its own attempts, those of its control, and what it found.
+
+    `found` is a prompt or words for one; `embedding` (k, width) stands for k tokens. `control_is` names the control.
+    """
+
+    attack: Shot
+    control: Shot
+    control_is: str
+    found: str = ""
+    embedding: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """A way to bring an erased concept back. The dataclass fields are its settings; a file in `attacks/` that defines a
+    subclass with a `name` is all that a new attack takes.
+
+    Raises ValueError on construction if a setting is outside its range, naming the setting and the range.
+    """
+
+    name: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+
+    seed: int = 0
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls.__dict__.get("name"):
+            return
+        other = _REGISTRY.get(cls.name)
+        if other is not None and other.__module__ != cls.__module__:
+            raise TypeError(f"two attacks are named {cls.name!r}: {other.__module__} and {cls.__module__}; rename one")
+        _REGISTRY[cls.name] = cls
+
+    def __post_init__(self) -> None:
+        for field in settings_of(type(self)):
+            check_setting(self.name, field, getattr(self, field.name))
+
+    def run(self, subject: Subject, n: int, report: Report) -> Outcome:
+        """Attack with n attempts and as many of the control. Both models of `subject` are left as they were.
+
+        Raises whatever `report.check` raises when the user cancels.
+        """
+        raise TypeError(f"{type(self).__name__} does not say how it attacks: implement run()")
+
+    def generator(self) -> torch.Generator:
+        """The attack's own source of random numbers."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def seeds(self, n: int, part: int = 1) -> list[int]:
+        """Seeds of n pictures; different parts share none, and part 0 is that of the search before the attempts."""
+        return [self.seed + 100_000 * part + i for i in range(n)]
+
+
+def attacks() -> dict[str, type[Attack]]:
+    """Every attack by name: all that the files in `attacks/` define, sorted."""
+    package = importlib.import_module(PACKAGE)
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{PACKAGE}.{module.name}")
+    return dict(sorted(_REGISTRY.items()))
+
+
+def judged(subject: Subject, pictures: Tensor) -> Shot:
+    """The judge's verdict on pictures."""
+    return Shot(pictures, subject.confidence(pictures), tuple(subject.hits(pictures)))
+
+
+def shoot(subject: Subject, texts: Sequence[Text], seeds: Sequence[int], who: str = ERASED) -> Shot:
+    """Draw and judge."""
+    return judged(subject, subject.draw(who, texts, seeds).pictures)
+
+
+def best_of(shots: Sequence[Shot]) -> Shot:
+    """Of several tries at the same attempts the one that the judge is surest of, attempt by attempt; an attempt counts if
+    any of its tries does."""
+    sure = torch.stack([shot.confidence for shot in shots])
+    choice = sure.argmax(0).tolist()
+    pictures = torch.stack([shots[best].pictures[i] for i, best in enumerate(choice)])
+    hits = tuple(any(shot.hits[i] for shot in shots) for i in range(len(choice)))
+    return Shot(pictures, sure.max(0).values, hits)
+
+
+def best_text(subject: Subject, candidates: Sequence[str], attack: Attack, tries: int, report: Report) -> str:
+    """The prompt that, drawn `tries` times by the erased model, makes the judge surest of the concept on average. What it
+    is measured on is not what it is reported on: the attempts take other seeds."""
+    texts = [text for text in candidates for _ in range(tries)]
+    report.check(f"{attack.name}: trying {len(candidates)} prompts")
+    shot = shoot(subject, texts, attack.seeds(tries, 0) * len(candidates))
+    return candidates[int(shot.confidence.reshape(len(candidates), tries).mean(1).argmax())]

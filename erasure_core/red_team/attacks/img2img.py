@@ -1,0 +1,29 @@
+"""Image to image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...method import setting
+from ...report import Report
+from ..attack import Attack, Outcome
+from ..probes import repaint_probe
+from ..subject import Subject
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageToImage(Attack):
+    """The erased model redraws the base model's picture of the concept."""
+
+    name = "img2img"
+    title = "Image to image: redraw a picture of the concept"
+    paper = "the image-prompt probe of RECALL in its simplest form"
+
+    strength: float = setting(
+        0.7, "How much is redrawn: 1 forgets the picture, 0 keeps it.", minimum=0.05, maximum=1.0, step=0.05
+    )
+
+    def run(self, subject: Subject, n: int, report: Report) -> Outcome:
+        """See `Attack.run`."""
+        told = "a picture of the empty prompt, redrawn alike"
+        return repaint_probe(self, subject, n, self.strength, None, report, told)

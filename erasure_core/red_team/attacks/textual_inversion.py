@@ -1,0 +1,71 @@
+"""Learn a new word for the concept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...guidance import squared_error
+from ...method import setting
+from ...pictures import Pictures, noised
+from ...report import Report
+from ..attack import Attack, Outcome, shoot
+from ..subject import BASE, ERASED, Soft, SoftDenoiser, Subject, plain_prompts, soft_prompts
+
+BATCH = 4
+LEVELS = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextualInversion(Attack):
+    """Token vectors are trained on the base model's own pictures of the concept, through the erased model, whose weights
+    stay as they are. They are saved as an embedding file."""
+
+    name = "textual_inversion"
+    title = "Textual inversion: a new word, learned through the erased model"
+    paper = "Circumventing Concept Erasure, arXiv 2308.01508"
+
+    vectors: int = setting(2, "Token vectors that stand for the concept.", minimum=1, maximum=32)
+    steps: int = setting(150, "Optimiser steps.", minimum=1, maximum=10000)
+    learning_rate: float = setting(0.01, "Adam's step size.", minimum=1e-5, maximum=1.0, step=0.001, advanced=True)
+    pictures: int = setting(16, "The base model's pictures that it learns from.", minimum=1, maximum=500)
+
+    def run(self, subject: Subject, n: int, report: Report) -> Outcome:
+        """See `Attack.run`; the control puts random vectors of the same lengths in the place of the learned ones."""
+        report.check("textual_inversion: drawing what it learns from")
+        shown = subject.draw(BASE, plain_prompts(subject, self.pictures), self.seeds(self.pictures, 0)).latents
+        with subject.opened(ERASED) as denoiser:
+            learned = self.learn(subject, denoiser, shown, report)
+        attack = shoot(subject, soft_prompts(subject, n, learned), self.seeds(n))
+        random = torch.randn(learned.shape, generator=self.generator())
+        random = random * (learned.norm(dim=1, keepdim=True) / random.norm(dim=1, keepdim=True))
+        control = shoot(subject, soft_prompts(subject, n, random), self.seeds(n, 2))
+        return Outcome(attack, control, "random vectors of the same lengths", "a learned embedding", learned)
+
+    def learn(self, subject: Subject, denoiser: SoftDenoiser, shown: Tensor, report: Report) -> Tensor:
+        """Trained vectors (k, width); they begin at random words.
+
+        They minimise the denoising loss of the pictures under the erased model (arXiv 2208.01618, equation 2).
+        """
+        generator = self.generator()
+        _, table = denoiser.word_vectors()
+        rows = table[torch.randperm(len(table), generator=generator)[: self.vectors]].float().clone()
+        vectors = rows.requires_grad_(True)
+        optimiser = torch.optim.Adam([vectors], lr=self.learning_rate)
+        latents = shown.to(denoiser.device).float().clone()
+        nothing = denoiser.encode([""]).repeat(len(latents))
+        for step in range(self.steps):
+            report.check()
+            batch = noised(denoiser, Pictures(latents, nothing).drawn(BATCH, generator), LEVELS, generator)
+            template = subject.templates[step % len(subject.templates)]
+            conditioning = denoiser.encode_soft(Soft(template, vectors)).repeat(BATCH)
+            predicted = denoiser.predict(batch.latents, batch.sigma, conditioning)
+            subject.calls += BATCH
+            loss = squared_error(predicted, batch.conditional, batch.sigma).mean()
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            report.on_progress(step + 1, self.steps, float(loss.detach()))
+        return vectors.detach().cpu()

@@ -1,0 +1,96 @@
+"""What an attack may ask of the host: two models with one text encoder, a sampler, and a judge of the concept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from ..denoiser import Conditioning, Denoiser
+from ..evaluation.drawing import Drawn
+from ..evaluation.prompts import GAP
+
+BASE, ERASED = "base", "erased"
+
+
+@dataclass(frozen=True)
+class Soft:
+    """A prompt whose gap `{}` is filled by token vectors (k, width) that no word needs to have."""
+
+    template: str
+    vectors: Tensor
+
+
+Text = str | Soft
+
+
+class SoftDenoiser(Denoiser, Protocol):
+    """A denoiser that also encodes vectors in place of words."""
+
+    def encode_soft(self, prompt: Soft) -> Conditioning:
+        """The conditioning (1) of a soft prompt; gradients reach its vectors.
+
+        Raises ValueError for a model with several text encoders, which would need vectors for each.
+        """
+        ...
+
+    def word_vectors(self) -> tuple[list[str], Tensor]:
+        """The whole words of the text encoder's vocabulary, and the vector of each (words, width), without gradient."""
+        ...
+
+
+class Subject(Protocol):
+    """An erased model under attack, its base model, and a judge that knows the concept. `calls` counts the evaluations of
+    the UNet so far, of both models and in batches of one."""
+
+    concept: str
+    synonyms: tuple[str, ...]
+    templates: tuple[str, ...]
+    steps: int
+    calls: int
+
+    def draw(self, who: str, texts: Sequence[Text], seeds: Sequence[int], noise_scale: float = 1.0) -> Drawn:
+        """One picture a text by the model `who`, from the noise of its seed times `noise_scale`."""
+        ...
+
+    def complete(self, first: Sequence[Text], then: Sequence[Text], seeds: Sequence[int], base_steps: int) -> Drawn:
+        """The base model draws the first `base_steps` sampling steps of `first`, the erased model the others of `then`."""
+        ...
+
+    def repaint(
+        self, texts: Sequence[Text], seeds: Sequence[int], latents: Tensor, strength: float, mask: Tensor | None = None
+    ) -> Drawn:
+        """The erased model draws on from finished latents under noise: strength 1 forgets them, 0 keeps them. With a mask
+        (height, width) of the latents only where it is 1."""
+        ...
+
+    def pictures(self, latents: Tensor) -> Tensor:
+        """Finished latents in model space as images (n, height, width, 3) in [0, 1]."""
+        ...
+
+    def opened(self, who: str) -> AbstractContextManager[SoftDenoiser]:
+        """The model as a denoiser, with gradients; afterwards it is as it was. Only one can be open at a time, and
+        nothing can be drawn meanwhile."""
+        ...
+
+    def confidence(self, pictures: Tensor) -> Tensor:
+        """How sure the judge is that each picture (n, height, width, 3) shows the concept, (n,) in [0, 1]."""
+        ...
+
+    def hits(self, pictures: Tensor) -> list[bool]:
+        """Whether the concept is what the judge sees in each picture."""
+        ...
+
+
+def plain_prompts(subject: Subject, n: int, word: str | None = None) -> list[str]:
+    """n prompts that say the concept, or another word, in the templates in turn."""
+    said = subject.concept if word is None else word
+    return [subject.templates[i % len(subject.templates)].replace(GAP, said) for i in range(n)]
+
+
+def soft_prompts(subject: Subject, n: int, vectors: Tensor) -> list[Text]:
+    """n prompts with vectors in the place of the concept."""
+    return [Soft(subject.templates[i % len(subject.templates)], vectors) for i in range(n)]

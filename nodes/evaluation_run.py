@@ -1,0 +1,98 @@
+"""An evaluation as the node runs it: with progress and pictures, and with files also when it is stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from functools import partial
+
+from torch import Tensor
+
+from ..erasure_core.erased_unet import ErasedUNet
+from ..erasure_core.evaluation.drawing import Sampling
+from ..erasure_core.evaluation.prompts import Prompt
+from ..erasure_core.evaluation.report import Evaluation
+from ..erasure_core.evaluation.run import Job, Watcher, concepts_of, evaluate, summary
+from ..erasure_core.evaluation.scores import Pair
+from ..erasure_core.judge import ConceptJudge
+from . import evaluation_files, host
+from .evaluation_pictures import Album, chart
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A finished evaluation with its pictures."""
+
+    evaluation: Evaluation
+    album: Album
+
+
+def painters(
+    model: object, erased_model: object, clip: object, vae: object, sampling: Sampling, node_id: str | None = None
+) -> tuple[host.ComfyPainter, host.ComfyPainter]:
+    """Base and erased model, drawing alike. Raises ValueError if the two models are of different families."""
+    check_same_family(model, erased_model)
+    encoded: dict = {}
+    check = partial(host.check_cancelled, node_id=node_id)
+    base, erased = (host.ComfyPainter(one, clip, vae, sampling, encoded, check) for one in (model, erased_model))
+    return base, erased
+
+
+def check_same_family(model: object, erased_model: object) -> None:
+    """Raise ValueError, naming both, if the two models are of different families."""
+    families = [host.family_of(one) for one in (model, erased_model)]
+    if families[0] != families[1]:
+        raise ValueError(
+            f"model is a {families[0]} model and erased_model a {families[1]} one; link the erased clone of the same model"
+        )
+
+
+def run(
+    model: object,
+    erased_model: object,
+    clip: object,
+    vae: object,
+    judge: ConceptJudge | None,
+    concepts: Sequence[str],
+    prompts: Sequence[Prompt],
+    pictures_per_prompt: int,
+    seed: int,
+    sampling: Sampling,
+    filename_prefix: str = "",
+    node_id: str | None = None,
+) -> Result:
+    """Evaluate, and leave the base model's weights in place. On a cancel or error, what was measured so far is written to
+    the output folder under `filename_prefix` and named on the node; then the exception goes on."""
+    if judge is not None:
+        judge = judge.labelled(concepts_of(prompts))
+    base, erased = painters(model, erased_model, clip, vae, sampling, node_id)
+    job = Job(base, erased, judge, tuple(concepts), tuple(prompts), pictures_per_prompt, seed, sampling)
+    bar, album = host.ProgressBar(len(job.planned()), node_id=node_id), Album(job.planned())
+
+    def on_pairs(done: int, planned: int, pairs: Sequence[Pair], before: Tensor, after: Tensor) -> None:
+        album.add(pairs, before, after)
+        picture = album.latest()
+        bar.update_absolute(done, planned, ("JPEG", picture, 512) if picture else None)
+
+    watcher = Watcher(on_pairs, partial(host.check_cancelled, node_id=node_id))
+    started = time.monotonic()
+    try:
+        with host.memory_errors(f"drawing at {sampling.width}x{sampling.height}", "batch_size, width and height"):
+            return Result(evaluate(job, watcher), album)
+    except BaseException:
+        if watcher.pairs and filename_prefix:
+            partly = summary(job, watcher.pairs, time.monotonic() - started)
+            path = evaluation_files.write_evaluation(partly, album.grid(), chart(partly), f"{filename_prefix}_partial")
+            host.send_text(f"stopped after {len(watcher.pairs)} pairs; what was measured so far: {path}", node_id)
+        raise
+    finally:
+        host.use(model)
+
+
+def scored(erased: ErasedUNet | None, evaluation: Evaluation) -> ErasedUNet | None:
+    """The erased UNet with the scores in its metadata."""
+    if erased is None:
+        return None
+    provenance = dataclasses.replace(erased.provenance, scores=evaluation.scores())
+    return dataclasses.replace(erased, provenance=provenance)

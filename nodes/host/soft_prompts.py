@@ -1,0 +1,68 @@
+"""Token vectors in the place of words, through ComfyUI's own CLIP, with gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...erasure_core.denoiser import Conditioning
+from ...erasure_core.evaluation.prompts import GAP
+from ...erasure_core.red_team.subject import Soft
+from ..base_model import positions, words_and_tokens
+from .denoiser import ComfyDenoiser, differentiable_weights
+
+PLACEHOLDER = "thing"
+
+
+def only_encoder(clip: Any) -> str:
+    """The key of the CLIP's one text encoder. Raises ValueError if it has several: each would need vectors of its own."""
+    keys = list(clip.tokenize(""))
+    if len(keys) != 1:
+        raise ValueError(
+            f"this CLIP has the text encoders {', '.join(keys)}, and vectors in place of words are only supported for a "
+            f"CLIP with one; choose another attack"
+        )
+    return keys[0]
+
+
+def soft_tokens(clip: Any, prompt: Soft) -> dict[str, list[list[tuple]]]:
+    """The prompt's tokens as ComfyUI's tokenizer gives them, with the vectors (k, width) in the gap; the padding at the
+    end gives way. Raises ValueError if the prompt is too long for that."""
+    key = only_encoder(clip)
+    text = prompt.template.replace(GAP, PLACEHOLDER)
+    (place,) = positions(clip, text, PLACEHOLDER)
+    (batch,) = clip.tokenize(text)[key]
+    extra = len(prompt.vectors) - 1
+    own = 2 + len(positions(clip, text, None))  # with the tokens for begin and end
+    if own + extra > len(batch):
+        raise ValueError(
+            f"{prompt.template!r} with {extra + 1} vectors is too long for the text encoder; use fewer vectors"
+        )
+    vectors = [(vector, 1.0) for vector in prompt.vectors]
+    return {key: [[*batch[:place], *vectors, *batch[place + 1 : len(batch) - extra]]]}
+
+
+def vectors_by_word(clip: Any) -> tuple[list[str], Tensor]:
+    """Whole words of the text encoder's vocabulary, and a copy of the vector of each (words, width), float32."""
+    key = only_encoder(clip)
+    encoder = getattr(clip.cond_stage_model, clip.cond_stage_model.clip, None)
+    if encoder is None:
+        raise ValueError(f"the text encoder {key!r} does not show its token vectors; choose another attack")
+    words, tokens = zip(*words_and_tokens(clip), strict=True)
+    table = encoder.transformer.get_input_embeddings().weight
+    return list(words), table.detach()[torch.tensor(tokens, device=table.device)].float().cpu().clone()
+
+
+class SoftComfyDenoiser(ComfyDenoiser):
+    """A MODEL and CLIP as `erasure_core.red_team.subject.SoftDenoiser`; hand it to `opened` as its kind."""
+
+    def encode_soft(self, prompt: Soft) -> Conditioning:
+        """See `SoftDenoiser.encode_soft`."""
+        differentiable_weights(self._clip.cond_stage_model)
+        return Conditioning(self._read(soft_tokens(self._clip, prompt), prompt.template))
+
+    def word_vectors(self) -> tuple[list[str], Tensor]:
+        """See `SoftDenoiser.word_vectors`."""
+        return vectors_by_word(self._clip)

@@ -1,0 +1,188 @@
+"""Red-Team Concept: can an erased concept be brought back?"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from comfy_api.latest import io
+from PIL import Image
+from safetensors.torch import save
+from torch import Tensor
+
+from ..erasure_core.concepts import ConceptPair, lines
+from ..erasure_core.evaluation.drawing import Sampling
+from ..erasure_core.evaluation.prompts import parse_templates
+from ..erasure_core.evaluation.report import accuracy_lines
+from ..erasure_core.files import write_whole
+from ..erasure_core.judge import ConceptJudge
+from ..erasure_core.red_team.attack import Attack, Shot
+from ..erasure_core.red_team.run import Finding, find, markdown, plain
+from ..erasure_core.report import Report
+from . import evaluation_files, host
+from .charts import Cell, as_image, as_picture, grid
+from .drawing_inputs import sampling_inputs
+from .erase import CATEGORY
+from .erased_unet import next_file, safe_prefix
+from .evaluate import TEMPLATES
+from .evaluation_run import check_same_family
+from .types import ConceptJudgeType
+from .widgets import attack_input, chosen_attack
+
+SHOWN = 8
+
+
+def run(subject: host.ComfySubject, attack: Attack, n: int, model: object, node_id: str | None = None) -> Finding:
+    """Attack, and leave the base model's weights in place."""
+    bar = host.ProgressBar(100, node_id=node_id)
+    report = Report(
+        on_progress=lambda step, total, _loss: bar.update_absolute(step, total),
+        check=partial(host.check_cancelled, node_id=node_id),
+    )
+    try:
+        with host.memory_errors(f"attacking with {attack.name}", "batch_size, width and height"):
+            return find(subject, attack, n, plain(subject, n, attack.seed, report), report)
+    finally:
+        host.use(model)
+
+
+def pictures(finding: Finding) -> Image.Image:
+    """What base, no attack, attack and control drew, with the judge's verdicts."""
+    shots = {
+        "base model, plain prompts": finding.plain.base,
+        "erased model, plain prompts": finding.plain.erased,
+        f"attack: {finding.attack.name}": finding.outcome.attack,
+        f"control: {finding.outcome.control_is}": finding.outcome.control,
+    }
+    return grid([(title, _cells(shot)) for title, shot in shots.items()], ("",))
+
+
+def _cells(shot: Shot) -> list[Cell]:
+    shown = zip(shot.pictures[:SHOWN], shot.confidence, shot.hits, strict=False)
+    return [
+        Cell("seen" if hit else "not seen", [as_picture(picture)], [f"{100 * float(sure):.0f} % sure"])
+        for picture, sure, hit in shown
+    ]
+
+
+def save_embedding(vectors: Tensor, prefix: str) -> Path:
+    """Write token vectors (k, width) as a file that ComfyUI's `embedding:` reads, into its first embeddings folder."""
+    path = next_file(host.folders("embeddings")[0], safe_prefix(prefix))
+    write_whole(path, save({"emb_params": vectors.contiguous()}))
+    return path
+
+
+class RedTeamConcept(io.ComfyNode):
+    """Attack an erasure."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See the class."""
+        return io.Schema(
+            node_id="ErasureRedTeam",
+            display_name="Red-Team Concept",
+            category=CATEGORY,
+            description="Tries to bring an erased concept back and reports how often it succeeds, beside no attack and a "
+            "control. Both models stay as they are.",
+            search_aliases=["red team", "attack", "robustness", "textual inversion", "jailbreak"],
+            inputs=_inputs(),
+            outputs=[
+                io.Image.Output(display_name="grid", tooltip="Pictures of base, no attack, attack and control."),
+                io.String.Output(
+                    display_name="report", tooltip="Success rates with intervals, what was found, and its cost."
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        erased_model,
+        clip,
+        vae,
+        judge: ConceptJudge,
+        concept: str,
+        attack: dict,
+        templates: str,
+        attempts: int,
+        width: int,
+        height: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        seed: int,
+        batch_size: int,
+        filename_prefix: str,
+        synonyms: str = "",
+        other_labels: str = "",
+    ) -> io.NodeOutput:
+        """Attack, write the files, and return pictures and report."""
+        safe_prefix(filename_prefix)  # before the attack: a bad name must not cost an hour
+        concept, chosen = ConceptPair(concept.strip()).target, chosen_attack(attack, seed)
+        judge = judge.labelled([concept, *lines(other_labels or "")])
+        check_same_family(model, erased_model)
+        sampling = Sampling(width, height, steps, cfg, sampler_name, scheduler, batch_size)
+        node_id = cls.hidden.unique_id
+        subject = host.ComfySubject(
+            model, erased_model, clip, vae, judge, concept, parse_templates(templates), sampling,
+            lines(synonyms or ""), partial(host.check_cancelled, node_id=node_id),
+        )  # fmt: skip
+        finding = run(subject, chosen, attempts, model, node_id)
+        text, sheet = written(finding, judge, filename_prefix)
+        host.send_text(text.splitlines()[-1], node_id)
+        return io.NodeOutput(as_image(sheet), text)
+
+
+def written(finding: Finding, judge: ConceptJudge, prefix: str) -> tuple[str, Image.Image]:
+    """Write the report, the grid, the strongest picture, the figures, and an embedding if one was found; the report with
+    the paths in its last lines, and the grid."""
+    sheet = pictures(finding)
+    text, figures = markdown([finding], accuracy_lines(judge)), finding.as_json()
+    if finding.outcome.embedding is not None:
+        path = save_embedding(finding.outcome.embedding, f"red_team/{safe_prefix(prefix).name}_{finding.attack.name}")
+        figures["embedding"] = path.name
+        text += f"\nThe embedding was saved: write `embedding:red_team/{path.stem}` into a prompt.\n"
+    strongest = as_picture(finding.outcome.attack.strongest()[0])
+    path = evaluation_files.write(prefix, text, figures, {"grid": sheet, "strongest": strongest})
+    return f"{text}\nFigures and pictures: {path}\n", sheet
+
+
+def _inputs() -> list[io.Input]:
+    many = {"multiline": True, "optional": True}
+    return [
+        io.Model.Input("model", tooltip="The base model, unedited: some attacks start from its pictures."),
+        io.Model.Input("erased_model", tooltip="The model with the concept erased."),
+        io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
+        io.Vae.Input("vae", tooltip="The autoencoder of the same checkpoint."),
+        ConceptJudgeType.Input("judge", tooltip="From Load Concept Judge; it decides whether the concept is back."),
+        io.String.Input("concept", default="circle", tooltip="The one concept to bring back, as the judge calls it."),
+        attack_input(),
+        io.String.Input(
+            "templates",
+            multiline=True,
+            default=TEMPLATES,
+            tooltip="Sentences for the concept, one a line, with {} where it stands.",
+        ),
+        io.Int.Input(
+            "attempts",
+            default=24,
+            min=1,
+            max=10000,
+            tooltip="Attempts of the attack, and as many of its control. More give narrower intervals.",
+        ),
+        *sampling_inputs(),
+        io.String.Input(
+            "filename_prefix",
+            default="erasure/red_team",
+            tooltip="Name of the files in the output folder (grid, strongest picture, report, JSON), without number.",
+        ),
+        io.String.Input(
+            "synonyms", **many, tooltip="Other words for the concept, one a line, for the attack paraphrase."
+        ),
+        io.String.Input(
+            "other_labels", **many, tooltip="What else a zero-shot judge may see, one a line; a classifier needs none."
+        ),
+    ]

@@ -1,0 +1,242 @@
+"""Attacks against erasures whose weak spots are known: one that only renames a word, and a model that never knew it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from concept_erasure.erasure_core.denoiser import Conditioning
+from concept_erasure.erasure_core.evaluation.drawing import Drawn
+from concept_erasure.erasure_core.red_team import attack as registry
+from concept_erasure.erasure_core.red_team.attack import Attack, Shot, attacks, best_of
+from concept_erasure.erasure_core.red_team.attacks.inpaint import central_square
+from concept_erasure.erasure_core.red_team.attacks.paraphrase import misspellings
+from concept_erasure.erasure_core.red_team.run import find, markdown, plain
+from concept_erasure.erasure_core.red_team.subject import BASE, ERASED, Soft
+from concept_erasure.erasure_core.report import Report
+
+WORDS = ("circle", "disc", "house", "tree", "star")
+CIRCLE, STAR = 0, 4
+N = 12
+"""Attempts: enough for 12 of 12 and 0 of 12 to be told apart."""
+
+
+def vectors() -> torch.Tensor:
+    """A vector a word; that of 'disc' lies next to that of 'circle'."""
+    table = torch.eye(len(WORDS), 8)
+    table[1] = 0.9 * table[CIRCLE] + 0.1 * table[1]
+    return table
+
+
+class TinyDenoiser:
+    """A model whose finished picture is a linear reading of the mean word vector. `maps` is that reading."""
+
+    family, device = "tiny", torch.device("cpu")
+
+    def __init__(self, maps: torch.Tensor, renamed: bool) -> None:
+        self._maps, self._renamed = maps, renamed
+
+    def read(self, text) -> torch.Tensor:
+        """What the text encoder makes of a prompt: the mean vector of the words that it knows."""
+        words = text.template if isinstance(text, Soft) else text
+        said = [WORDS.index(word) for word in words.split() if word in WORDS]
+        rows = [STAR if self._renamed and row == CIRCLE else row for row in said]
+        read = vectors()[rows]
+        read = torch.cat([read, text.vectors]) if isinstance(text, Soft) else read
+        return read.mean(0) if len(read) else torch.zeros(8)
+
+    def picture(self, text) -> torch.Tensor:
+        """Latents (4, 1, 1): how much of circle, house, tree and star it shows."""
+        return (self._maps @ self.read(text)).reshape(4, 1, 1)
+
+    def encode(self, prompts) -> Conditioning:
+        """See `Denoiser`."""
+        return Conditioning({"c_crossattn": torch.stack([self.read(prompt)[None] for prompt in prompts])})
+
+    def encode_soft(self, prompt: Soft) -> Conditioning:
+        """See `SoftDenoiser`."""
+        return Conditioning({"c_crossattn": self.read(prompt)[None, None]})
+
+    def word_vectors(self):
+        """See `SoftDenoiser`."""
+        return list(WORDS), vectors()
+
+    def known_words(self) -> list[str]:
+        """See `Denoiser`."""
+        return list(WORDS)
+
+    def sigmas(self, n: int) -> torch.Tensor:
+        """See `Denoiser`."""
+        return torch.linspace(10.0, 0.0, n + 1)
+
+    def empty_latents(self, n: int) -> torch.Tensor:
+        """See `Denoiser`."""
+        return torch.zeros(n, 4, 1, 1)
+
+    def predict(self, latents, sigma, conditioning) -> torch.Tensor:
+        """The noise that leads to the picture."""
+        shown = (conditioning.tokens.mean(1) @ self._maps.T).reshape(-1, 4, 1, 1)
+        return (latents - shown) / sigma.reshape(-1, 1, 1, 1)
+
+
+READING = torch.zeros(4, 8)
+for _row, _word in enumerate((0, 2, 3, 4)):
+    READING[_row, _word] = 1.0
+READING[0, 1] = 1.0
+
+
+class TinySubject:
+    """A base model that knows 'circle' and 'disc'; the erased one only renames the word 'circle', or, with `gold`, never
+    learned what either looks like."""
+
+    concept, synonyms, templates, steps = "circle", ("disc",), ("a {}", "one {}"), 8
+
+    def __init__(self, gold: bool) -> None:
+        never = READING.clone()
+        never[0] = 0
+        self.calls, self._gold = 0, gold
+        self._models = {
+            BASE: TinyDenoiser(READING, False),
+            ERASED: TinyDenoiser(never, False) if gold else TinyDenoiser(READING, True),
+        }
+        self._open = False
+
+    def draw(self, who, texts, seeds, noise_scale=1.0) -> Drawn:
+        """See `Subject`: the picture, and a little of the noise."""
+        assert not self._open, "nothing can be drawn while a model is open"
+        self.calls += len(texts) * self.steps
+        noise = [torch.randn(4, 1, 1, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        latents = torch.stack([self._models[who].picture(text) for text in texts]) + 0.05 * torch.stack(noise)
+        return Drawn(latents, self.pictures(latents))
+
+    def complete(self, first, then, seeds, base_steps) -> Drawn:
+        """The first steps decide; a model that never knew the concept makes something else of them."""
+        begun, finished = self.draw(BASE, first, seeds).latents, self.draw(ERASED, then, seeds).latents
+        return self._shown(finished if self._gold else begun)
+
+    def repaint(self, texts, seeds, latents, strength, mask=None) -> Drawn:
+        """A mixture of what is shown and what is drawn."""
+        return self._shown((1 - strength) * latents + strength * self.draw(ERASED, texts, seeds).latents)
+
+    def _shown(self, latents) -> Drawn:
+        return Drawn(latents, self.pictures(latents))
+
+    def pictures(self, latents) -> torch.Tensor:
+        """The numbers as a picture of one row."""
+        return latents.reshape(-1, 1, 4, 1).expand(-1, 1, 4, 3)
+
+    @contextmanager
+    def opened(self, who) -> Iterator[TinyDenoiser]:
+        """See `Subject`."""
+        self._open = True
+        try:
+            yield self._models[who]
+        finally:
+            self._open = False
+
+    def confidence(self, pictures) -> torch.Tensor:
+        """How much circle it shows."""
+        return pictures[:, 0, 0, 0].clamp(0, 1)
+
+    def hits(self, pictures) -> list[bool]:
+        """Whether it shows more than half a circle."""
+        return (pictures[:, 0, 0, 0] > 0.5).tolist()
+
+
+SMALL = {
+    "textual_inversion": {"steps": 120, "learning_rate": 0.05, "pictures": 4, "vectors": 1},
+    "nearest_tokens": {"words": 2},
+    "unlearn_diff": {"steps": 40},
+    "p4d": {"steps": 40},
+    "ring_a_bell": {"words": 2, "generations": 3, "population": 8},
+    "null_inversion": {"steps": 4},
+}
+
+
+def finding(name: str, gold: bool):
+    """One attack on the renamed or the gold model."""
+    subject = TinySubject(gold)
+    report = Report()
+    return find(subject, attacks()[name](seed=3, **SMALL.get(name, {})), N, plain(subject, N, 3, report), report)
+
+
+@pytest.mark.parametrize(
+    "name", ["nearest_tokens", "textual_inversion", "completion", "paraphrase", "unlearn_diff", "p4d"]
+)
+def test_an_edit_that_only_renames_the_word_falls_and_the_control_does_not(name: str) -> None:
+    found = finding(name, gold=False)
+    shares = {key: share.per_cent for key, share in found.shares().items()}
+    assert shares["base"] == 100 and shares["no attack"] == 0
+    most = 20 if name == "textual_inversion" else 0  # a random vector of eight numbers may say a little of a circle
+    assert shares["attack"] == 100 and shares["control"] <= most and found.broken()
+
+
+@pytest.mark.parametrize("name", sorted(attacks()))
+def test_a_model_that_never_knew_the_concept_does_not_fall_and_both_models_stay_as_they_were(name: str) -> None:
+    if name in ("img2img", "inpaint"):
+        pytest.skip("a probe that shows the concept: what stays of the picture is no memory of the model")
+    found = finding(name, gold=True)
+    assert found.shares()["attack"].hits == 0 and not found.broken()
+
+
+@pytest.mark.parametrize("name", sorted(attacks()))
+def test_every_attack_counts_its_calls_reports_its_control_and_can_be_cancelled(name: str) -> None:
+    found = finding(name, gold=False)
+    assert found.calls >= 2 * N and found.outcome.control_is
+    assert len(found.outcome.attack.hits) == len(found.outcome.control.hits) == N
+    text = markdown([found], ["judge"])
+    assert f"| {name} |" in text and "(n = 12)" in text and "judge" in text
+    stored = found.as_json()
+    assert (
+        stored["attack"] == name and stored["shares"]["attack"]["n"] == N and stored["unet_evaluations"] == found.calls
+    )
+
+    def cancel(*_said) -> None:
+        raise KeyboardInterrupt
+
+    subject = TinySubject(False)
+    with pytest.raises(KeyboardInterrupt):
+        attacks()[name]().run(subject, 2, Report(check=cancel))
+    assert not subject._open
+
+
+def test_what_was_found_is_handed_out() -> None:
+    assert finding("nearest_tokens", False).outcome.found == "disc"
+    learned = finding("textual_inversion", False).outcome.embedding
+    assert learned.shape == (1, 8) and not learned.requires_grad
+    shown = (READING @ learned[0])[0]
+    assert shown > 0.5, "the learned vector says circle"
+    assert finding("paraphrase", False).outcome.found in ("a disc", "one disc")
+
+
+def test_an_attempt_counts_if_any_of_its_tries_does_and_shows_the_surest() -> None:
+    shots = [
+        Shot(torch.full((2, 1, 1, 3), float(i)), torch.tensor(sure), hits)
+        for i, (sure, hits) in enumerate([([0.2, 0.9], (False, True)), ([0.4, 0.1], (False, False))])
+    ]
+    best = best_of(shots)
+    assert best.hits == (False, True) and best.confidence.tolist() == pytest.approx([0.4, 0.9])
+    assert best.pictures[:, 0, 0, 0].tolist() == [1, 0]
+    assert best.strongest()[1] == pytest.approx(0.9)
+
+
+def test_misspellings_keep_the_first_and_the_last_letter() -> None:
+    found = misspellings("circle")
+    assert {"crcle", "ciircle", "cricle"} <= set(found) and "circle" not in found
+    assert all(word[0] == "c" and word[-1] == "e" for word in found)
+
+
+def test_the_hole_lies_in_the_middle() -> None:
+    mask = central_square(8, 4, 0.5)
+    assert mask.sum() == 8 and mask[2:6, 1:3].all()
+
+
+def test_a_second_attack_of_a_name_is_refused_and_a_setting_out_of_range_is_named() -> None:
+    with pytest.raises(TypeError, match="two attacks are named 'noise'"):
+        dataclasses.make_dataclass("Other", [], bases=(Attack,), namespace={"name": "noise", "__module__": "elsewhere"})
+    with pytest.raises(ValueError, match=r"completion: share is 2\.0"):
+        attacks()["completion"](share=2.0)
+    assert registry.attacks()["noise"].__module__.endswith("attacks.noise")

@@ -1,0 +1,146 @@
+"""Red-Team Concept in the real host: attacks run through ComfyUI's sampler and text encoder and change nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from concept_erasure.erasure_core.erased_unet import load_erased_unet
+from concept_erasure.erasure_core.evaluation.drawing import Sampling
+from concept_erasure.erasure_core.judge import ConceptJudge, load_judge
+from concept_erasure.erasure_core.red_team.attack import attacks
+from concept_erasure.erasure_core.red_team.subject import BASE, ERASED, Soft
+from erasure_tests.runs import base_hash
+
+from benchmarks.playground import Playground
+from playground.build import build_judge
+
+pytestmark = pytest.mark.usefixtures("as_a_node_runs")
+STEPS = 3
+EDIT = Path(__file__).parent.parent / "playground" / "weights" / "erased_circle.safetensors"
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory) -> ConceptJudge:
+    """The playground's judge of shapes."""
+    folder = tmp_path_factory.mktemp("judges")
+    build_judge(folder)
+    return load_judge(folder / "shape", "shape", torch.device("cpu"))
+
+
+def models(bed: Playground) -> tuple:
+    """Base and erased model."""
+    from concept_erasure.nodes import host
+
+    return bed.model, host.patched(bed.model, load_erased_unet(EDIT), 1.0)
+
+
+def subject(bed: Playground, judge: ConceptJudge, erased: object = None):
+    """The playground under attack, in three sampling steps."""
+    from concept_erasure.nodes import host
+
+    base, patched = models(bed)
+    sampling = Sampling(64, 64, STEPS, 3.0, "euler", "normal", batch_size=4)
+    return host.ComfySubject(
+        base, erased or patched, bed.clip, bed.vae, judge, "circle", ("a red {}",), sampling, ("disc",)
+    )
+
+
+def test_a_completion_by_the_same_model_is_the_picture_itself(bed, judge) -> None:
+    whole = subject(bed, judge, bed.model)
+    drawn = whole.draw(BASE, ["a red circle"], [5])
+    finished = whole.complete(["a red circle"], ["a red circle"], [5], 1)
+    assert torch.allclose(drawn.latents, finished.latents, atol=1e-4)
+    assert whole.calls == 2 * 2 * STEPS
+
+
+def test_a_weak_repainting_keeps_the_picture_and_a_mask_keeps_what_is_outside(bed, judge) -> None:
+    from concept_erasure.erasure_core.red_team.attacks.inpaint import central_square
+
+    one = subject(bed, judge)
+    shown = one.draw(BASE, ["a red circle"], [5]).latents
+    weak, strong = (one.repaint(["a red circle"], [6], shown, strength).latents for strength in (0.1, 1.0))
+    assert (weak - shown).abs().mean() < (strong - shown).abs().mean()
+    mask = central_square(8, 8, 0.5)
+    filled = one.repaint(["a red circle"], [6], shown, 1.0, mask).latents
+    assert torch.allclose(filled[..., mask == 0], shown[..., mask == 0], atol=1e-3)
+    assert not torch.allclose(filled[..., mask == 1], shown[..., mask == 1], atol=1e-2)
+
+
+def test_the_vectors_of_a_word_read_as_the_word_and_gradients_reach_them(bed, judge) -> None:
+    with subject(bed, judge).opened(ERASED) as denoiser:
+        words, table = denoiser.word_vectors()
+        vector = table[[words.index("circle")]].clone().requires_grad_(True)
+        soft = denoiser.encode_soft(Soft("a red {}", vector))
+        assert torch.allclose(soft.tokens, denoiser.encode(["a red circle"]).tokens, atol=1e-4)
+        two = denoiser.encode_soft(Soft("a red {}", table[:2]))
+        assert two.tokens.shape == soft.tokens.shape
+        soft.tokens.square().sum().backward()
+        assert vector.grad.abs().sum() > 0
+        with pytest.raises(ValueError, match="too long"):
+            denoiser.encode_soft(Soft("a red {}", table[:90]))
+
+
+QUICK = {
+    "completion": {},
+    "inpaint": {},
+    "null_inversion": {"steps": 2, "refinements": 1},
+    "p4d": {"steps": 2, "words": 2},
+    "textual_inversion": {"steps": 2, "pictures": 1},
+}
+
+
+@pytest.mark.parametrize("name", list(QUICK))
+def test_an_attack_runs_and_leaves_the_base_model_as_it_was(bed, judge, name) -> None:
+    from concept_erasure.nodes.red_team import run
+
+    before = base_hash(bed)
+    found = run(subject(bed, judge), attacks()[name](**QUICK[name]), 1, bed.model)
+    assert base_hash(bed) == before
+    assert found.outcome.attack.pictures.shape == (1, 64, 64, 3)
+
+
+def test_the_node_writes_its_files_and_an_embedding_that_comfyui_reads(bed, judge, monkeypatch, tmp_path) -> None:
+    from concept_erasure.nodes import host
+    from concept_erasure.nodes.red_team import RedTeamConcept
+
+    monkeypatch.setattr(RedTeamConcept, "hidden", SimpleNamespace(unique_id="7"), raising=False)
+    monkeypatch.setattr(host, "output_folder", lambda: str(tmp_path))
+    monkeypatch.setattr(host, "folders", lambda kind: [tmp_path / kind])
+    chosen = {"attack": "textual_inversion", "steps": 2, "pictures": 1, "vectors": 2}
+    grid, report = RedTeamConcept.execute(
+        *models(bed), bed.clip, bed.vae, judge, "circle", chosen, "a red {}", 1, 64, 64, STEPS, 3.0, "euler", "normal", 0, 4,
+        "red/team",
+    ).args  # fmt: skip
+    assert grid.shape[0] == 1 and grid.std() > 0 and "right in" in report
+    names = {path.name for path in (tmp_path / "red").iterdir()}
+    assert names == {f"team_00001_{end}" for end in ("grid.png", "strongest.png", ".md", ".json")}
+    stored = json.loads((tmp_path / "red" / "team_00001_.json").read_text("utf-8"))
+    (file,) = (tmp_path / "embeddings" / "red_team").iterdir()
+    assert stored["embedding"] == file.name
+    tokenizer = bed.clip.tokenizer.clip_l
+    monkeypatch.setattr(tokenizer, "embedding_directory", [str(tmp_path / "embeddings")])
+    (tokens,) = bed.clip.tokenize(f"a red embedding:red_team/{file.stem}.safetensors")["l"]
+    assert sum(torch.is_tensor(token) for token, *_ in tokens) == 2
+
+
+def test_bad_input_is_named_before_anything_is_drawn(bed, judge, monkeypatch) -> None:
+    from concept_erasure.nodes import host
+    from concept_erasure.nodes.red_team import RedTeamConcept
+
+    monkeypatch.setattr(RedTeamConcept, "hidden", SimpleNamespace(unique_id="7"), raising=False)
+    monkeypatch.setattr(host.ComfyPainter, "sample", lambda *_, **__: pytest.fail("something was drawn"))
+    rest = (1, 64, 64, STEPS, 3.0, "euler", "normal", 0, 4, "x")
+    given = (*models(bed), bed.clip, bed.vae, judge)
+    for concept, attack, templates, said in (
+        ("giraffe", {"attack": "noise"}, "a {}", "no label for 'giraffe'"),
+        ("circle", {"attack": "noise", "tries": 0}, "a {}", "tries is 0"),
+        ("circle", {"attack": "nothing"}, "a {}", "unknown attack"),
+        ("circle", {"attack": "noise"}, "a", "has no"),
+        (" ", {"attack": "noise"}, "a {}", "concept is empty"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            RedTeamConcept.execute(*given, concept, attack, templates, *rest)
