@@ -12,7 +12,10 @@ from .synonyms import SYNONYM_SIMILARITY
 def optimiser_steps(default: int = 100) -> Any:
     """How long a trained method learns."""
     return setting(
-        default, "Optimiser steps for each concept. More erase more thoroughly and take longer.", minimum=1, maximum=10000
+        default,
+        "Optimiser steps for each concept. More erase more thoroughly and take longer.",
+        minimum=1,
+        maximum=10000,
     )
 
 
