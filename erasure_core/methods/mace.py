@@ -42,7 +42,7 @@ class MassConceptErasure(TextRowsMethod):
     paper = "arXiv 2403.06135"
 
     tokens: str = setting(
-        "others",
+        "all",
         "Which text states stage 1 edits. " + "; ".join(f"{k}: {v}" for k, v in TOKENS.items()) + ".",
         choices=tuple(TOKENS),
     )
