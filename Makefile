@@ -5,7 +5,7 @@ PYTHON = $$($(FINDER) -m devtools.comfyui --python $(DEV))
 RUN = @python="$(PYTHON)" && exec "$$python"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint format playground bench-quality bench-methods clean
+.PHONY: help demo serve test lint format playground bench-quality bench-methods bench-speed clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -37,6 +37,9 @@ bench-quality: ## what AP erases and spares, beside ESD and other searches
 bench-methods: DEV = --dev
 bench-methods: ## every method on the playground in one table
 	$(RUN) -m benchmarks.methods $(ARGS)
+
+bench-speed: ## AP's fast schedule against the published loop: cost and quality side by side
+	$(RUN) -m benchmarks.speed $(ARGS)
 
 clean: ## remove what builds and tests leave in this folder; the cache with the host stays
 	rm -rf .pytest_cache .ruff_cache build dist

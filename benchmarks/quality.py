@@ -45,6 +45,7 @@ def erase_once(bed: Playground, name: str, targets: Sequence[str], seed: int, en
     method, request = methods()[name](seed=seed, **settings), parse_request("\n".join(targets))
     with host.opened(bed.model, bed.clip, 64, 64, encoded) as denoiser, meter:
         erased = method.erase(denoiser, request, report)
+        report.costs["UNet_evaluations_in_all"] = denoiser.evaluations
     report.costs["seconds"] = report.seconds()
     report.costs["peak_MB"] = meter.peak / 1e6
     return host.patched(bed.model, erased, 1.0), report, erased

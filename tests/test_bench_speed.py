@@ -1,0 +1,54 @@
+"""What `make bench-speed` makes of its rows, and that the reference really holds what the published code holds."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+
+from benchmarks import speed
+from benchmarks.speed import PUBLISHED, TimedText, as_published, summary, table
+
+
+def row(schedule: str, factor: float, **changes) -> dict:
+    """A row as `one_run` gives it, its costs `factor` times those of the fast schedule."""
+    costs = {"UNet_evaluations": 1000 * factor, "seconds": 10 * factor + 5, "text_seconds": 5.0, "peak_MB": 50 * factor}
+    plain = {"schedule": schedule, "target": "circle", "seed": 0, "updates": 1000, "of": 1000, "held_MB": 0.0}
+    return plain | costs | {"esr1": 90.0 + factor, "psr1": 80.0, "look_alike": None, "drift": 1.0} | changes
+
+
+def test_ratios_are_reference_over_fast() -> None:
+    rows = [row("fast", 1), row("fast", 3), row("reference", 40, held_MB=1000.0, updates=20)]
+    result = summary(rows)
+    assert result["unet_evaluations_ratio"] == 20.0
+    assert result["wall_ratio"] == 16.2 and result["wall_ratio_with_text_kept"] == 20.0
+    assert result["peak_memory_ratio"] == 20.0 and result["peak_memory_ratio_of_the_schedule"] == 10.0
+    assert (result["esr1_fast"], result["psr1_fast"]) == (92.0, 80.0)
+    assert (result["esr1_reference"], result["psr1_reference"]) == (130.0, 80.0)
+    assert not result["reference_is_whole"] and summary([row("fast", 1), row("reference", 2)])["reference_is_whole"]
+    assert table(rows).count("\n") == 4
+    assert "unet_evaluations_ratio" not in summary(rows[:2]), "one share of a divided series has no ratio"
+
+
+def test_the_reference_holds_a_second_copy_and_a_gradient_of_every_weight() -> None:
+    unet = torch.nn.Linear(1000, 500, bias=False).half().requires_grad_(False)
+    denoiser = SimpleNamespace(_model=SimpleNamespace(diffusion_model=unet))
+    with as_published(denoiser) as megabytes:
+        assert megabytes == (4 + 2) * 0.5
+        unet(torch.ones(1, 1000).half()).sum().backward()
+        assert bool(unet.weight.grad.any())
+    assert unet.weight.grad is None and not unet.weight.requires_grad
+
+
+def test_the_published_settings_are_settings_of_ap() -> None:
+    from concept_erasure.erasure_core.methods.ap import AdversarialPreservation
+
+    method = AdversarialPreservation(**PUBLISHED)
+    assert method.schedule == "reference" and not method.draws_targets and AdversarialPreservation().draws_targets
+
+
+def test_the_text_encoders_share_of_a_run_is_timed(monkeypatch) -> None:
+    clock = iter((1.0, 3.5, 10.0, 10.5))
+    monkeypatch.setattr(speed, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    text = TimedText(lambda tokens: tokens)
+    assert text("one") == "one" and text("two") == "two" and text.seconds == 3.0
