@@ -26,6 +26,7 @@ from .erased_unet import ErasedUNet, weight_edit
 from .guidance import negative_guidance, squared_error
 from .layers import GROUPS
 from .method import ErasureMethod, check_prompts, provenance, setting
+from .parts import InParts
 from .report import Report
 from .synonyms import context_words_like
 from .trajectory import NoisyBatch, TrajectoryPool, sample_trajectories
@@ -44,6 +45,7 @@ class Training:
     steps: int = 1
     step: int = 0
     weighting: str = "x0"
+    parts: InParts | None = None
 
     def pick(self, items: Sequence[Any]) -> Any:
         """One of `items`, drawn evenly."""
@@ -83,10 +85,11 @@ class Training:
         return {"retain": weight * self.error(predicted, kept.conditional, kept.sigma)}
 
     def predict(self, *batches: NoisyBatch) -> list[Tensor]:
-        """The edited network's predictions for each batch, from one call."""
+        """The edited network's predictions for each batch, from one call, or in `parts` once memory ran out."""
         everything = NoisyBatch.cat(batches)
         self.report.costs["UNet_evaluations_with_gradient"] += len(everything.sigma)
-        predicted = self.denoiser.predict(everything.latents, everything.sigma, everything.conditioning)
+        call = self.parts or self.denoiser.predict
+        predicted = call(everything.latents, everything.sigma, everything.conditioning)
         return list(predicted.split([len(batch.sigma) for batch in batches]))
 
 
@@ -95,10 +98,13 @@ class TrainedMethod(ErasureMethod):
     """A method that learns deltas by gradient descent. A subclass gives `losses`, and `prepare` if it keeps a state.
 
     `draws_targets` is False for a method that draws other noisy samples than the targets' own, in `prepare`;
-    `uses_anchor` is False for one whose target becomes something else than the anchor, and then the report says so.
+    `uses_anchor` is False for one whose target becomes something else than the anchor, and then the report says so;
+    `in_parts` is False for one that listens to the network or changes it around a prediction with gradient only, for a
+    part is computed again in the backward pass.
     """
 
     draws_targets: ClassVar[bool] = True
+    in_parts: ClassVar[bool] = True
     uses_anchor: ClassVar[bool] = True
 
     layers: str = setting(
@@ -174,6 +180,7 @@ class TrainedMethod(ErasureMethod):
             report,
             steps=self.steps * len(request.pairs),
             weighting=self.loss_weighting,
+            parts=InParts(denoiser.predict, report.note) if self.in_parts else None,
         )
         with deltas.attached():
             if self.draws_targets:

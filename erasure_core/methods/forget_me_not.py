@@ -63,6 +63,7 @@ class ForgetMeNot(TrainedMethod):
     title = "Forget-Me-Not: attention re-steering"
     paper = "arXiv 2303.17591"
     uses_anchor: ClassVar[bool] = False
+    in_parts: ClassVar[bool] = False
 
     tokens: str = setting(
         "with_end",

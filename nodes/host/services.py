@@ -11,6 +11,8 @@ import comfy.utils
 import folder_paths
 import torch
 
+from ...erasure_core.parts import says_out_of_memory
+
 OutOfMemory = comfy.model_management.OOM_EXCEPTION
 Cancelled = comfy.model_management.InterruptProcessingException
 ProgressBar = comfy.utils.ProgressBar
@@ -34,10 +36,8 @@ def check_linked(model: object, clip: object = True) -> None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """True for every way in which a device or the CPU says that memory ran out; on the CPU torch has no type for it."""
-    texts = ("out of memory", "can't allocate memory")
-    said = isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
-    return said or isinstance(error, (OutOfMemory, MemoryError)) or comfy.model_management.is_oom(error)
+    """True for every way in which a device or the CPU says that memory ran out."""
+    return says_out_of_memory(error) or isinstance(error, OutOfMemory) or comfy.model_management.is_oom(error)
 
 
 @contextmanager
