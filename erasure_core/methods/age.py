@@ -49,7 +49,7 @@ class AdaptiveGuidedErasure(TrainedMethod):
     paper = "arXiv 2501.18950"
 
     negative_guidance: float = setting(
-        0.0,
+        2.0,
         "How far past the mixture the target is pushed (eta); 0 is the paper, 1 its code.",
         minimum=0.0,
         maximum=10.0,
