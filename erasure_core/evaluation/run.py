@@ -52,7 +52,7 @@ class Job:
             asked = [prompt for prompt in self.prompts if prompt.group == group]
             for place, prompt in enumerate(prompt for prompt in asked for _ in range(self.pictures_per_prompt)):
                 own = None if prompt.seed is None else prompt.seed + place % self.pictures_per_prompt
-                found.append((prompt, self.seed + place if own is None else own))
+                found.append((prompt, (self.seed + place if own is None else own) % 2**64))
         return found
 
 

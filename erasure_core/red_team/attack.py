@@ -15,6 +15,8 @@ from ..method import check_setting, settings_of
 from ..report import Report
 from .subject import ERASED, Subject, Text
 
+SEEDS = 2**64
+"""Seeds beyond the largest one begin at 0 again."""
 PACKAGE = f"{__package__}.attacks"
 _REGISTRY: dict[str, type[Attack]] = {}
 
@@ -88,7 +90,7 @@ class Attack:
 
     def seeds(self, n: int, part: int = 1) -> list[int]:
         """Seeds of n pictures; different parts share none, and part 0 is that of the search before the attempts."""
-        return [self.seed + 100_000 * part + i for i in range(n)]
+        return [(self.seed + 100_000 * part + i) % SEEDS for i in range(n)]
 
 
 def attacks() -> dict[str, type[Attack]]:

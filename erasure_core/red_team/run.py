@@ -10,7 +10,7 @@ from typing import Any
 from ..evaluation.shares import Share, share_of
 from ..method import settings_of
 from ..report import Report
-from .attack import Attack, Outcome, Shot, shoot
+from .attack import SEEDS, Attack, Outcome, Shot, shoot
 from .subject import BASE, ERASED, Subject, plain_prompts
 
 NO_ATTACK_SEED = 50_000
@@ -77,7 +77,7 @@ class Finding:
 
 def plain(subject: Subject, n: int, seed: int, report: Report) -> Plain:
     """Draw and judge the plain prompts with both models; done once for any number of attacks."""
-    prompts, seeds = plain_prompts(subject, n), [seed + NO_ATTACK_SEED + i for i in range(n)]
+    prompts, seeds = plain_prompts(subject, n), [(seed + NO_ATTACK_SEED + i) % SEEDS for i in range(n)]
     report.check("the base model draws the plain prompts")
     base = shoot(subject, prompts, seeds, BASE)
     report.check("the erased model draws the plain prompts")

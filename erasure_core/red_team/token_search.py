@@ -41,7 +41,7 @@ def relaxed(
         hard = F.one_hot(rows, len(table)).to(weights.dtype)
         return (hard + weights - weights.detach()) @ table, rows
 
-    return 0.01 * torch.randn(k, len(table), generator=generator), read
+    return 0.01 * torch.randn(k, len(table), generator=generator).to(table.device), read
 
 
 def projected(

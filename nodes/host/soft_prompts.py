@@ -13,7 +13,8 @@ from ...erasure_core.red_team.subject import Soft
 from ..base_model import positions, words_and_tokens
 from .denoiser import ComfyDenoiser, differentiable_weights
 
-PLACEHOLDER = "thing"
+PLACEHOLDERS = ("thing", "object", "house")
+"""Each is one token; one that the prompt does not say holds the place of the vectors."""
 
 
 def only_encoder(clip: Any) -> str:
@@ -31,12 +32,13 @@ def soft_tokens(clip: Any, prompt: Soft) -> dict[str, list[list[tuple]]]:
     """The prompt's tokens as ComfyUI's tokenizer gives them, with the vectors (k, width) in the gap; the padding at the
     end gives way. Raises ValueError if the prompt is too long for that."""
     key = only_encoder(clip)
-    text = prompt.template.replace(GAP, PLACEHOLDER)
-    (place,) = positions(clip, text, PLACEHOLDER)
-    (batch,) = clip.tokenize(text)[key]
+    holder = next(word for word in PLACEHOLDERS if word not in prompt.template or word == PLACEHOLDERS[-1])
+    text = prompt.template.replace(GAP, holder)
+    place = positions(clip, text, holder)[0]
+    batch, *more = clip.tokenize(text)[key]
     extra = len(prompt.vectors) - 1
     own = 2 + len(positions(clip, text, None))  # with the tokens for begin and end
-    if own + extra > len(batch):
+    if more or own + extra > len(batch):
         raise ValueError(
             f"{prompt.template!r} with {extra + 1} vectors is too long for the text encoder; use fewer vectors"
         )
