@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...erasure_core.denoiser import Conditioning
 from ...erasure_core.evaluation.prompts import GAP
@@ -57,13 +59,29 @@ def vectors_by_word(clip: Any) -> tuple[list[str], Tensor]:
     return list(words), table.detach()[torch.tensor(tokens, device=table.device)].float().cpu().clone()
 
 
+@contextmanager
+def differentiable_forward(encoder: nn.Module) -> Iterator[None]:
+    """Inside, a backward pass through the encoder works. ComfyUI's encoders add to their hidden states in place, but the
+    normalisations before that have kept them for their gradients; here each normalisation reads a copy."""
+
+    def copied(_module: nn.Module, arguments: tuple) -> tuple:
+        return (arguments[0].clone(), *arguments[1:])
+
+    with ExitStack() as hooks:
+        for module in encoder.modules():
+            if type(module).__name__.endswith("Norm"):
+                hooks.callback(module.register_forward_pre_hook(copied).remove)
+        yield
+
+
 class SoftComfyDenoiser(ComfyDenoiser):
     """A MODEL and CLIP as `erasure_core.red_team.subject.SoftDenoiser`; hand it to `opened` as its kind."""
 
     def encode_soft(self, prompt: Soft) -> Conditioning:
         """See `SoftDenoiser.encode_soft`."""
         differentiable_weights(self._clip.cond_stage_model)
-        return Conditioning(self._read(soft_tokens(self._clip, prompt), prompt.template))
+        with differentiable_forward(self._clip.cond_stage_model):
+            return Conditioning(self._read(soft_tokens(self._clip, prompt), prompt.template))
 
     def word_vectors(self) -> tuple[list[str], Tensor]:
         """See `SoftDenoiser.word_vectors`."""
