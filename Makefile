@@ -5,7 +5,7 @@ PYTHON = $$($(FINDER) -m devtools.comfyui --python $(DEV))
 RUN = @python="$(PYTHON)" && exec "$$python"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint format playground bench-quality bench-methods bench-speed clean
+.PHONY: help demo serve test test-families lint format playground bench-quality bench-methods bench-speed clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -19,6 +19,10 @@ serve: ## the same server, left running for the browser until Ctrl-C
 test: DEV = --dev
 test: ## ruff and every test, in the real host
 	@python="$(PYTHON)" && "$$python" -m ruff check . && exec "$$python" -m pytest $(ARGS)
+
+test-families: DEV = --dev
+test-families: ## every model family on a small random model
+	@python="$(PYTHON)" && exec "$$python" -m pytest tests/test_families.py tests/test_predictions.py tests/test_layers.py $(ARGS)
 
 lint: DEV = --dev
 lint: ## ruff only

@@ -65,6 +65,10 @@ class RandomDenoiser:
         states = [self._states[prompt] for prompt in prompts]
         return Conditioning({"c_crossattn": states[0] if len(states) == 1 else torch.cat(states)})
 
+    def read(self, tokens: torch.Tensor) -> torch.Tensor:
+        """See `Denoiser`."""
+        return tokens
+
     def layers(self, group: str) -> dict[str, nn.Module]:
         """See `Denoiser`."""
         return self._layers

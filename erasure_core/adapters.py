@@ -6,6 +6,7 @@ that no weight is touched: with the deltas off, or after an exception, the netwo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -16,35 +17,65 @@ from torch.nn import functional as F
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 
 
+PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """True for Linear, also for one of a quantised model, which need not be torch's own class."""
+    return isinstance(module, nn.Linear) or all(
+        hasattr(module, name) for name in ("in_features", "out_features", "weight")
+    )
+
+
 def is_editable(module: nn.Module) -> bool:
     """True for the layers a delta can be attached to: Linear and ungrouped convolutions."""
-    if isinstance(module, nn.Linear):
-        return True
-    return isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and module.groups == 1
+    convolution = isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and module.groups == 1
+    return convolution or is_linear(module)
+
+
+def shape_of(layer: nn.Module) -> tuple[int, ...]:
+    """The shape (out, in, ...) of the weight that a layer multiplies with; a quantised one may be stored in another."""
+    return (layer.out_features, layer.in_features) if is_linear(layer) else tuple(layer.weight.shape)
+
+
+@torch.no_grad()
+def weight_of(layer: nn.Module) -> Tensor:
+    """The weight (out, in, ...) that a layer multiplies with, at least in float32.
+
+    Of a quantised Linear it is read off what the layer gives for each of its inputs, whatever the format."""
+    weight = layer.weight.detach()
+    if type(weight) in (Tensor, nn.Parameter) and weight.dtype in PLAIN:
+        return weight.to(torch.promote_types(weight.dtype, torch.float32))
+    inputs = torch.eye(layer.in_features, device=weight.device)
+    return (layer(inputs) - layer(torch.zeros_like(inputs[:1]))).T.float().contiguous()
 
 
 class Delta(nn.Module):
-    """A trainable change of one layer's weight, zero at first. rank 0 is a full matrix, else `up @ down`.
+    """A trainable change of one layer's weight, or of some of its rows, zero at first. rank 0 is a full matrix, else
+    `up @ down`.
 
     Parameters are float32 whatever the layer's own type: in bf16, Adam's small updates would be lost.
     """
 
-    def __init__(self, layer: nn.Module, rank: int, generator: torch.Generator) -> None:
+    def __init__(self, layer: nn.Module, rank: int, generator: torch.Generator, rows: slice | None = None) -> None:
         super().__init__()
         self.layer_call = self._call_of(layer)
-        shape, device = layer.weight.shape, layer.weight.device
-        fan_in = shape[1:].numel()
+        shape, device = shape_of(layer), layer.weight.device
+        start, stop, _ = (rows or slice(None)).indices(shape[0])
+        self.around = (start, shape[0] - stop)
+        shape = (stop - start, *shape[1:])
+        fan_in = math.prod(shape[1:])
         rank = min(rank, shape[0], fan_in)
         if rank == 0:
             self.diff = nn.Parameter(torch.zeros(shape, device=device))
         else:
-            start = torch.randn((rank, *shape[1:]), generator=generator) / fan_in**0.5
-            self.down = nn.Parameter(start.to(device))
+            down = torch.randn((rank, *shape[1:]), generator=generator) / fan_in**0.5
+            self.down = nn.Parameter(down.to(device))
             self.up = nn.Parameter(torch.zeros((shape[0], rank, *[1] * (len(shape) - 2)), device=device))
 
     @staticmethod
     def _call_of(layer: nn.Module):
-        if isinstance(layer, nn.Linear):
+        if is_linear(layer):
             return F.linear, {}
         geometry = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
         return CONVOLUTIONS[layer.weight.ndim - 3], geometry
@@ -53,31 +84,44 @@ class Delta(nn.Module):
         """What the delta adds to the layer's output for the layer's input `x`."""
         call, geometry = self.layer_call
         if hasattr(self, "diff"):
-            return call(x, self.diff.to(x.dtype), **geometry)
-        hidden = call(x, self.down.to(x.dtype), **geometry)
-        call_up = F.linear if call is F.linear else call
-        return call_up(hidden, self.up.to(x.dtype))
+            changed = call(x, self.diff.to(x.dtype), **geometry)
+        else:
+            changed = call(call(x, self.down.to(x.dtype), **geometry), self.up.to(x.dtype))
+        return changed if self.around == (0, 0) else F.pad(changed, self.around)  # only Linear layers are fused
 
     def export(self) -> dict[str, Tensor]:
         """The delta under the suffixes that ComfyUI's LoRA code reads."""
         if hasattr(self, "diff"):
-            return {"diff": self.diff.detach().clone()}
+            return {"diff": self._whole(self.diff)}
         rank = torch.tensor(float(self.down.shape[0]))
         return {
-            "lora_up.weight": self.up.detach().clone(),
+            "lora_up.weight": self._whole(self.up),
             "lora_down.weight": self.down.detach().clone(),
             "alpha": rank,
         }
 
+    def _whole(self, part: Tensor) -> Tensor:
+        """A copy with zeros for the layer's other rows."""
+        before, after = (part.new_zeros((count, *part.shape[1:])) for count in self.around)
+        return torch.cat([before, part.detach(), after])
+
 
 class Deltas:
-    """The deltas of an edit, one a layer. They act only inside `attached()`, and there not inside `disabled()`."""
+    """The deltas of an edit, one a layer, or on those of its `rows` that are named. They act only inside `attached()`,
+    and there not inside `disabled()`."""
 
-    def __init__(self, layers: Mapping[str, nn.Module], rank: int, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        layers: Mapping[str, nn.Module],
+        rank: int,
+        generator: torch.Generator,
+        rows: Mapping[str, slice] | None = None,
+    ) -> None:
         if rank < 0:
             raise ValueError(f"rank is {rank}; give 0 for full matrices or a positive rank")
         self._layers = dict(layers)
-        self._deltas = {name: Delta(layer, rank, generator) for name, layer in self._layers.items()}
+        rows = rows or {}
+        self._deltas = {name: Delta(layer, rank, generator, rows.get(name)) for name, layer in self._layers.items()}
         self._active = True
 
     def parameters(self) -> list[nn.Parameter]:

@@ -15,6 +15,16 @@ ENCODED_AT_ONCE = 32
 """Few enough to say how far it is. Not one: on a small card, text encoder and model change places at each call."""
 
 
+MEMORY = 2 << 30
+"""Bytes that the text of all candidates may take: 0.2 MB each for SD 1.5, 31 MB each for Flux.2."""
+
+
+def affordable(denoiser: Denoiser) -> int:
+    """How many prompts' text fits into `MEMORY`, at least one."""
+    one = denoiser.encode([""]).values.values()
+    return max(1, MEMORY // sum(value.numel() * value.element_size() for value in one))
+
+
 def encode_words(denoiser: Denoiser, words: Sequence[str], check: Check = unwatched) -> Candidates:
     """The words with their conditioning; a vocabulary can take a minute, so `check` is told how far it is."""
     parts = []
@@ -40,6 +50,10 @@ def candidates_of(
     """
     words = words_of(vocabulary, denoiser, limit=max(keep, SEEN_AT_LEAST))
     words = [word for word in words if not request.says_target(word)]
+    most = max(keep, affordable(denoiser))
+    if len(words) > most:
+        report.note(f"only the first {most} of {len(words)} words were searched: this model's text takes much memory")
+        words = words[:most]
     everything = encode_words(denoiser, words, report.check)
     kept, synonyms = prefilter(everything, denoiser.encode(request.targets), keep, how, synonym_similarity)
     if synonyms:

@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .adapters import weight_of
 from .concepts import ErasureRequest
 from .denoiser import Denoiser
 from .erased_unet import ErasedUNet, weight_edit
@@ -147,6 +148,7 @@ def compact(edit: TextEdit, tolerance: float = 1e-9) -> TextEdit:
 class ClosedFormMethod(ErasureMethod):
     """A method that solves for the keys and values of cross-attention. A subclass gives `text_edit`."""
 
+    needs: ClassVar[tuple[str, ...]] = ("text_states",)
     group: ClassVar[str] = "cross_attention_kv"
 
     def text_edit(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> TextEdit:
@@ -162,7 +164,7 @@ class ClosedFormMethod(ErasureMethod):
         deltas: dict[str, Tensor] = {}
         for step, (name, layer) in enumerate(layers.items()):
             report.check()
-            deltas |= layer_edit(name, layer.weight, edit)
+            deltas |= layer_edit(name, weight_of(layer), edit)
             report.on_progress(step + 1, len(layers), 0.0)
         report.costs["rank"] = edit.rank
         erased = ErasedUNet(weight_edit(deltas), provenance(self, denoiser, request))

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-TOKENS = "c_crossattn"
+TOKENS, LAYOUT = "c_crossattn", "layout"
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,9 @@ class Conditioning:
     """What a model is told about n prompts. `values` maps a name to a tensor whose first dimension is n.
 
     `c_crossattn`, the text hidden states (n, tokens, width), is always there; a family may add more (a pooled vector, a
-    mask). Prompts of different length are brought to one by repeating tokens, which leaves cross-attention as it is.
+    mask). Prompts of different length are brought to one by repeating tokens, which leaves cross-attention as it is. In
+    attention that text and picture share it would not: there `layout` (n,) says of which of the denoiser's layouts a
+    prompt is, and longer texts have zeros behind them until the denoiser takes these off.
     """
 
     values: Mapping[str, Tensor]
@@ -42,14 +44,22 @@ class Conditioning:
         return Conditioning({name: value.repeat_interleave(times, 0) for name, value in self.values.items()})
 
     def mixed(self, weights: Tensor) -> Conditioning:
-        """Weighted sums of the prompts: weights (m, n) give m prompts. Differentiable in `weights`."""
-        return Conditioning(
-            {name: torch.einsum("mn,n...->m...", weights.to(value.dtype), value) for name, value in self.values.items()}
-        )
+        """Weighted sums of the prompts: weights (m, n) give m prompts. Differentiable in `weights`. What is counted, such
+        as a mask, is that of the prompt with the largest weight."""
+        largest = weights.argmax(1)
+
+        def sum_of(value: Tensor) -> Tensor:
+            if not value.is_floating_point():
+                return value[largest]
+            return torch.einsum("mn,n...->m...", weights.to(value.dtype), value)
+
+        return Conditioning({name: sum_of(value) for name, value in self.values.items()})
 
     @staticmethod
     def cat(parts: Sequence[Conditioning]) -> Conditioning:
         """All prompts of `parts`, in order."""
+        if LAYOUT in parts[0].values:
+            return _padded(parts)
         length = math.lcm(*(part.tokens.shape[1] for part in parts))
 
         def fitted(part: Conditioning, name: str) -> Tensor:
@@ -57,6 +67,27 @@ class Conditioning:
             return value.repeat(1, length // value.shape[1], 1) if name == TOKENS else value
 
         return Conditioning({name: torch.cat([fitted(part, name) for part in parts]) for name in parts[0].values})
+
+
+def _padded(parts: Sequence[Conditioning]) -> Conditioning:
+    """All prompts of `parts`, in order; what is shorter than in another part, or missing there, is filled with zeros."""
+    shapes: dict[str, Tensor] = {}
+    for part in parts:
+        for name, value in part.values.items():
+            if name not in shapes or value.shape[1:] > shapes[name].shape[1:]:
+                shapes[name] = value
+
+    def filled(part: Conditioning, name: str) -> Tensor:
+        longest = shapes[name]
+        value = part.values.get(name)
+        if value is not None and value.shape[1:] == longest.shape[1:]:
+            return value
+        whole = longest.new_zeros((len(part), *longest.shape[1:]))
+        if value is not None:
+            whole[:, : value.shape[1]] = value
+        return whole
+
+    return Conditioning({name: torch.cat([filled(part, name) for part in parts]) for name in shapes})
 
 
 @runtime_checkable
@@ -72,6 +103,16 @@ class Denoiser(Protocol):
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """The conditioning of n prompts, without gradient."""
+        ...
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """Text hidden states (n, tokens, width) -> what the keys and values of cross-attention read of them."""
+        ...
+
+    def sampling(self, steps: int, guidance_scale: float) -> tuple[int, float]:
+        """The number of sampling steps and the guidance scale that a run of this model is to have, given those that the
+        user set: guidance that a model has built in is not applied a second time, and a model that was distilled to a
+        few steps takes no more."""
         ...
 
     def sigmas(self, n: int) -> Tensor:
@@ -90,6 +131,10 @@ class Denoiser(Protocol):
     def layers(self, group: str) -> dict[str, nn.Module]:
         """Name -> Linear or convolution of a layer group (`layers.GROUPS`); the names are those of the erased file.
         Raises ValueError if the family has no such layers."""
+        ...
+
+    def rows(self, group: str) -> Mapping[str, slice]:
+        """Name -> rows of the layers of a layer group that belong to it only in part (fused queries, keys, values)."""
         ...
 
     def modules(self) -> Mapping[str, nn.Module]:

@@ -158,6 +158,8 @@ def misfit(change: Mapping[str, Tensor], weight: Tensor, bias: Tensor | None) ->
         return None
     up, down = change[UP], change[DOWN]
     fits = up.ndim > 1 and down.ndim > 1 and up.flatten(1).shape == (wanted[0], len(down))
-    if fits and down[0].numel() == weight[0].numel():
+    if (
+        fits and down.shape[1:].numel() == weight.shape[1:].numel()
+    ):  # shapes alone: a quantised weight cannot be indexed
         return None
     return f"its low-rank pair has shapes {tuple(up.shape)} and {tuple(down.shape)}, the weight has {wanted}"

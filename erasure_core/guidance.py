@@ -31,6 +31,15 @@ def denoised(latents: Tensor, prediction: Tensor, sigma: Tensor) -> Tensor:
     return latents - per_sample(sigma, latents) * prediction
 
 
+def prediction_of(latents: Tensor, denoised: Tensor, sigma: Tensor) -> Tensor:
+    """The prediction that stands for a picture, (x - x0) / sigma: `denoised` the other way round.
+
+    Where a network predicts the noise that is its own answer, and where it predicts a flow's velocity that is. One that
+    predicts v (arXiv 2202.00512) has x0 = x / (1 + sigma^2) - v sigma / sqrt(1 + sigma^2), so its noise is
+    x sigma / (1 + sigma^2) + v / sqrt(1 + sigma^2)."""
+    return (latents - denoised) / per_sample(sigma, latents)
+
+
 def squared_error(prediction: Tensor, desired: Tensor, sigma: Tensor, weighting: str = "eps") -> Tensor:
     """Mean squared error per sample, (n,). `eps` compares predictions, as the papers write it; `x0` compares the
     pictures they stand for, as AP's reference code does, which multiplies each sample by sigma squared (1 / SNR);

@@ -1,9 +1,11 @@
-"""Which layers a layer group means, per model family: the only table of names."""
+"""Which layers a layer group means, read from the table of families."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+from .families import FAMILIES, family_named
 
 GROUPS = {
     "cross_attention_kv": "keys and values of cross-attention (ESD's esd-x-strict): only how the text is read",
@@ -11,17 +13,10 @@ GROUPS = {
     "self_attention": "self-attention (selfattn)",
     "non_cross_attention": "everything but cross-attention and time embedding (esd-u, noxattn): for nudity and styles",
     "all": "every layer but the time embedding and the output (notime)",
+    "cross_attention_kv_pooled": "cross_attention_kv and what reads the pooled text, where the model has such (SDXL, SD3, "
+    "Flux.1)",
 }
-
-_UNET_FIXED = r"(time_embed|label_emb|out)\."
-_UNET = {
-    "cross_attention_kv": r".*\.attn2\.to_[kv]",
-    "cross_attention": r".*\.attn2\.(to_[qkv]|to_out\.0)",
-    "self_attention": r".*\.attn1\.(to_[qkv]|to_out\.0)",
-    "non_cross_attention": rf"(?!{_UNET_FIXED})(?!.*\.attn2\.).*",
-    "all": rf"(?!{_UNET_FIXED}).*",
-}
-FAMILIES: dict[str, dict[str, str]] = {"SD15": _UNET, "SD20": _UNET, "SD21UnclipL": _UNET, "SDXL": _UNET}
+"""In models with one attention for text and picture, cross-attention stands for the layers that read the text alone."""
 
 
 def select(family: str, group: str, names: list[str]) -> list[str]:
@@ -29,20 +24,29 @@ def select(family: str, group: str, names: list[str]) -> list[str]:
 
     Raises ValueError, naming what there is, for an unknown family or group and for a group without any layer.
     """
-    if family not in FAMILIES:
-        raise ValueError(
-            f"models of family {family!r} are not supported yet; supported are {', '.join(FAMILIES)}. "
-            f"Load a checkpoint of one of these"
-        )
+    groups = family_named(family).groups
     if group not in GROUPS:
         raise ValueError(f"unknown layer group {group!r}; choose one of {', '.join(GROUPS)}")
-    pattern = FAMILIES[family].get(group)
+    pattern = groups.get(group)
     chosen = [name for name in names if pattern and re.fullmatch(pattern, name)]
     if not chosen:
+        there = [group for group, pattern in groups.items() if any(re.fullmatch(pattern, name) for name in names)]
         raise ValueError(
             f"this {family} model has no layer of the group {group!r}; choose another layer group in the method's settings"
+            + (f", of {', '.join(there)}" if there else "")
         )
     return chosen
+
+
+def rows(family: str, group: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, slice]:
+    """Which rows of a layer belong to the group, for layers with weights of these shapes (out, in) in which not all do.
+
+    A fused layer holds as many rows of queries as it has columns, and then keys and values.
+    """
+    fused = family_named(family).fused
+    if not fused or not group.startswith("cross_attention_kv"):
+        return {}
+    return {name: slice(shape[1], shape[0]) for name, shape in shapes.items() if re.fullmatch(fused, name)}
 
 
 def blocks(family: str, kind: str, names: Iterable[str]) -> list[str]:
@@ -53,7 +57,7 @@ def blocks(family: str, kind: str, names: Iterable[str]) -> list[str]:
     residual stream and, in its last channels, a skip (the last skip first). Raises ValueError for an unknown kind or
     a family without such blocks.
     """
-    if family not in FAMILIES or FAMILIES[family] is not _UNET:
+    if family not in FAMILIES or not FAMILIES[family].is_unet:
         raise ValueError(f"models of family {family!r} have no UNet blocks; choose a method that edits layers only")
     names = list(names)
     order = {"input_blocks": 0, "middle_block": 1, "output_blocks": 2}

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from .concepts import ErasureRequest
 from .denoiser import Denoiser
 from .erased_unet import ErasedUNet, Provenance
+from .families import NEEDS, family_named
 from .inference import InferenceEdit
 from .report import Report
 
@@ -43,7 +44,7 @@ def setting(
 @dataclass(frozen=True, kw_only=True)
 class ErasureMethod:
     """A way to erase concepts. The dataclass fields are its settings; a file in `methods/` that defines a subclass with
-    a `name` is all that a new method takes.
+    a `name` is all that a new method takes. `needs` says what of `families.NEEDS` a model must have for it.
 
     Raises ValueError on construction if a setting is outside its range, naming the setting and the range.
     """
@@ -51,6 +52,7 @@ class ErasureMethod:
     name: ClassVar[str] = ""
     title: ClassVar[str] = ""
     paper: ClassVar[str] = ""
+    needs: ClassVar[tuple[str, ...]] = ()
 
     seed: int = 0
 
@@ -137,6 +139,23 @@ def provenance(method: ErasureMethod, denoiser: Denoiser, request: ErasureReques
 def check_prompts(denoiser: Denoiser, request: ErasureRequest) -> None:
     """Raise ValueError, naming the prompt, if the text encoder cannot see something that the request says."""
     check_visible(denoiser, (*request.targets, *(pair.anchor for pair in request.pairs), *request.retain))
+
+
+def check_family(method: type[ErasureMethod], name: str) -> None:
+    """Raise ValueError, saying why and what to do, if `method` does not hold in the family of that name or the family is
+    not in the table."""
+    family = family_named(name)
+    for need in method.needs:
+        if need in family.lacks:
+            raise refusal(method.name, family.title, need, family.lacks[need])
+
+
+def refusal(method: str, title: str, need: str, why: str) -> ValueError:
+    """The error for a method that a model cannot take."""
+    return ValueError(
+        f"{method} does not work on {title} models: it needs {NEEDS[need]}, and {why}. "
+        f"The table of families and methods in the README says which methods do"
+    )
 
 
 def check_visible(denoiser: Denoiser, prompts: Iterable[str]) -> None:

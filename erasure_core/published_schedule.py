@@ -54,7 +54,8 @@ class PublishedSchedule:
         pair = run.pick(run.request.pairs)
         search = self.searches[pair.target]
         word, hard, drawn = search.draw()
-        level = int(torch.randint(self.steps, (), generator=run.generator))
+        steps, _ = run.denoiser.sampling(self.steps, self.guidance_scale)
+        level = int(torch.randint(steps, (), generator=run.generator))
         noise = torch.randn(run.denoiser.empty_latents(1).shape, generator=run.generator).to(run.denoiser.device)
         encode = run.denoiser.encode
         z_e, sigma = self._sampled(encode([pair.target]), noise, level)
@@ -74,7 +75,8 @@ class PublishedSchedule:
     def _sampled(self, text: Conditioning, noise: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """Latents (1, channels, ...) sampled from `noise` with the present network, and their noise level (1,)."""
         run = self.run
-        sigmas = run.denoiser.sigmas(self.steps)
+        steps, _ = run.denoiser.sampling(self.steps, self.guidance_scale)
+        sigmas = run.denoiser.sigmas(steps)
         latents = noise * sigmas[0]
         partial = guided_run(run.denoiser, text, noise, self.steps, self.guidance_scale, run.report.check)
         for _, after in itertools.islice(partial, level):

@@ -18,12 +18,10 @@ def similarities(words: Conditioning, targets: Conditioning) -> Tensor:
     """Cosine of each of n words to its nearest target, (n,), after taking off the words' mean: all prompts share their
     begin, end and padding tokens, and without that every two words look alike."""
 
-    def flat(conditioning: Conditioning, length: int) -> Tensor:
-        tokens = conditioning.tokens.float()
-        return tokens.repeat(1, length // tokens.shape[1], 1).flatten(1)
-
-    length = max(words.tokens.shape[1], targets.tokens.shape[1])
-    states, erased = flat(words, length), flat(targets, length)
+    if words.tokens.shape[1] != targets.tokens.shape[1]:
+        both = Conditioning.cat([words, targets])
+        words, targets = both.rows(slice(len(words))), both.rows(slice(len(words), None))
+    states, erased = words.tokens.float().flatten(1), targets.tokens.float().flatten(1)
     centre = states.mean(0, keepdim=True)
     states, erased = states - centre, erased - centre
     unit = torch.nn.functional.normalize  # a product of matrices: pairs of words times all tokens would fill the memory

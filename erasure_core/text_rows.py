@@ -51,9 +51,9 @@ def generator_for(concept: str, seed: int) -> torch.Generator:
 
 
 def _rows_of(denoiser: Denoiser, prompt: str, rows: Sequence[int]) -> Tensor:
-    """Text states (rows, width) of a prompt in float64, on the CPU: the systems are small, and not every device can do
-    float64."""
-    return denoiser.encode([prompt]).tokens[0, list(rows)].detach().cpu().double()
+    """What keys and values read of a prompt, (rows, width) in float64, on the CPU: the systems are small, and not every
+    device can do float64."""
+    return denoiser.read(denoiser.encode([prompt]).tokens[:, list(rows)])[0].detach().cpu().double()
 
 
 def _length(denoiser: Denoiser, prompt: str) -> int:

@@ -103,6 +103,7 @@ class TrainedMethod(ErasureMethod):
     part is computed again in the backward pass.
     """
 
+    needs: ClassVar[tuple[str, ...]] = ("gradients",)
     draws_targets: ClassVar[bool] = True
     in_parts: ClassVar[bool] = True
     uses_anchor: ClassVar[bool] = True
@@ -161,7 +162,8 @@ class TrainedMethod(ErasureMethod):
         if not self.uses_anchor and any(pair.anchor for pair in request.pairs):
             report.note(f"{self.name} has no use for anchors: the targets do not become what '=>' names")
         generator = torch.Generator().manual_seed(self.seed)
-        deltas = Deltas(denoiser.layers(self.layers), self.rank * len(request.pairs), generator)
+        rows = denoiser.rows(self.layers)
+        deltas = Deltas(denoiser.layers(self.layers), self.rank * len(request.pairs), generator, rows)
         pool = TrajectoryPool(
             denoiser,
             steps=self.sampling_steps,

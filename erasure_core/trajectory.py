@@ -63,8 +63,8 @@ def sample_trajectories(
     generator: torch.Generator,
     check: Check = unwatched,
 ) -> tuple[NoisyBatch, Tensor]:
-    """One sampling run a prompt: the samples at all noise levels (`steps` times n, noise level outermost), and the
-    finished latents (n, channels, ...)."""
+    """One sampling run a prompt, as `Denoiser.sampling` allows it: the samples at all noise levels (steps times n, noise
+    level outermost), and the finished latents (n, channels, ...)."""
     n = len(conditioning)
     shape = denoiser.empty_latents(n).shape
     noise = torch.randn(shape, generator=generator).to(denoiser.device)
@@ -81,9 +81,11 @@ def guided_run(
     guidance_scale: float,
     check: Check = unwatched,
 ) -> Iterator[tuple[NoisyBatch, Tensor]]:
-    """The steps of a guided sampling run from unit noise (n, channels, ...): at each noise level the samples there, and
-    the latents (n, channels, ...) that follow. Two evaluations of the network a sample, made when a step is asked for."""
+    """The steps of a guided sampling run from unit noise (n, channels, ...), as many as `Denoiser.sampling` allows: at each
+    noise level the samples there, and the latents (n, channels, ...) that follow. Two evaluations of the network a sample,
+    made when a step is asked for."""
     n = len(conditioning)
+    steps, guidance_scale = denoiser.sampling(steps, guidance_scale)
     sigmas = denoiser.sigmas(steps).to(denoiser.device)
     both = Conditioning.cat([conditioning, denoiser.encode([""]).repeat(n)])
     latents = noise * sigmas[0]
@@ -122,7 +124,7 @@ class TrajectoryPool:
     def fill(self, concepts: Sequence[str], chains: int, steps: int | None = None) -> None:
         """Draw `chains` trajectories for each concept that has none yet, all in one batch, of the pool's number of
         sampling steps or of `steps`."""
-        steps = steps or self._steps
+        steps, _ = self._denoiser.sampling(steps or self._steps, self._scale)
         missing = [concept for concept in dict.fromkeys(concepts) if concept not in self._samples]
         if not missing:
             return

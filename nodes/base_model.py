@@ -33,12 +33,12 @@ def words_and_tokens(clip: Any) -> list[tuple[str, int]]:
     return [(word, vocabulary[spelled[word]]) for word in fit]
 
 
-def positions(clip: Any, prompt: str, phrase: str | None) -> list[int]:
-    """See `erasure_core.denoiser.Denoiser.positions`; in the first text encoder's tokens."""
-    said = _own_tokens(clip, prompt)
+def positions(clip: Any, prompt: str, phrase: str | None, tokenizer: str = "") -> list[int]:
+    """See `erasure_core.denoiser.Denoiser.positions`; in the tokens of this tokenizer, or else of the first."""
+    said = _own_tokens(clip, prompt, tokenizer)
     if phrase is None:
         return [place for place, _ in said]
-    wanted = [token for _, token in _own_tokens(clip, phrase)]
+    wanted = [token for _, token in _own_tokens(clip, phrase, tokenizer)]
     for start in range(len(said) - len(wanted) + 1):
         window = said[start : start + len(wanted)]
         if wanted and [token for _, token in window] == wanted:
@@ -46,11 +46,17 @@ def positions(clip: Any, prompt: str, phrase: str | None) -> list[int]:
     raise ValueError(f"the prompt {prompt!r} does not say {phrase!r}; name a phrase that is in it, word for word")
 
 
-def _own_tokens(clip: Any, prompt: str) -> list[tuple[int, Any]]:
+def _own_tokens(clip: Any, prompt: str, tokenizer: str) -> list[tuple[int, Any]]:
     """(position, token) of what the prompt itself says; the tokenizer numbers its words from 1 and the rest 0."""
-    batches = next(iter(clip.tokenize(prompt, return_word_ids=True).values()))
+    tokens = clip.tokenize(prompt, return_word_ids=True)
+    batches = tokens[tokenizer] if tokenizer else next(iter(tokens.values()))
     flat = [entry for batch in batches for entry in batch]
     return [(place, token) for place, (token, _weight, word) in enumerate(flat) if word > 0]
+
+
+def _plain(weight: torch.Tensor) -> torch.Tensor:
+    """A quantised tensor as it is stored, which can be cut into pieces."""
+    return getattr(weight, "_qdata", weight)
 
 
 def fingerprint(patcher: Any) -> str:
@@ -60,7 +66,7 @@ def fingerprint(patcher: Any) -> str:
     for name, parameter in sorted(patcher.model.diffusion_model.named_parameters()):
         key = f"diffusion_model.{name}"
         weight = backup[key].weight if key in backup else parameter.data
-        flat = weight.detach().reshape(-1)
+        flat = _plain(weight.detach()).reshape(-1)
         some = flat[:: max(1, flat.numel() // 8)][:8].to(device="cpu", dtype=torch.float16)
         digest.update(name.encode() + some.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..erasure_core.concepts import ErasureRequest, parse_request
 from ..erasure_core.denoiser import Conditioning, Denoiser
 from ..erasure_core.erased_unet import ErasedUNet
-from ..erasure_core.method import ErasureMethod, settings_of
+from ..erasure_core.method import ErasureMethod, check_family, refusal, settings_of
 from ..erasure_core.report import Report
 from ..erasure_core.sae import ConceptSAE
 from ..erasure_core.trajectory import sample_trajectories
@@ -73,8 +73,12 @@ def erase(
             "images are linked without a vae, or its checkpoint has none; link the VAE of the same checkpoint, which encodes "
             "them, or one from Load VAE"
         )
+    check_family(type(method), host.family_of(model))
     memory = MemoryMeter(host.device())
     with _memory_errors(method, width, height), host.opened(model, clip, width, height) as denoiser:
+        for need in method.needs:
+            if (why := denoiser.lacks(need)) is not None:
+                raise refusal(method.name, denoiser.family, need, why)
         report = _reporting(denoiser, request, method, vae, node_id)
         if images is not None:
             request = dataclasses.replace(request, examples=denoiser.latents_of(vae, images))

@@ -38,6 +38,20 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(1)
 
 
+def test_a_text_that_takes_much_memory_is_searched_for_fewer_words(monkeypatch) -> None:
+    from concept_erasure.erasure_core import candidates
+    from concept_erasure.erasure_core.concepts import parse_request
+    from concept_erasure.erasure_core.report import Report
+
+    denoiser, report = ToyDenoiser(), Report()
+    one = denoiser.encode([""]).tokens.numel() * 4
+    monkeypatch.setattr(candidates, "MEMORY", 12 * one)
+    settings = {"vocabulary": "model_words", "how": "first", "synonym_similarity": 1.0}
+    found = candidates.candidates_of(denoiser, parse_request("circle"), report, keep=5, **settings)
+    assert candidates.affordable(denoiser) == 12 and found.words == tuple(f"word{i}" for i in range(5))
+    assert "only the first 12 of 40 words were searched" in report.text()
+
+
 def test_damage_is_largest_for_the_planted_word_and_zero_without_an_edit(hurt) -> None:
     denoiser, candidates, damage = hurt
     assert WORDS[int(damage.of(candidates.conditioning).argmax())] == "word7"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from erasure_tests.toy import ToyDenoiser
 
-from devtools import method_docs, pages
+from devtools import family_docs, method_docs, pages
 from devtools.errors import ToolError
 from devtools.inprocess import load_comfy
 
@@ -37,6 +37,10 @@ def schemas() -> dict:
 
 def test_the_pages_about_methods_are_current() -> None:
     assert method_docs.stale() == [], "run: python -m devtools.method_docs"
+
+
+def test_the_table_of_families_is_current() -> None:
+    assert family_docs.main(["--check"]) == 0, "run: python -m devtools.family_docs"
 
 
 def test_a_stale_page_is_noticed_and_mended(tmp_path: Path, monkeypatch) -> None:

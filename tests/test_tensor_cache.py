@@ -94,22 +94,20 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def with_numbers(family: str) -> Playground:
     """A small model of the family, the words of its stand-in text encoder told by numbers, as real ones are."""
     from erasure_tests.families import Text, small_model
+    from erasure_tests.layouts import LAYOUTS
 
     class Numbered(Text):
         cond_stage_model = torch.nn.Embedding(1, 1)
 
-        def tokenize(self, prompt: str) -> dict[str, list]:
-            words = super().tokenize(prompt)
-            return {"g": [[(int.from_bytes(word.encode()), 1.0) for word in words]]}
+        def tokenize(self, prompt: str, return_word_ids: bool = False) -> dict[str, list[list[tuple]]]:
+            (entries,) = super().tokenize(prompt, return_word_ids)["words"]
+            return {"g": [[(int.from_bytes(word.encode()), *rest) for word, *rest in entries]]}
 
-        def _state(self, word: tuple[int, float]) -> Tensor:
+        def _state(self, word: int) -> Tensor:
             return super()._state(str(word))
 
-        def encode_from_tokens_scheduled(self, tokens: dict[str, list], show_pbar: bool = True) -> list[list]:
-            return super().encode_from_tokens_scheduled(tokens["g"][0])
-
     small = small_model(family)
-    small.clip = Numbered(small.clip._width)
+    small.clip = Numbered(LAYOUTS[family])
     return small
 
 

@@ -67,7 +67,7 @@ class ConceptAblation(TrainedMethod):
         with run.deltas.disabled():
             samples = self.sample(run, [context.with_concept(anchor) for context in contexts])
         said = run.denoiser.encode([context.with_concept(target) for context in contexts])
-        return AnchorPictures(samples, Conditioning.cat([said] * self.sampling_steps))
+        return AnchorPictures(samples, Conditioning.cat([said] * (len(samples.sigma) // len(said))))
 
     def losses(self, run: Training, state: dict[str, AnchorPictures]) -> dict[str, Tensor]:
         """`erase`, `anchor` unless its weight is 0, and `retain` if the user named something to retain."""

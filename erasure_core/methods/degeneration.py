@@ -22,11 +22,14 @@ from ..vocabulary import VOCABULARIES
 
 
 def scrambled(latents: Tensor, grid: int, generator: torch.Generator) -> Tensor:
-    """Each of the latents (n, channels, height, width) cut into grid x grid equal patches in a random order of its own.
-    Latents are local, so this scrambles the picture. What a side leaves over at its end stays where it is.
+    """Each of the latents (n, ..., height, width) cut into grid x grid equal patches in a random order of its own, the same
+    for all that stands between n and height. Latents are local, so this scrambles the picture. What a side leaves over at
+    its end stays where it is.
 
     Raises ValueError if the latents are smaller than the grid.
     """
+    shape = latents.shape
+    latents = latents.flatten(1, -3)
     n, channels, height, width = latents.shape
     if min(height, width) < grid:
         raise ValueError(
@@ -41,7 +44,7 @@ def scrambled(latents: Tensor, grid: int, generator: torch.Generator) -> Tensor:
     result[:, :, : tall * grid, : wide * grid] = (
         patches.unflatten(1, (grid, grid)).permute(0, 3, 1, 4, 2, 5).reshape(inner.shape)
     )
-    return result
+    return result.reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -93,12 +96,11 @@ class DegenerationTuning(TrainedMethod):
         ).words  # fmt: skip
         words = list(dict.fromkeys([*run.request.retain, *words]))
         run.pool.fill(words, self.retain_trajectories)
-        targets = [
-            finished(run.pool.samples(target), self.trajectories, self.guidance_scale) for target in run.request.targets
-        ]
+        _, scale = run.denoiser.sampling(self.sampling_steps, self.guidance_scale)
+        targets = [finished(run.pool.samples(target), self.trajectories, scale) for target in run.request.targets]
         if run.request.examples is not None:
             targets = [shown(run.request.examples.to(run.denoiser.device), targets[0].conditioning)]
-        ordinary = [finished(run.pool.samples(word), self.retain_trajectories, self.guidance_scale) for word in words]
+        ordinary = [finished(run.pool.samples(word), self.retain_trajectories, scale) for word in words]
         return Album(targets, ordinary)
 
     def losses(self, run: Training, state: Album) -> dict[str, Tensor]:

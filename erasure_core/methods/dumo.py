@@ -46,6 +46,7 @@ class DualEncoderModulation(ErasureMethod):
     name = "dumo"
     title = "DuMo: a side encoder on the skips"
     paper = "arXiv 2501.01125"
+    needs = ("gradients", "unet_blocks")
 
     steps: int = optimiser_steps(200)
     scale_steps: int = setting(

@@ -62,6 +62,7 @@ class ForgetMeNot(TrainedMethod):
     name = "forget_me_not"
     title = "Forget-Me-Not: attention re-steering"
     paper = "arXiv 2303.17591"
+    needs = ("gradients", "attention_maps")
     uses_anchor: ClassVar[bool] = False
     in_parts: ClassVar[bool] = False
 

@@ -67,6 +67,7 @@ class KnowledgePrompt(TrainedMethod):
     title = "KPOP: hidden, with a key"
     paper = "arXiv 2403.12326"
     in_parts = False
+    needs = ("gradients", "text_states")
 
     negative_guidance: float = setting(
         2.0, "How far past the anchor the target is pushed (eta).", minimum=0.0, maximum=10.0, step=0.1

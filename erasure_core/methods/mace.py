@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..adapters import Deltas
+from ..adapters import Deltas, weight_of
 from ..attention import attention_maps
 from ..closed_form import TextEdit, factors, normal_matrix, normal_solution
 from ..common_settings import step_size
@@ -40,6 +40,7 @@ class MassConceptErasure(TextRowsMethod):
     name = "mace"
     title = "MACE: many concepts, one edit each, fused"
     paper = "arXiv 2403.06135"
+    needs = ("gradients", "text_states", "attention_maps")
 
     tokens: str = setting(
         "all",
@@ -183,7 +184,7 @@ def fuse(
     projected = [(cleaned.read(rows), normal_solution(normal, erase_weight * rows.T).T) for rows in states]
     fused: dict[str, Tensor] = {}
     for name, layer in layers.items():
-        weight = layer.weight.detach().to(torch.promote_types(layer.weight.dtype, torch.float32))
+        weight = weight_of(layer)
         ups, downs = [weight @ cleaned.shift.T.to(weight)], [cleaned.down]
         for deltas, (read, solved) in zip(trained, projected, strict=True):
             ups.append(deltas[f"{name}.lora_up.weight"].to(weight))

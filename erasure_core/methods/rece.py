@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..adapters import weight_of
 from ..closed_form import TextEdit, normal_solution
 from ..concepts import ErasureRequest
 from ..denoiser import Denoiser
@@ -45,7 +46,7 @@ class ReliableConceptErasure(TextRowsMethod):
     def text_edit(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> TextEdit:
         """The sum of all epochs, at the rank that the settings allow."""
         rows, retained = self.rows(denoiser, request, report)
-        gram = layers_gram(layer.weight for layer in denoiser.layers(self.group).values())
+        gram = layers_gram(weight_of(layer) for layer in denoiser.layers(self.group).values())
         edit = self.exact(rows.states, rows.desired, retained)
         erased = rows.states
         for _ in range(self.epochs):

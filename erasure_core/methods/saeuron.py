@@ -37,6 +37,7 @@ class SAeUron(ErasureMethod):
     name = "saeuron"
     title = "SAeUron: sparse autoencoder latents"
     paper = "arXiv 2501.18052"
+    needs = ("unet_blocks",)
 
     gamma: float = setting(
         -3.0,

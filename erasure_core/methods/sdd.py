@@ -107,8 +107,9 @@ class SafeSelfDistillation(TrainedMethod):
         state = Distillation(SlowCopy(run.deltas, self.ema_decay), {})
         for pair in run.request.pairs:
             said = run.denoiser.encode([c.with_concept(pair.anchor) for c in run.pool.contexts(pair.target)])
-            without = Conditioning.cat([said] * self.sampling_steps)
-            state.told[pair.target] = Told(run.pool.samples(pair.target), without)
+            samples = run.pool.samples(pair.target)
+            without = Conditioning.cat([said] * (len(samples.sigma) // len(said)))
+            state.told[pair.target] = Told(samples, without)
         return state
 
     def finish(self, run: Training, state: Distillation) -> None:

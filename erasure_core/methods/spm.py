@@ -49,6 +49,7 @@ class SemiPermeableMembrane(ErasureMethod):
     name = "spm"
     title = "SPM: thin adapters with a text gate"
     paper = "arXiv 2312.16145"
+    needs = ("gradients", "unet_blocks")
 
     gate: bool = setting(
         True,

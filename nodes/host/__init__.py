@@ -1,6 +1,7 @@
 """The one folder that knows ComfyUI's engine; everything else in the pack asks this one."""
 
-from .denoiser import ComfyDenoiser, load_fully, opened
+from .denoiser import ComfyDenoiser
+from .opening import opened
 from .patching import family_of, patched
 from .sampling import SAMPLERS, SCHEDULERS, ComfyPainter, use
 from .services import (
@@ -14,6 +15,7 @@ from .services import (
     folders,
     generator,
     is_out_of_memory,
+    load_fully,
     memory_errors,
     models_folder,
     output_folder,

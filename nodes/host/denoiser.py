@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
 import comfy.patcher_extension
-import comfy.sampler_helpers
 import comfy.samplers
 import comfy.sd
 import comfy.utils
@@ -17,20 +16,19 @@ import torch
 from comfy.cli_args import args as comfy_arguments  # noqa: F401  (parsed before torch looks for a device)
 from torch import Tensor, nn
 
-from ...erasure_core.adapters import is_editable
+from ...erasure_core.adapters import is_editable, shape_of
 from ...erasure_core.denoiser import TOKENS, Conditioning
-from ...erasure_core.guidance import per_sample
-from ...erasure_core.layers import blocks, select
+from ...erasure_core.families import family_named
+from ...erasure_core.guidance import prediction_of
+from ...erasure_core.layers import blocks, rows, select
 from ..base_model import fingerprint, positions, whole_words
-from .sampling import check_size
-from .services import check_cancelled, check_linked
+from .conditioning import calls, processed
+from .services import check_cancelled, is_out_of_memory, load_fully
 from .text import TextEncoder, text_cache
-
-_TRAINABLE_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class ComfyDenoiser:
-    """A MODEL and CLIP as `erasure_core.denoiser.Denoiser`. Made by `opened`, which loads and cleans up.
+    """A MODEL and CLIP as `erasure_core.denoiser.Denoiser`. Made by `opening.opened`, which loads and cleans up.
 
     `evaluations` counts the samples that `predict` was asked for.
     """
@@ -47,44 +45,41 @@ class ComfyDenoiser:
         self._width, self._height = width, height
         self._encoded = encoded
         self.text_encoder = TextEncoder(clip, text_cache())
-        self._constants: dict[str, Any] = {}
         self.evaluations = 0
         self.family = type(self._model.model_config).__name__
+        self._facts = family_named(self.family)
         self.device = patcher.load_device
         self.fingerprint = fingerprint(patcher)
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """See `Denoiser.encode`; what was encoded once is kept for the run, and on disk for the next (`TextEncoder`)."""
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._encoded]
+        texts = {}
         with torch.no_grad():
             for prompt in missing:
                 check_cancelled()
-                self._encoded[prompt] = self._encode(prompt)
-        if missing:
-            load_fully(self._patcher)  # on a small card the text encoder may have pushed the model out
-        rows = [Conditioning(self._encoded[prompt]) for prompt in prompts]
-        return Conditioning.cat(rows)
+                texts[prompt] = self.text_encoder(self._clip.tokenize(prompt))
+            if missing:
+                load_fully(self._patcher)  # on a small card the text encoder may have pushed the model out
+            for prompt, text in texts.items():
+                self._encoded[prompt] = processed(self._model, [text], self.empty_latents(1))
+        return Conditioning.cat([Conditioning(self._encoded[prompt]) for prompt in prompts])
 
-    def _encode(self, prompt: str) -> dict[str, Tensor]:
-        return self._read(self._clip.tokenize(prompt), prompt)
+    def _read(self, tokens: dict[str, Any]) -> dict[str, Tensor]:
+        """What the model is told about one prompt, given by its tokens; a gradient reaches these."""
+        return processed(self._model, [self.text_encoder(tokens)], self.empty_latents(1))
 
-    def _read(self, tokens: dict[str, Any], prompt: str) -> dict[str, Tensor]:
-        """What the model is told about one prompt, given by its tokens."""
-        conds = comfy.sampler_helpers.convert_cond([self.text_encoder(tokens)])
-        noise = self.empty_latents(1)
-        processed = comfy.samplers.process_conds(self._model, noise, {"positive": conds}, self.device)["positive"][0]
-        values = {}
-        for name, cond in processed["model_conds"].items():
-            value = cond.process_cond(batch_size=1, area=None).cond
-            if torch.is_tensor(value):
-                values[name] = value.to(self.device).clone()
-            else:
-                self._constants[name] = value
-        if TOKENS not in values:
-            raise ValueError(
-                f"the text of {prompt!r} does not reach {self.family} models as cross-attention; unsupported"
-            )
-        return values
+    def read(self, tokens: Tensor) -> Tensor:
+        """See `Denoiser.read`."""
+        if not self._facts.reads:
+            return tokens
+        return self._model.diffusion_model.get_submodule(self._facts.reads)(tokens)
+
+    def sampling(self, steps: int, guidance_scale: float) -> tuple[int, float]:
+        """See `Denoiser.sampling`."""
+        few, layer = self._facts.few_steps, self._facts.guidance_in
+        built_in = few or (layer and layer in self.modules())
+        return (min(steps, few) if few else steps), (1.0 if built_in else guidance_scale)
 
     def sigmas(self, n: int) -> Tensor:
         """See `Denoiser.sigmas`: ComfyUI's `normal` scheduler."""
@@ -94,9 +89,9 @@ class ComfyDenoiser:
         """See `Denoiser.empty_latents`."""
         latent_format = self._model.latent_format
         ratio = latent_format.spacial_downscale_ratio
-        return torch.zeros(
-            (n, latent_format.latent_channels, self._height // ratio, self._width // ratio), device=self.device
-        )
+        frames = [1] * (latent_format.latent_dimensions - 2)  # a video model's picture is a video of one frame
+        size = (n, latent_format.latent_channels, *frames, self._height // ratio, self._width // ratio)
+        return torch.zeros(size, device=self.device)
 
     def predict(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Denoiser.predict`. Works in bf16 where the device is fast at it; LoRAs and patches of the MODEL act.
@@ -106,11 +101,20 @@ class ComfyDenoiser:
         if self._model.current_weight_patches_uuid != self._patcher.patches_uuid:
             raise RuntimeError("another clone of this MODEL was loaded while it was being erased from; open it again")
         self.evaluations += len(sigma)
+        parts, places = [], []
+        for chosen, arguments in calls(conditioning):
+            parts.append(self._predict(latents[chosen], sigma[chosen], arguments))
+            places.append(chosen)
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat(parts)[torch.cat(places).argsort()]
+
+    def _predict(self, latents: Tensor, sigma: Tensor, arguments: dict[str, Any]) -> Tensor:
         options = comfy.model_patcher.create_model_options_clone(self._patcher.model_options)
         transformer_options = options.get("transformer_options", {})
         wrappers = comfy.patcher_extension.copy_nested_dicts(self._patcher.wrappers)
         transformer_options |= {"cond_or_uncond": [0], "sigmas": sigma, "wrappers": wrappers}
-        arguments = {**conditioning.values, **self._constants, "transformer_options": transformer_options}
+        arguments["transformer_options"] = transformer_options
         with self._precision():
             wrapper = options.get("model_function_wrapper")
             if wrapper is not None:
@@ -118,7 +122,24 @@ class ComfyDenoiser:
                 denoised = wrapper(self._model.apply_model, call)
             else:
                 denoised = self._model.apply_model(latents, sigma, **arguments)
-        return (latents - denoised.float()) / per_sample(sigma, latents)
+        return prediction_of(latents, denoised.float(), sigma)
+
+    def lacks(self, need: str) -> str | None:
+        """Why this model does not have one of `families.NEEDS`, or None if it has: also what depends on this ComfyUI,
+        which is tried."""
+        if need in self._facts.lacks or need not in self._facts.may_lack:
+            return self._facts.lacks.get(need)
+        empty = self.encode([""])
+        tokens = empty.tokens.requires_grad_()
+        latents = torch.ones_like(self.empty_latents(1))
+        try:
+            predicted = self.predict(latents, self.sigmas(2)[:1], Conditioning({**empty.values, TOKENS: tokens}))
+            torch.autograd.grad(predicted.sum(), tokens)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            return f"{self._facts.may_lack[need]} ({str(error).splitlines()[0]})"
+        return None
 
     def _precision(self) -> AbstractContextManager:
         if self.device.type == "cpu":
@@ -129,17 +150,14 @@ class ComfyDenoiser:
         return torch.autocast(self.device.type, torch.bfloat16) if fast else nullcontext()
 
     def layers(self, group: str) -> dict[str, nn.Module]:
-        """See `Denoiser.layers`; also raises ValueError for quantised weights."""
+        """See `Denoiser.layers`."""
         modules = {name: module for name, module in self._model.diffusion_model.named_modules() if is_editable(module)}
-        chosen = {name: modules[name] for name in select(self.family, group, list(modules))}
-        for name, module in chosen.items():
-            if module.weight.dtype not in _TRAINABLE_TYPES or type(module.weight.data) is not Tensor:
-                raise ValueError(
-                    f"the MODEL is quantised: {name} has weights of type {module.weight.dtype}. Load it as float16, "
-                    f"bfloat16 or float32 (in Load Diffusion Model: weight_dtype 'default' with an unquantised file), "
-                    f"erase there, and apply the result to the quantised MODEL if you like"
-                )
-        return chosen
+        return {name: modules[name] for name in select(self.family, group, list(modules))}
+
+    def rows(self, group: str) -> dict[str, slice]:
+        """See `Denoiser.rows`."""
+        shapes = {name: shape_of(layer) for name, layer in self.layers(group).items()}
+        return rows(self.family, group, shapes)
 
     def modules(self) -> dict[str, nn.Module]:
         """See `Denoiser.modules`."""
@@ -156,7 +174,7 @@ class ComfyDenoiser:
 
     def positions(self, prompt: str, phrase: str | None = None) -> list[int]:
         """See `Denoiser.positions`."""
-        return positions(self._clip, prompt, phrase)
+        return positions(self._clip, prompt, phrase, self._facts.tokens_of)
 
     def known_words(self) -> list[str]:
         """See `Denoiser.known_words`."""
@@ -182,65 +200,4 @@ class ComfyDenoiser:
         """Latents in model space -> images (n, height, width, 3) in [0, 1]."""
         images = vae.decode(self._model.process_latent_out(latents))
         load_fully(self._patcher)
-        return images
-
-
-def load_fully(patcher: comfy.model_patcher.ModelPatcher) -> None:
-    """Have ComfyUI's memory management load the whole model, other models making room."""
-    comfy.model_management.load_models_gpu([patcher], force_full_load=True)
-
-
-def differentiable_weights(model: nn.Module) -> None:
-    """Replace weights made under inference mode, which autograd refuses, by equal copies; values stay as they were."""
-    for name, parameter in list(model.named_parameters()):
-        if parameter.is_inference():
-            comfy.utils.set_attr_param(model, name, parameter.data)
-    for name, buffer in list(model.named_buffers()):
-        if buffer.is_inference():
-            comfy.utils.set_attr_buffer(model, name, buffer.clone())
-
-
-@contextmanager
-def opened(
-    model: Any,
-    clip: Any,
-    width: int,
-    height: int,
-    encoded: dict[str, dict[str, Tensor]] | None = None,
-    kind: type[ComfyDenoiser] = ComfyDenoiser,
-) -> Iterator[ComfyDenoiser]:
-    """A denoiser that can be trained on, on a clone of `model`; afterwards everything is as it was.
-
-    `encoded` lets several runs with one CLIP share what it encoded.
-
-    Raises ValueError if MODEL or CLIP is empty, the size does not fit the latents, or the two do not belong together.
-    """
-    check_linked(model, clip)
-    check_size(model, width, height)
-    was_training = comfy.model_management.in_training
-    with torch.inference_mode(False), torch.enable_grad():
-        patcher = model.clone(disable_dynamic=True)
-        try:
-            load_fully(patcher)
-            patcher.pre_run()
-            # fused kernels have no backward pass; this switches them off
-            comfy.model_management.in_training = True
-            differentiable_weights(patcher.model)
-            denoiser = kind(patcher, clip, width, height, {} if encoded is None else encoded)
-            _check_clip(denoiser)
-            yield denoiser
-        finally:
-            comfy.model_management.in_training = was_training
-            patcher.cleanup()
-            comfy.model_management.soft_empty_cache()
-
-
-def _check_clip(denoiser: ComfyDenoiser) -> None:
-    """Raise ValueError if the text is not as wide as the model reads it."""
-    width = denoiser.encode([""]).tokens.shape[-1]
-    reads = denoiser._model.model_config.unet_config.get("context_dim")
-    if reads is not None and width != reads:
-        raise ValueError(
-            f"CLIP and MODEL do not belong together: this CLIP gives text of width {width}, the {denoiser.family} MODEL "
-            f"reads {reads}. Take both from one checkpoint"
-        )
+        return images.reshape(-1, *images.shape[-3:])  # a video model's picture has a frame dimension

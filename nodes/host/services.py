@@ -101,3 +101,8 @@ def generator(seed: int) -> torch.Generator:
 def device() -> torch.device:
     """The device that ComfyUI computes on."""
     return comfy.model_management.get_torch_device()
+
+
+def load_fully(patcher: object) -> None:
+    """Have ComfyUI's memory management load the whole model, other models making room."""
+    comfy.model_management.load_models_gpu([patcher], force_full_load=True)

@@ -13,7 +13,8 @@ from ...erasure_core.denoiser import Conditioning
 from ...erasure_core.evaluation.prompts import GAP
 from ...erasure_core.red_team.subject import Soft
 from ..base_model import positions, words_and_tokens
-from .denoiser import ComfyDenoiser, differentiable_weights
+from .denoiser import ComfyDenoiser
+from .opening import differentiable_weights
 
 PLACEHOLDERS = ("thing", "object", "house")
 """Each is one token; one that the prompt does not say holds the place of the vectors."""
@@ -81,7 +82,7 @@ class SoftComfyDenoiser(ComfyDenoiser):
         """See `SoftDenoiser.encode_soft`."""
         differentiable_weights(self._clip.cond_stage_model)
         with differentiable_forward(self._clip.cond_stage_model):
-            return Conditioning(self._read(soft_tokens(self._clip, prompt), prompt.template))
+            return Conditioning(self._read(soft_tokens(self._clip, prompt)))
 
     def word_vectors(self) -> tuple[list[str], Tensor]:
         """See `SoftDenoiser.word_vectors`."""

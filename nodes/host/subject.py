@@ -13,7 +13,7 @@ from ...erasure_core.evaluation.drawing import Drawn, Sampling
 from ...erasure_core.judge import ConceptJudge
 from ...erasure_core.red_team.subject import BASE, ERASED, Soft, Text
 from ...erasure_core.report import Check, unwatched
-from .denoiser import opened
+from .opening import opened
 from .sampling import ComfyPainter, Encoded
 from .soft_prompts import SoftComfyDenoiser, soft_tokens
 

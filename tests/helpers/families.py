@@ -1,81 +1,120 @@
-"""Random models of several levels, as small as ComfyUI's own detection lets a family be, and text for them."""
+"""Random models of every family, built by ComfyUI's own detection and loader, and text for them."""
 
 from __future__ import annotations
 
+import importlib
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.playground import Playground
 from devtools.inprocess import load_comfy
 
-TOKENS = 77
-WIDTH = {"SD15": 768, "SDXL": 2048}
-POOLED = 1280
-_COMMON = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "legacy": False}
-LAYOUTS = {
-    "SD15": {
-        "channel_mult": [1, 2],
-        "num_res_blocks": [1, 1],
-        "transformer_depth": [1, 1],
-        "transformer_depth_output": [1, 1, 1, 1],
-        "transformer_depth_middle": 1,
-        "num_heads": 8,
-        "num_head_channels": -1,
-        "use_linear_in_transformer": False,
-    },
-    # the depths of the encoder are what SDXL is recognised by; the rest may be shallow
-    "SDXL": {
-        "channel_mult": [1, 1, 1],
-        "num_res_blocks": [2, 2, 2],
-        "transformer_depth": [0, 0, 2, 2, 10, 10],
-        "transformer_depth_output": [0, 0, 0, 1, 1, 1, 1, 1, 1],
-        "transformer_depth_middle": 1,
-        "num_heads": -1,
-        "num_head_channels": 64,
-        "use_linear_in_transformer": True,
-        "num_classes": "sequential",
-        "adm_in_channels": 2816,
-    },
-}
+from .layouts import LAYOUTS, UNET, Layout
 
 
 class Text:
-    """In place of a text encoder, which for SDXL has 0.8 billion parameters: each word has a random state."""
+    """In place of a text encoder, which has up to 24 billion parameters: each word has a random state."""
 
-    def __init__(self, width: int) -> None:
-        self._width = width
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
 
-    def tokenize(self, prompt: str) -> list[str]:
-        """The prompt's words, filled up."""
-        return (prompt.split() + ["<end>"] * TOKENS)[:TOKENS]
+    def tokenize(self, prompt: str, return_word_ids: bool = False) -> dict[str, list[list[tuple]]]:
+        """As ComfyUI's: by tokenizer the prompt's words, filled up; a word's weight is 1, its number counts from 1."""
+        words = [*prompt.split(), "<end>"]
+        words = (words + ["<end>"] * self._layout.tokens)[: self._layout.tokens or len(words)]
+        own = len(prompt.split())
+        entries = [(word, 1.0, i + 1 if i < own else 0) for i, word in enumerate(words)]
+        entries = entries if return_word_ids else [entry[:2] for entry in entries]
+        # Anima's text states are of the tokens of its second tokenizer
+        return {"words": [entries]} if self._layout.family != "Anima" else {"qwen3_06b": [[]], "t5xxl": [entries]}
 
-    def encode_from_tokens_scheduled(self, tokens: list[str], show_pbar: bool = True) -> list[list[Any]]:
-        """Conditioning as ComfyUI's CLIP gives it: states (1, tokens, width), and the pooled state (1, 1280)."""
-        states = torch.stack([self._state(token) for token in tokens])[None]
-        return [[states, {"pooled_output": states[:, 0, :POOLED]}]]
+    def encode_from_tokens_scheduled(self, tokens: dict, show_pbar: bool = True) -> list[list[Any]]:
+        """Conditioning as ComfyUI's CLIP gives it: states (1, tokens, width), and what else the family's encoder says."""
+        words = [entry[0] for entry in list(tokens.values())[-1][0]]
+        states = torch.stack([self._state(word) for word in words])[None]
+        said: dict[str, Tensor] = {}
+        if self._layout.pooled_width:
+            said["pooled_output"] = states[:, 0, : self._layout.pooled_width]
+        if self._layout.mask:
+            said["attention_mask"] = torch.ones(1, len(words), dtype=torch.long)
+        if self._layout.family == "Anima":
+            said["t5xxl_ids"] = torch.tensor([zlib.crc32(word.encode()) % 32128 for word in words], dtype=torch.int)
+            said["t5xxl_weights"] = torch.ones(len(words))
+        return [[states, said]]
 
     def _state(self, word: str) -> Tensor:
-        return torch.randn(self._width, generator=torch.Generator().manual_seed(zlib.crc32(word.encode())))
+        return torch.randn(self._layout.width, generator=torch.Generator().manual_seed(zlib.crc32(word.encode())))
 
 
-def small_model(family: str) -> Playground:
-    """A random model of the family, loaded by ComfyUI's own loader as it would load a checkpoint, and its text; it has
-    no autoencoder and no judge."""
+def small_model(
+    name: str, stored: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict, options: dict[str, Any] | None = None
+) -> Playground:
+    """A random model of that layout, loaded by ComfyUI's own loader as it would load a file, and its text; it has no
+    autoencoder and no judge. `stored` makes of half precision weights those of the file; `options` are the loader's."""
     load_comfy()
-    import comfy.ops
     import comfy.sd
-    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-    from playground.training import initialise
+    layout = LAYOUTS[name]
+    weights = _weights(layout, checkpoint=layout.network == UNET)
+    if name == "SD2 v":  # what the detection tells the two predictions by
+        weights["model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"].normal_(0, 0.2)
+    weights, options = stored(weights), options or {}
+    with torch.inference_mode(), _detection(layout):
+        if layout.network == UNET:
+            parts = {"output_vae": False, "output_clip": False}
+            model = comfy.sd.load_state_dict_guess_config(weights, **parts, model_options=options)[0]
+        else:
+            model = comfy.sd.load_diffusion_model_state_dict(weights, model_options=options)
+    return Playground(model, Text(layout), None, {})
 
-    layout = {**_COMMON, **LAYOUTS[family], "context_dim": WIDTH[family], "use_spatial_transformer": True}
-    unet = UNetModel(**layout, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
-    initialise(unet, seed=1)
-    weights = {f"model.diffusion_model.{name}": value.half() for name, value in unet.state_dict().items()}
-    del unet  # half a gigabyte, of which ComfyUI makes its own
-    with torch.inference_mode():
-        model = comfy.sd.load_state_dict_guess_config(weights, output_vae=False, output_clip=False)[0]
-    return Playground(model, Text(WIDTH[family]), None, {})
+
+def _weights(layout: Layout, checkpoint: bool) -> dict[str, Tensor]:
+    """Random weights in the type that most files have, under the names of a checkpoint or of a diffusion model's file."""
+    import comfy.ops
+
+    module, _, name = layout.network.rpartition(".")
+    network = getattr(importlib.import_module(module), name)(
+        **layout.config, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init
+    )
+    _fill(network, torch.Generator().manual_seed(1))
+    prefix = "model.diffusion_model." if checkpoint else ""
+    weights = {f"{prefix}{key}": value.half() for key, value in network.state_dict().items()}
+    return weights | {key: torch.zeros(shape) for key, shape in layout.markers.items()}
+
+
+@torch.no_grad()
+def _fill(network: nn.Module, generator: torch.Generator) -> None:
+    """Matrices that keep the size of what they are given, norms near the identity."""
+    tables = ((name, value) for name, value in network.named_buffers() if value.ndim > 1)  # SD3's positions
+    for name, value in (*network.named_parameters(), *tables):
+        if value.ndim > 1:
+            value.normal_(0, value[0].numel() ** -0.5, generator=generator)
+        else:
+            value.normal_(0, 0.02, generator=generator)
+            if not name.endswith("bias"):
+                value += 1
+
+
+@contextmanager
+def _detection(layout: Layout) -> Iterator[None]:
+    """Inside, ComfyUI's detection sees the full size where it knows no other, and builds the small one."""
+    from comfy import model_detection
+
+    real = model_detection.model_config_from_unet
+
+    def detected(weights: dict[str, Tensor], prefix: str, *rest: Any, **named: Any) -> Any:
+        shown = {f"{prefix}{key}": torch.empty(shape, device="meta") for key, shape in layout.shown.items()}
+        config = real({**weights, **shown}, prefix, *rest, **named)
+        config.unet_config.update(layout.smaller)
+        return config
+
+    model_detection.model_config_from_unet = detected
+    try:
+        yield
+    finally:
+        model_detection.model_config_from_unet = real

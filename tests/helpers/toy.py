@@ -59,6 +59,14 @@ class ToyDenoiser:
 
         return Conditioning({"c_crossattn": torch.stack([row(prompt) for prompt in prompts])})
 
+    def read(self, tokens: Tensor) -> Tensor:
+        """See `Denoiser`."""
+        return tokens
+
+    def sampling(self, steps: int, guidance_scale: float) -> tuple[int, float]:
+        """See `Denoiser`."""
+        return steps, guidance_scale
+
     def sigmas(self, n: int) -> Tensor:
         """See `Denoiser`."""
         return torch.linspace(10.0, 0.0, n + 1)
@@ -87,6 +95,10 @@ class ToyDenoiser:
             raise ValueError(f"the toy has no layer of the group {group!r}")
         chosen = {f"block.{name}": getattr(block, name) for name in names[group]}
         return chosen | {name: self.network[name] for name in ("enc", "dec") if group == "all"}
+
+    def rows(self, group: str) -> dict[str, slice]:
+        """See `Denoiser`."""
+        return {}
 
     def modules(self) -> dict[str, nn.Module]:
         """See `Denoiser`."""

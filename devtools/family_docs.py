@@ -1,0 +1,75 @@
+"""Keep the README's table of families and methods equal to the code and the tests.
+
+python -m devtools.family_docs            rewrite what stands between the markers
+python -m devtools.family_docs --check    write nothing; exit 1 if it is stale
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from .comfyui import PACK
+from .pack import load_pack
+from .pages import filled
+
+PAGE = PACK / "README.md"
+BY = "python -m devtools.family_docs"
+UNTRIED = ("SD21UnclipL",)
+"""Families without a model in the tests; tests/test_families.py runs every method that holds on all the others."""
+
+
+def table() -> str:
+    """Family x method, methods with the same needs in one column; under it the reasons for every refusal."""
+    load_pack()
+    from concept_erasure.erasure_core.families import FAMILIES
+    from concept_erasure.erasure_core.method import methods
+
+    columns: dict[tuple[str, ...], list[str]] = {}
+    for name, method in methods().items():
+        columns.setdefault(method.needs, []).append(f"`{name}`")
+    reasons: list[str] = []
+
+    def cell(name: str, needs: tuple[str, ...]) -> str:
+        family = FAMILIES[name]
+        why = next((family.lacks[need] for need in needs if need in family.lacks), None)
+        maybe = next((family.may_lack[need] for need in needs if need in family.may_lack), None)
+        for reason in (why, maybe):
+            if reason and reason not in reasons:
+                reasons.append(reason)
+        if why or maybe:
+            return f"refused ({reasons.index(why or maybe) + 1})"
+        return "not tried" if name in UNTRIED else "tested"
+
+    rows = [
+        "| family (its name in ComfyUI) | it predicts | " + " | ".join(map(", ".join, columns.values())) + " |",
+        "|---|---|" + "---|" * len(columns),
+    ]
+    for name, family in FAMILIES.items():
+        cells = (cell(name, needs) for needs in columns)
+        rows.append(f"| {family.title} (`{name}`) | {family.predicts} | " + " | ".join(cells) + " |")
+    notes = [f"{number}. {reason[0].upper()}{reason[1:]}." for number, reason in enumerate(reasons, 1)]
+    return "\n".join([*rows, "", "Refused because:", "", *notes])
+
+
+def updated() -> str:
+    """What the page should say now. Raises ToolError for a page without markers."""
+    return filled(PAGE.read_text(encoding="utf-8"), "families", BY, table(), PAGE)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Rewrite the page, or check it; 0, or 1 if `--check` finds it stale."""
+    parser = argparse.ArgumentParser(prog=BY, description="The table of families and methods.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the page is stale")
+    args = parser.parse_args(argv)
+    stale = PAGE.read_text(encoding="utf-8") != updated()
+    if args.check and stale:
+        print(f"{PAGE} is stale; run: {BY}", file=sys.stderr)
+    elif stale:
+        PAGE.write_text(updated(), encoding="utf-8")
+        print(PAGE)
+    return int(args.check and stale)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
