@@ -9,7 +9,7 @@ from ..erasure_core.erased_unet import ErasedUNet
 from ..erasure_core.evaluation.drawing import Sampling
 from ..erasure_core.evaluation.prompts import parse_templates, prompt_groups
 from ..erasure_core.judge import ConceptJudge
-from . import evaluation_files, host
+from . import evaluation_files, host, prompt_files
 from .charts import as_image
 from .drawing_inputs import sampling_inputs
 from .erase import CATEGORY
@@ -48,6 +48,11 @@ class EvaluateErasure(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, prompt_file: str = prompt_files.NO_FILE, **_others) -> str:
+        """A prompt file that was changed is read anew."""
+        return prompt_files.state(prompt_file)
+
+    @classmethod
     def execute(
         cls,
         model,
@@ -72,20 +77,21 @@ class EvaluateErasure(io.ComfyNode):
         look_alikes: str = "",
         retain_prompts: str = "",
         erased_unet: ErasedUNet | None = None,
+        prompt_file: str = prompt_files.NO_FILE,
     ) -> io.NodeOutput:
         """Draw, judge, write the files, and return pictures and report."""
         safe_prefix(filename_prefix)  # before the drawing: a bad name must not cost an hour
         targets = parse_request(concepts).targets
         fields = {"target_prompts": target_prompts, "synonyms": synonyms}
         fields |= {"look_alikes": look_alikes, "retain_prompts": retain_prompts}
-        prompts = prompt_groups(
-            targets, parse_templates(templates), **{name: text or "" for name, text in fields.items()}
-        )
+        from_file = prompt_files.read(prompt_file, targets)
+        typed = {name: text or "" for name, text in fields.items()}
+        prompts = prompt_groups(targets, parse_templates(templates), **typed, from_file=from_file.prompts)
         sampling = Sampling(width, height, steps, cfg, sampler_name, scheduler, batch_size)
         node_id = cls.hidden.unique_id
         result = run(
             model, erased_model, clip, vae, judge, targets, prompts, pictures_per_prompt, seed, sampling,
-            filename_prefix, node_id,
+            filename_prefix, node_id, from_file.notes,
         )  # fmt: skip
         evaluation, grid, bars = result.evaluation, result.album.grid(), chart(result.evaluation)
         path = evaluation_files.write_evaluation(evaluation, grid, bars, filename_prefix)
@@ -159,5 +165,13 @@ def _optional_inputs() -> list[io.Input]:
             "erased_unet",
             optional=True,
             tooltip="The edit that is measured: it comes out with the scores in its metadata.",
+        ),
+        io.Combo.Input(
+            "prompt_file",
+            options=prompt_files.available(),
+            default=prompt_files.NO_FILE,
+            optional=True,
+            tooltip="A CSV file in ComfyUI's input folder, in place of the templates: prompts with their own seed, guidance "
+            "and class (Imagenette, I2P), or a grid of style and object (UnlearnCanvas). Bad rows are left out and named.",
         ),
     ]

@@ -61,13 +61,15 @@ def run(
     sampling: Sampling,
     filename_prefix: str = "",
     node_id: str | None = None,
+    notes: Sequence[str] = (),
 ) -> Result:
-    """Evaluate, and leave the base model's weights in place. On a cancel or error, what was measured so far is written to
-    the output folder under `filename_prefix` and named on the node; then the exception goes on."""
+    """Evaluate, and leave the base model's weights in place. `notes` go into the report. On a cancel or error, what was
+    measured so far is written to the output folder under `filename_prefix` and named on the node; then the exception goes on.
+    """
     if judge is not None:
         judge = judge.labelled(concepts_of(prompts))
     base, erased = painters(model, erased_model, clip, vae, sampling, node_id)
-    job = Job(base, erased, judge, tuple(concepts), tuple(prompts), pictures_per_prompt, seed, sampling)
+    job = Job(base, erased, judge, tuple(concepts), tuple(prompts), pictures_per_prompt, seed, sampling, tuple(notes))
     bar, album = host.ProgressBar(len(job.planned()), node_id=node_id), Album(job.planned())
 
     def on_pairs(done: int, planned: int, pairs: Sequence[Pair], before: Tensor, after: Tensor) -> None:

@@ -116,6 +116,47 @@ def test_the_node_writes_its_files_and_hands_the_scores_on_with_the_edit(
     assert kept.provenance.scores["judge"] == "playground" and kept.tensors.keys() == edit.tensors.keys()
 
 
+def test_a_prompt_file_of_the_input_folder_is_drawn_with_its_own_seeds(bed, output, tmp_path, monkeypatch) -> None:
+    from concept_erasure.nodes import host, prompt_files
+    from concept_erasure.nodes.evaluate import EvaluateErasure
+
+    monkeypatch.setattr(EvaluateErasure, "hidden", SimpleNamespace(unique_id="7"), raising=False)
+    monkeypatch.setattr(host, "input_folder", lambda: tmp_path)
+    given = (
+        bed.model,
+        bed.model,
+        bed.clip,
+        bed.vae,
+        "circle",
+        "a red {}",
+        1,
+        64,
+        64,
+        2,
+        3.0,
+        "euler",
+        "normal",
+        0,
+        4,
+        "set",
+    )
+    with pytest.raises(ValueError, match=r"no prompt file '\.\./set.csv'"):
+        EvaluateErasure.execute(*given, prompt_file="../set.csv")
+    file = tmp_path / "set.csv"
+    file.write_text(
+        "prompt,class,seed,guidance\na circle,circle,71,2\nbad,circle,x,2\na square,square,72,\n", encoding="utf-8"
+    )
+    assert prompt_files.available() == ["none", "set.csv"]
+    before = EvaluateErasure.fingerprint_inputs(prompt_file="set.csv", seed=0)
+    report = EvaluateErasure.execute(*given, prompt_file="set.csv").args[2]
+    stored = json.loads((output / "set_00001_.json").read_text("utf-8"))
+    drawn = [(one["prompt"]["text"], one["seed"], one["prompt"]["guidance_scale"]) for one in stored["pictures"]]
+    assert drawn == [("a circle", 71, 2.0), ("a square", 72, None), ("", 0, None)]
+    assert "set.csv, line 3 was left out: the seed 'x'" in report
+    file.write_text("prompt\na circle\n", encoding="utf-8")
+    assert EvaluateErasure.fingerprint_inputs(prompt_file="set.csv", seed=0) != before
+
+
 def test_a_cancel_leaves_what_was_measured_so_far(bed, output, monkeypatch) -> None:
     from concept_erasure.nodes import host
 

@@ -97,12 +97,13 @@ def prompt_groups(
     synonyms: str = "",
     look_alikes: str = "",
     retain_prompts: str = "",
+    from_file: Sequence[Prompt] = (),
 ) -> list[Prompt]:
     """All prompts of an evaluation, in the order of `GROUPS`; the empty prompt ends it.
 
     The targets, the synonyms (`word`, or `word => target` if there are several targets) and the look-alikes are put into
     the templates; `target_prompts` and `retain_prompts` are whole prompts, with `=> concept` where the text does not say
-    it.
+    it. The prompts of a file take the place of the targets in the templates: they say themselves how the concept is asked for.
     """
     words = [(line.text, line.concept or targets[0]) for line in written(synonyms, "synonyms")]
     for word, concept in words:
@@ -110,12 +111,12 @@ def prompt_groups(
             raise ValueError(f"synonyms: {word!r} is to mean {concept!r}, which is no concept of this evaluation")
     alike = [(line.text, line.concept or line.text) for line in written(look_alikes, "look_alikes")]
     typed = [
-        Prompt(line.text, TARGET, line.concept or _named(line.text, targets))
+        Prompt(line.text, TARGET, line.concept or named(line.text, targets))
         for line in written(target_prompts, "target_prompts")
     ]
     retained = [Prompt(line.text, RETAIN, line.concept) for line in written(retain_prompts, "retain_prompts")]
     groups = [
-        *in_templates([(target, target) for target in targets], templates, TARGET),
+        *(from_file or in_templates([(target, target) for target in targets], templates, TARGET)),
         *typed,
         *in_templates(words, templates, SYNONYM),
         *in_templates([pair for pair in alike if pair[0] not in targets], templates, LOOK_ALIKE),
@@ -125,6 +126,6 @@ def prompt_groups(
     return list(dict.fromkeys(groups))
 
 
-def _named(text: str, targets: Sequence[str]) -> str:
+def named(text: str, targets: Sequence[str]) -> str:
     """The target that a prompt means: one that it says, else the first."""
     return next((target for target in targets if target.casefold() in text.casefold()), targets[0])

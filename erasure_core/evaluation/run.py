@@ -33,7 +33,8 @@ class Watcher:
 
 @dataclass(frozen=True)
 class Job:
-    """An evaluation to be done: who draws, what is drawn, who judges. `judge` is already labelled, or None."""
+    """An evaluation to be done: who draws, what is drawn, who judges. `judge` is already labelled, or None. `notes` say what
+    a reader of the report must know of its prompts."""
 
     base: Painter
     erased: Painter
@@ -43,6 +44,7 @@ class Job:
     pictures_per_prompt: int
     seed: int
     sampling: Sampling
+    notes: tuple[str, ...] = ()
 
     def planned(self) -> list[tuple[Prompt, int]]:
         """Each picture's prompt and seed. Seeds count up within a group, so that adding a group changes no other; a
@@ -106,10 +108,10 @@ def _expected(job: Job) -> dict[Prompt, Expected | None]:
 def _notes(job: Job) -> tuple[str, ...]:
     """What a reader must know to read the table rightly."""
     if job.judge is None:
-        return ()
+        return job.notes
     expected = _expected(job)
     silent = [p.text for p in job.prompts if p.group != EMPTY and expected[p] is None]
-    notes = []
+    notes = list(job.notes)
     if silent:
         notes.append(
             f"not judged, as they say no label of the judge and name no concept (only their drift counts): {len(silent)} "

@@ -65,6 +65,11 @@ def output_folder() -> str:
     return folder_paths.get_output_directory()
 
 
+def input_folder() -> Path:
+    """ComfyUI's input folder, into which the user puts files."""
+    return Path(folder_paths.get_input_directory())
+
+
 def models_folder() -> Path:
     """ComfyUI's models folder."""
     return Path(folder_paths.models_dir)
