@@ -14,6 +14,7 @@ from .evaluate import EvaluateErasure
 from .judge import FOLDER_KIND as JUDGE_FOLDER_KIND
 from .judge import LoadConceptJudge
 from .red_team import RedTeamConcept
+from .red_team_summary import RedTeamSummary
 from .sae import FOLDER_KIND as SAE_FOLDER_KIND
 from .sae import LoadConceptSAE, TrainConceptSAE
 
@@ -41,4 +42,5 @@ class ConceptErasure(ComfyExtension):
             LoadConceptJudge,
             EvaluateErasure,
             RedTeamConcept,
+            RedTeamSummary,
         ]

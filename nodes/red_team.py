@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from comfy_api.latest import io
 from PIL import Image
@@ -16,34 +19,43 @@ from ..erasure_core.evaluation.prompts import parse_templates
 from ..erasure_core.evaluation.report import accuracy_lines
 from ..erasure_core.files import write_whole
 from ..erasure_core.judge import ConceptJudge
-from ..erasure_core.red_team.attack import Attack, Shot
+from ..erasure_core.red_team.attack import Attack
 from ..erasure_core.red_team.run import Finding, find, markdown, plain
 from ..erasure_core.report import Report
 from . import evaluation_files, host
-from .charts import Cell, as_image, as_picture, grid
+from .charts import as_image, as_picture, grid
 from .drawing_inputs import sampling_inputs
 from .erase import CATEGORY
 from .erased_unet import next_file, safe_prefix
 from .evaluate import TEMPLATES
 from .evaluation_run import check_same_family
+from .red_team_page import shown
 from .types import ConceptJudgeType
 from .widgets import attack_input, chosen_attack
 
-SHOWN = 8
+
+@contextmanager
+def attacking(
+    model: object, what: str, node_id: str | None = None, done: Callable[[], int] = int, planned: int = 1
+) -> Iterator[Report]:
+    """A report for attacks that shows their progress on the node, `done()` of `planned` being over; afterwards the base
+    model's weights are in place."""
+    bar = host.ProgressBar(100 * planned, node_id=node_id)
+    report = Report(
+        on_progress=lambda step, total, _loss: bar.update_absolute(100 * done() + 100 * step // max(1, total)),
+        check=partial(host.check_cancelled, node_id=node_id),
+    )
+    try:
+        with host.memory_errors(f"attacking with {what}", "batch_size, width and height"):
+            yield report
+    finally:
+        host.use(model)
 
 
 def run(subject: host.ComfySubject, attack: Attack, n: int, model: object, node_id: str | None = None) -> Finding:
     """Attack, and leave the base model's weights in place."""
-    bar = host.ProgressBar(100, node_id=node_id)
-    report = Report(
-        on_progress=lambda step, total, _loss: bar.update_absolute(step, total),
-        check=partial(host.check_cancelled, node_id=node_id),
-    )
-    try:
-        with host.memory_errors(f"attacking with {attack.name}", "batch_size, width and height"):
-            return find(subject, attack, n, plain(subject, n, attack.seed, report), report)
-    finally:
-        host.use(model)
+    with attacking(model, attack.name, node_id) as report:
+        return find(subject, attack, n, plain(subject, n, attack.seed, report), report)
 
 
 def pictures(finding: Finding) -> Image.Image:
@@ -54,15 +66,7 @@ def pictures(finding: Finding) -> Image.Image:
         f"attack: {finding.attack.name}": finding.outcome.attack,
         f"control: {finding.outcome.control_is}": finding.outcome.control,
     }
-    return grid([(title, _cells(shot)) for title, shot in shots.items()], ("",))
-
-
-def _cells(shot: Shot) -> list[Cell]:
-    shown = zip(shot.pictures[:SHOWN], shot.confidence, shot.hits, strict=False)
-    return [
-        Cell("seen" if hit else "not seen", [as_picture(picture)], [f"{100 * float(sure):.0f} % sure"])
-        for picture, sure, hit in shown
-    ]
+    return grid([(title, shown(shot)) for title, shot in shots.items()], ("",))
 
 
 def save_embedding(vectors: Tensor, prefix: str) -> Path:
@@ -70,6 +74,16 @@ def save_embedding(vectors: Tensor, prefix: str) -> Path:
     path = next_file(host.folders("embeddings")[0], safe_prefix(prefix))
     write_whole(path, save({"emb_params": vectors.contiguous()}))
     return path
+
+
+def figures_of(finding: Finding, prefix: str) -> tuple[dict[str, Any], str]:
+    """The figures of a finding, and a sentence on the embedding that it found and that is saved here ("" without one)."""
+    figures = finding.as_json()
+    if finding.outcome.embedding is None:
+        return figures, ""
+    path = save_embedding(finding.outcome.embedding, f"red_team/{safe_prefix(prefix).name}_{finding.attack.name}")
+    said = f"\nThe embedding was saved: write `embedding:red_team/{path.stem}` into a prompt.\n"
+    return figures | {"embedding": path.name}, said
 
 
 class RedTeamConcept(io.ComfyNode):
@@ -85,7 +99,7 @@ class RedTeamConcept(io.ComfyNode):
             description="Tries to bring an erased concept back and reports how often it succeeds, beside no attack and a "
             "control. Both models stay as they are.",
             search_aliases=["red team", "attack", "robustness", "textual inversion", "jailbreak"],
-            inputs=_inputs(),
+            inputs=inputs_around(attack_input(), "erasure/red_team"),
             outputs=[
                 io.Image.Output(display_name="grid", tooltip="Pictures of base, no attack, attack and control."),
                 io.String.Output(
@@ -139,18 +153,15 @@ class RedTeamConcept(io.ComfyNode):
 def written(finding: Finding, judge: ConceptJudge, prefix: str) -> tuple[str, Image.Image]:
     """Write the report, the grid, the strongest picture, the figures, and an embedding if one was found; the report with
     the paths in its last lines, and the grid."""
-    sheet = pictures(finding)
-    text, figures = markdown([finding], accuracy_lines(judge)), finding.as_json()
-    if finding.outcome.embedding is not None:
-        path = save_embedding(finding.outcome.embedding, f"red_team/{safe_prefix(prefix).name}_{finding.attack.name}")
-        figures["embedding"] = path.name
-        text += f"\nThe embedding was saved: write `embedding:red_team/{path.stem}` into a prompt.\n"
+    sheet, (figures, said) = pictures(finding), figures_of(finding, prefix)
+    text = markdown([finding], accuracy_lines(judge)) + said
     strongest = as_picture(finding.outcome.attack.strongest()[0])
     path = evaluation_files.write(prefix, text, figures, {"grid": sheet, "strongest": strongest})
     return f"{text}\nFigures and pictures: {path}\n", sheet
 
 
-def _inputs() -> list[io.Input]:
+def inputs_around(attack: io.Input, prefix: str) -> list[io.Input]:
+    """The inputs of a node that attacks, with the one that chooses the attack."""
     many = {"multiline": True, "optional": True}
     return [
         io.Model.Input("model", tooltip="The base model, unedited: some attacks start from its pictures."),
@@ -159,7 +170,7 @@ def _inputs() -> list[io.Input]:
         io.Vae.Input("vae", tooltip="The autoencoder of the same checkpoint."),
         ConceptJudgeType.Input("judge", tooltip="From Load Concept Judge; it decides whether the concept is back."),
         io.String.Input("concept", default="circle", tooltip="The one concept to bring back, as the judge calls it."),
-        attack_input(),
+        attack,
         io.String.Input(
             "templates",
             multiline=True,
@@ -176,7 +187,7 @@ def _inputs() -> list[io.Input]:
         *sampling_inputs(),
         io.String.Input(
             "filename_prefix",
-            default="erasure/red_team",
+            default=prefix,
             tooltip="Name of the files in the output folder (grid, strongest picture, report, JSON), without number.",
         ),
         io.String.Input(

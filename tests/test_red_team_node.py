@@ -146,3 +146,47 @@ def test_bad_input_is_named_before_anything_is_drawn(bed, judge, monkeypatch) ->
     ):
         with pytest.raises(ValueError, match=said):
             RedTeamConcept.execute(*given, concept, attack, templates, *rest)
+
+
+CHEAP = "completion\nnoise tries=1\n"
+
+
+def summary(bed: Playground, judge: ConceptJudge, monkeypatch, folder: Path, chosen: str, prefix: str):
+    """Run the node, its files in `folder`."""
+    from concept_erasure.nodes import host
+    from concept_erasure.nodes.red_team_summary import RedTeamSummary
+
+    monkeypatch.setattr(RedTeamSummary, "hidden", SimpleNamespace(unique_id="7"), raising=False)
+    monkeypatch.setattr(host, "output_folder", lambda: str(folder))
+    return RedTeamSummary.execute(
+        *models(bed), bed.clip, bed.vae, judge, "circle", chosen, "a red {}", 1, 64, 64, STEPS, 3.0, "euler", "normal", 0, 4,
+        prefix,
+    ).args  # fmt: skip
+
+
+def test_the_summary_draws_one_page_of_all_attacks(bed, judge, monkeypatch, tmp_path) -> None:
+    page, report = summary(bed, judge, monkeypatch, tmp_path, CHEAP, "red/all")
+    assert page.shape[0] == 1 and page.std() > 0
+    assert {path.name for path in (tmp_path / "red").iterdir()} == {
+        f"all_00001_{e}" for e in ("page.png", ".md", ".json")
+    }
+    stored = json.loads((tmp_path / "red" / "all_00001_.json").read_text("utf-8"))
+    assert stored["complete"] and [one["attack"] for one in stored["attacks"]] == ["completion", "noise"]
+    assert "falls to: " in report and "survives: " in report and "| completion |" in report and "right in" in report
+
+
+def test_a_cancelled_summary_leaves_the_attacks_that_are_over(bed, judge, monkeypatch, tmp_path) -> None:
+    from concept_erasure.nodes import host
+
+    def cancelled(doing: str = "", node_id: str | None = None) -> None:
+        if doing.startswith("attack 2"):
+            raise host.Cancelled
+
+    host.use(bed.model)
+    before = base_hash(bed)
+    monkeypatch.setattr(host, "check_cancelled", cancelled)
+    with pytest.raises(host.Cancelled):
+        summary(bed, judge, monkeypatch, tmp_path, CHEAP, "cut")
+    stored = json.loads((tmp_path / "cut_partial_00001_.json").read_text("utf-8"))
+    assert not stored["complete"] and [one["attack"] for one in stored["attacks"]] == ["completion"]
+    assert base_hash(bed) == before

@@ -1,0 +1,116 @@
+"""Red-Team Summary: several attacks, one page."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from comfy_api.latest import io
+from PIL import Image
+
+from ..erasure_core.concepts import ConceptPair, lines
+from ..erasure_core.evaluation.drawing import Sampling
+from ..erasure_core.evaluation.prompts import parse_templates
+from ..erasure_core.evaluation.report import accuracy_lines
+from ..erasure_core.judge import ConceptJudge
+from ..erasure_core.red_team.attack import attacks
+from ..erasure_core.red_team.survey import Survey, parse_attacks, run_all
+from . import evaluation_files, host
+from .charts import as_image
+from .erase import CATEGORY
+from .erased_unet import safe_prefix
+from .evaluation_run import check_same_family
+from .red_team import attacking, figures_of, inputs_around
+from .red_team_page import page
+
+
+class RedTeamSummary(io.ComfyNode):
+    """Run a list of attacks and draw one page."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """See the class."""
+        chosen = io.String.Input(
+            "attacks",
+            multiline=True,
+            default="\n".join(attacks()),
+            tooltip="The attacks to run, one a line, with settings other than the defaults behind the name: p4d steps=50. "
+            "Delete what you do not need: the trained ones take longest.",
+        )
+        return io.Schema(
+            node_id="ErasureRedTeamSummary",
+            display_name="Red-Team Summary",
+            category=CATEGORY,
+            description="Runs a list of attacks on an erased concept and draws one page: what the edit survives and what it "
+            "does not. Both models stay as they are.",
+            search_aliases=["red team", "robustness", "attacks", "summary"],
+            inputs=inputs_around(chosen, "erasure/red_team_summary"),
+            outputs=[
+                io.Image.Output(display_name="page", tooltip="Success rates and pictures of all attacks."),
+                io.String.Output(display_name="report", tooltip="One row an attack, with intervals, control and cost."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        erased_model,
+        clip,
+        vae,
+        judge: ConceptJudge,
+        concept: str,
+        attacks: str,
+        templates: str,
+        attempts: int,
+        width: int,
+        height: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        seed: int,
+        batch_size: int,
+        filename_prefix: str,
+        synonyms: str = "",
+        other_labels: str = "",
+    ) -> io.NodeOutput:
+        """Attack, write the files, and return page and report."""
+        safe_prefix(filename_prefix)  # before the attacks: a bad name must not cost an hour
+        concept, chosen = ConceptPair(concept.strip()).target, parse_attacks(attacks, seed)
+        judge = judge.labelled([concept, *lines(other_labels or "")])
+        check_same_family(model, erased_model)
+        sampling = Sampling(width, height, steps, cfg, sampler_name, scheduler, batch_size)
+        node_id = cls.hidden.unique_id
+        subject = host.ComfySubject(
+            model, erased_model, clip, vae, judge, concept, parse_templates(templates), sampling,
+            lines(synonyms or ""), partial(host.check_cancelled, node_id=node_id),
+        )  # fmt: skip
+        survey = Survey(len(chosen))
+        names = ", ".join(attack.name for attack in chosen)
+        try:
+            with attacking(model, names, node_id, survey.done, len(chosen)) as report:
+                run_all(subject, chosen, attempts, survey, report)
+        except BaseException:
+            if survey.findings:
+                _, _, path = written(survey, judge, f"{filename_prefix}_partial")
+                host.send_text(f"stopped after {survey.done()} attacks; what was found so far: {path}", node_id)
+            raise
+        text, sheet, path = written(survey, judge, filename_prefix)
+        host.send_text(f"saved {path}", node_id)
+        return io.NodeOutput(as_image(sheet), text)
+
+
+def written(survey: Survey, judge: ConceptJudge, prefix: str) -> tuple[str, Image.Image, Path]:
+    """Write page, report, figures and the embeddings that were found; the report with the paths, the page, and the path of
+    the figures."""
+    sheet, text, figures = page(survey), survey.markdown(accuracy_lines(judge)), survey.as_json()
+    each: list[dict[str, Any]] = []
+    for finding in survey.findings:
+        found, said = figures_of(finding, prefix)
+        each.append(found)
+        text += said
+    path = evaluation_files.write(prefix, text, figures | {"attacks": each}, {"page": sheet})
+    return f"{text}\nFigures and page: {path}\n", sheet, path
