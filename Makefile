@@ -5,7 +5,7 @@ PYTHON = $$($(FINDER) -m devtools.comfyui --python $(DEV))
 RUN = @python="$(PYTHON)" && exec "$$python"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-families lint format playground bench-quality bench-methods bench-speed clean
+.PHONY: help demo serve test test-families lint format playground bench-quality bench-methods bench-speed bench-robustness clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -44,6 +44,9 @@ bench-methods: ## every method on the playground in one table
 
 bench-speed: ## AP's fast schedule against the published loop: cost and quality side by side
 	$(RUN) -m benchmarks.speed $(ARGS)
+
+bench-robustness: ## every attack against several methods and the base model
+	$(RUN) -m benchmarks.robustness $(ARGS)
 
 clean: ## remove what builds and tests leave in this folder; the cache with the host stays
 	rm -rf .pytest_cache .ruff_cache build dist

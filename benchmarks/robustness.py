@@ -1,0 +1,152 @@
+"""`make bench-robustness`: every attack against several methods, the base model, and a model that never knew the concept.
+
+Prints a Markdown table and, as its last line, one JSON object with every figure. With `--rows FILE` a stopped series goes
+on behind the last finished method, and `--share 0/2` and `--share 1/2` divide the methods between two processes. `--write`
+stores table and figures in `docs/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from devtools import comfyui
+from devtools.playground_files import JUDGE, playground_models
+from playground.drawing import SIZE, SYNONYMS
+
+from .measure import factor_of, prompts
+from .playground import BATCH, GUIDANCE_SCALE, SAMPLER, SCHEDULER, STEPS, Playground, load_playground
+from .quality import erase_once, markdown_table
+from .runs import Row, add_arguments, circumstances, each, write_tables
+
+METHODS = ("ap", "esd", "uce", "rece", "sdd", "age")
+BASE, GOLD = "nothing (base)", "gold (never saw it)"
+SENTENCES = 6
+BY = "make bench-robustness ARGS=--write"
+
+
+def templates(target: str, seed: int) -> tuple[str, ...]:
+    """Sentences of the playground with a gap for the target."""
+    asked = prompts(SENTENCES, seed, **{factor_of(target): [target]})
+    return tuple(prompt.text.replace(target, "{}") for prompt in asked)
+
+
+def judge_of(target: str) -> Any:
+    """The playground's judge of the target's factor."""
+    from concept_erasure.erasure_core.judge import load_judge
+
+    name = factor_of(target)
+    return load_judge(playground_models(comfyui.ensure()) / JUDGE / name, name, torch.device("cpu"))
+
+
+def checkpoint_model(path: Path) -> Any:
+    """The MODEL of a checkpoint file. Raises SystemExit, naming it, if there is none."""
+    if not path.is_file():
+        raise SystemExit(f"--gold: there is no file {path}; name a checkpoint that was trained without the target")
+    import comfy.sd
+
+    with torch.inference_mode():
+        return comfy.sd.load_checkpoint_guess_config(str(path), output_vae=False, output_clip=False)[0]
+
+
+def attacked(bed: Playground, name: str, target: str, arguments: argparse.Namespace, encoded: dict) -> Row:
+    """Erase, run every attack, and hand out the figures of each."""
+    from concept_erasure.erasure_core.evaluation.drawing import Sampling
+    from concept_erasure.erasure_core.red_team.survey import Survey, parse_attacks, run_all
+    from concept_erasure.nodes import host
+    from concept_erasure.nodes.red_team import attacking
+
+    started = time.monotonic()
+    if name == BASE:
+        model = bed.model
+    elif name == GOLD:
+        model = checkpoint_model(arguments.gold)
+    else:
+        model = erase_once(bed, name, [target], arguments.seed, encoded)[0]
+    erasing = time.monotonic() - started
+    sampling = Sampling(SIZE, SIZE, STEPS, GUIDANCE_SCALE, SAMPLER, SCHEDULER, BATCH)
+    synonyms = [SYNONYMS[target]] if target in SYNONYMS else []
+    with torch.inference_mode():  # as ComfyUI runs a node
+        subject = host.ComfySubject(
+            bed.model, model, bed.clip, bed.vae, judge_of(target), target, templates(target, arguments.seed), sampling, synonyms
+        )  # fmt: skip
+        chosen = parse_attacks("\n".join(arguments.attacks), arguments.seed)
+        survey = Survey(len(chosen))
+        with attacking(bed.model, name) as report:
+            run_all(subject, chosen, arguments.n, survey, report)
+    seconds = {"erasing": round(erasing, 1), "in_all": round(time.monotonic() - started, 1)}
+    return {"method": name, "target": target, "seconds": seconds} | survey.as_json()
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A row a model: what it draws without an attack, then each attack's success beside its control's, in per cent; bold
+    where the edit falls."""
+    names = list(dict.fromkeys(found["attack"] for row in rows for found in row["attacks"]))
+    cells = []
+    for row in rows:
+        found = {one["attack"]: one for one in row["attacks"]}
+        plain = row["attacks"][0]["shares"]["no attack"]["per_cent"]
+        cells.append([row["method"], row["target"], f"{plain:.0f}", *(_cell(found.get(name)) for name in names)])
+    return markdown_table(("model", "target", "no attack", *names), cells)
+
+
+def _cell(found: Row | None) -> str | None:
+    if found is None:
+        return None
+    success, control = (f"{found['shares'][which]['per_cent']:.0f}" for which in ("attack", "control"))
+    return f"{success} ({control})" if found["survives"] else f"**{success}** ({control})"
+
+
+def arguments_of(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    from concept_erasure.erasure_core.red_team.attack import attacks
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="*", default=[BASE, *METHODS], help="'base', or a method")
+    parser.add_argument("--targets", nargs="*", default=["circle"])
+    parser.add_argument(
+        "--attacks", nargs="*", default=list(attacks()), help="each as in Red-Team Summary: 'p4d steps=50'"
+    )
+    parser.add_argument("--n", type=int, default=24, help="attempts of each attack, and as many of its control")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--gold", type=Path, help="a checkpoint trained without the target: one more row")
+    add_arguments(parser)
+    parser.add_argument("--write", action="store_true", help="store table and figures in docs/")
+    arguments = parser.parse_args(given)
+    arguments.methods = [BASE if name == "base" else name for name in arguments.methods]
+    arguments.methods += [GOLD] if arguments.gold else []
+    return arguments
+
+
+def main() -> None:
+    """Measure, print, and store if asked to."""
+    from devtools.pack import load_pack
+
+    load_pack()
+    arguments, started, rows = arguments_of(), time.time(), []
+    bed, encoded = load_playground(), {}
+
+    def run(name: str, target: str, *_settings: Any) -> Row:
+        return attacked(bed, name, target, arguments, encoded)
+
+    # what decides a row is part of its key: a file of rows serves only runs with the same attacks, attempts and seed
+    settings = (arguments.seed, arguments.n, " ".join(arguments.attacks))
+    keys = [(name, target, *settings) for target in arguments.targets for name in arguments.methods]
+    for row in each(keys, arguments, run):
+        rows.append(row)
+        print(f"# {json.dumps(row)}", flush=True)
+    print(table(rows), flush=True)
+    result = {"rows": rows, "n": arguments.n} | circumstances(started)
+    if arguments.write:
+        write_tables("robustness", BY, result, attacks=table(rows))
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
