@@ -21,6 +21,7 @@ from . import measure
 from .playground import Playground, load_playground
 from .quality import erase_once, markdown_table
 from .runs import DOCS, Row, add_arguments, circumstances, each, write_tables
+from .scatter import Point, scatter
 
 TARGETS = ("circle", "square", "red", "striped")
 SEEDS = (0, 1)
@@ -90,20 +91,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """ESR-1 against PSR-1, a point a method."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 6))
+    points = []
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
-        x, y = (_mean([row[key] for row in mine]) for key in ("esr1", "psr1"))
-        axes.plot(x, y, "x" if method in (BASE, CONTROL) else "o")
-        axes.annotate(method, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8)
-    axes.set(xlabel="ESR-1 (erased), %", ylabel="PSR-1 (preserved), %", title="Playground, mean of targets and seeds")
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+        points.append(
+            Point(method, *(_mean([row[key] for row in mine]) for key in ("esr1", "psr1")), method in (BASE, CONTROL))
+        )
+    title = "Playground, mean of targets and seeds"
+    scatter(points, title, "ESR-1: the target is gone, %", "PSR-1: the others are still there, %").save(path)
 
 
 def main() -> None:
