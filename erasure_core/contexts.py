@@ -64,13 +64,16 @@ def draw_contexts(concept: str, n: int, generator: torch.Generator, avoid: Colle
         return [Context("", "")] * n
     own = kind_of(concept)
 
+    def allowed(words: Sequence[str]) -> list[str]:
+        return [word for word in words if word != concept.casefold() and word not in avoid]
+
     def word_of(words: Sequence[str]) -> str:
-        others = [word for word in words if word != concept.casefold() and word not in avoid]
+        others = allowed(words) or ["thing"]
         return others[int(torch.randint(len(others), (), generator=generator))]
 
     def attributes(count: int) -> list[str]:
         """Of different kinds; of two the first is a colour, which prompts name most often and a picture always has."""
-        kinds = [kind for kind in KINDS if kind != own]
+        kinds = [kind for kind in KINDS if kind != own and allowed(KINDS[kind])]  # all of a kind may be erased at once
         order = [kinds[int(i)] for i in torch.randperm(len(kinds), generator=generator)]
         if count > 1 and own != "colour":
             order.sort(key=lambda kind: kind != "colour")

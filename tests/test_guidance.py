@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from concept_erasure.erasure_core import guidance
-from concept_erasure.erasure_core.contexts import NOUNS, draw_contexts, siblings
+from concept_erasure.erasure_core.contexts import NOUNS, WORDS, draw_contexts, siblings
 from concept_erasure.erasure_core.synonyms import context_words_like
 from concept_erasure.erasure_core.trajectory import TrajectoryPool, sample_trajectories
 from erasure_tests.toy import ToyDenoiser
@@ -103,6 +103,13 @@ def test_no_sentence_says_a_word_to_avoid() -> None:
 
     assert {"square", "box"} <= said(())
     assert not {"square", "box"} & said(("square", "box"))
+
+
+def test_a_whole_kind_may_be_erased() -> None:
+    light = ("bright", "dark", "pale")
+    for avoid in (light, WORDS):
+        for context in draw_contexts("circle", 40, torch.Generator().manual_seed(0), avoid):
+            assert not set(avoid) - {"thing"} & set(context.template.split())
 
 
 def test_words_that_mean_a_target_are_found_among_those_of_the_sentences() -> None:
