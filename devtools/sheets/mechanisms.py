@@ -25,8 +25,8 @@ SAE_NOTE = """\
 **Train Concept SAE** learns a sparse autoencoder of one block: it splits what the block puts out into many features, of \
 which few fire at once. **Erase Concept** with *saeuron* finds those that fire for *circle* and turns them round \
 while the model samples. The weights stay as they are.
-On this small model one block is too little: some circles go, and colours with them. Without a linked SAE, Erase Concept \
-trains one for every block for that erasure alone, which does better.
+On this small model one block is too little: circles are garbled rather than gone, and squares, which should stay, change \
+colour in part. Without a linked SAE, Erase Concept trains one for every block for that erasure alone, which does better.
 An SAE is trained once for a model: write a `filename_prefix` to keep it, and use Load Concept SAE next time."""
 SIDE_NOTE = """\
 **dumo** leaves the UNet as it is. Beside it runs a second encoder, which corrects the UNet's skip connections for prompts \
@@ -85,8 +85,8 @@ def sae_features(object_info: dict) -> dict:
     links = {"model": sheet.model, "clip": sheet.clip}
     sae, quality = sheet.add("ErasureTrainConceptSAE", (400, 0), (340, 460), "", values, links)
     sheet.report((400, 520), quality, "How well it reads the block")
-    # one block has few latents of the concept's own, so they must be looser chosen and turned further
-    values = {"method": "saeuron", "method.selectivity": 2.0, "method.gamma": -6.0}
+    # one block has few latents of the concept's own, so they are turned further
+    values = {"method": "saeuron", "method.gamma": -8.0}
     erased, _, _, report = sheet.erase((800, 0), 700, "", {"concept_sae": sae}, **values)
     sheet.report((800, 760), report)
     sheet.comparisons({"before": sheet.model, "after": erased}, sheet.prompts((1200, 0), PAIR), 1600)
