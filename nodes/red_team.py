@@ -52,6 +52,35 @@ def attacking(
         host.use(model)
 
 
+def subject_of(
+    model: object,
+    erased_model: object,
+    clip: object,
+    vae: object,
+    judge: ConceptJudge,
+    concept: str,
+    templates: str,
+    sampling: Sampling,
+    synonyms: str | None,
+    node_id: str | None,
+) -> host.ComfySubject:
+    """What is attacked, from a node's inputs. Raises ValueError for models of two families or templates without a gap."""
+    check_same_family(model, erased_model)
+    check = partial(host.check_cancelled, node_id=node_id)
+    return host.ComfySubject(
+        model,
+        erased_model,
+        clip,
+        vae,
+        judge,
+        concept,
+        parse_templates(templates),
+        sampling,
+        lines(synonyms or ""),
+        check,
+    )
+
+
 def run(subject: host.ComfySubject, attack: Attack, n: int, model: object, node_id: str | None = None) -> Finding:
     """Attack, and leave the base model's weights in place."""
     with attacking(model, attack.name, node_id) as report:
@@ -135,15 +164,11 @@ class RedTeamConcept(io.ComfyNode):
     ) -> io.NodeOutput:
         """Attack, write the files, and return pictures and report."""
         safe_prefix(filename_prefix)  # before the attack: a bad name must not cost an hour
-        concept, chosen = ConceptPair(concept.strip()).target, chosen_attack(attack, seed)
+        chosen, node_id = chosen_attack(attack, seed), cls.hidden.unique_id
+        concept = ConceptPair(concept.strip()).target
         judge = judge.labelled([concept, *lines(other_labels or "")])
-        check_same_family(model, erased_model)
         sampling = Sampling(width, height, steps, cfg, sampler_name, scheduler, batch_size)
-        node_id = cls.hidden.unique_id
-        subject = host.ComfySubject(
-            model, erased_model, clip, vae, judge, concept, parse_templates(templates), sampling,
-            lines(synonyms or ""), partial(host.check_cancelled, node_id=node_id),
-        )  # fmt: skip
+        subject = subject_of(model, erased_model, clip, vae, judge, concept, templates, sampling, synonyms, node_id)
         finding = run(subject, chosen, attempts, model, node_id)
         text, sheet = written(finding, judge, filename_prefix)
         host.send_text(text.splitlines()[-1], node_id)

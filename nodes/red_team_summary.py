@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from PIL import Image
 
 from ..erasure_core.concepts import ConceptPair, lines
 from ..erasure_core.evaluation.drawing import Sampling
-from ..erasure_core.evaluation.prompts import parse_templates
 from ..erasure_core.evaluation.report import accuracy_lines
 from ..erasure_core.judge import ConceptJudge
 from ..erasure_core.red_team.attack import attacks
@@ -20,8 +18,7 @@ from . import evaluation_files, host
 from .charts import as_image
 from .erase import CATEGORY
 from .erased_unet import safe_prefix
-from .evaluation_run import check_same_family
-from .red_team import attacking, figures_of, inputs_around
+from .red_team import attacking, figures_of, inputs_around, subject_of
 from .red_team_page import page
 
 
@@ -79,15 +76,11 @@ class RedTeamSummary(io.ComfyNode):
     ) -> io.NodeOutput:
         """Attack, write the files, and return page and report."""
         safe_prefix(filename_prefix)  # before the attacks: a bad name must not cost an hour
-        concept, chosen = ConceptPair(concept.strip()).target, parse_attacks(attacks, seed)
+        chosen, node_id = parse_attacks(attacks, seed), cls.hidden.unique_id
+        concept = ConceptPair(concept.strip()).target
         judge = judge.labelled([concept, *lines(other_labels or "")])
-        check_same_family(model, erased_model)
         sampling = Sampling(width, height, steps, cfg, sampler_name, scheduler, batch_size)
-        node_id = cls.hidden.unique_id
-        subject = host.ComfySubject(
-            model, erased_model, clip, vae, judge, concept, parse_templates(templates), sampling,
-            lines(synonyms or ""), partial(host.check_cancelled, node_id=node_id),
-        )  # fmt: skip
+        subject = subject_of(model, erased_model, clip, vae, judge, concept, templates, sampling, synonyms, node_id)
         survey = Survey(len(chosen))
         names = ", ".join(attack.name for attack in chosen)
         try:

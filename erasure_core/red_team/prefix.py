@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
+from ..method import setting
 from ..pictures import Pictures, noised
 from ..report import Report
 from ..trajectory import NoisyBatch
@@ -13,6 +15,15 @@ from .token_search import Search, search
 from .words import random_words, vocabulary
 
 PICTURES, LEVELS, REPEATS = 8, 50, 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefixAttack(Attack):
+    """An attack by words before the prompt; a subclass says what they are searched for."""
+
+    words: int = setting(3, "Words in front of the prompt.", minimum=1, maximum=20)
+    steps: int = setting(200, "Optimiser steps.", minimum=1, maximum=10000)
+    learning_rate: float = setting(0.1, "Adam's step size.", minimum=1e-4, maximum=10.0, step=0.01, advanced=True)
 
 
 def noisy_pictures(attack: Attack, subject: Subject) -> NoisyBatch:
@@ -29,11 +40,11 @@ def noisy_pictures(attack: Attack, subject: Subject) -> NoisyBatch:
 
 
 def prefix_attack(
-    attack: Attack, subject: Subject, n: int, samples: NoisyBatch, how: Callable, settings: Search, report: Report
+    attack: PrefixAttack, subject: Subject, n: int, samples: NoisyBatch, how: Callable, report: Report
 ) -> Outcome:
     """Search words, draw n prompts with them in front, and n with as many random words (the control that a prefix needs:
     any words in front can break an edit that is keyed to a prompt)."""
-    generator = attack.generator()
+    generator, settings = attack.generator(), Search(attack.words, attack.steps, attack.learning_rate)
     words, table = vocabulary(subject)
     with subject.opened(ERASED) as denoiser:
         table = table.to(denoiser.device).clone()
