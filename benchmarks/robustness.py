@@ -11,13 +11,12 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from devtools import comfyui
-from devtools.playground_files import JUDGE, playground_models
+from devtools.playground_files import JUDGE, gold_checkpoint, playground_models
 from playground.drawing import SIZE, SYNONYMS
 
 from .measure import factor_of, prompts
@@ -26,7 +25,7 @@ from .quality import erase_once, markdown_table
 from .runs import Row, add_arguments, circumstances, each, write_tables
 
 METHODS = ("ap", "esd", "uce", "rece", "sdd", "age")
-BASE, GOLD = "nothing (base)", "gold (never saw it)"
+BASE, GOLD = "nothing (base)", "gold (trained without it)"
 SENTENCES = 6
 BY = "make bench-robustness ARGS=--write"
 
@@ -45,14 +44,18 @@ def judge_of(target: str) -> Any:
     return load_judge(playground_models(comfyui.ensure()) / JUDGE / name, name, torch.device("cpu"))
 
 
-def checkpoint_model(path: Path) -> Any:
-    """The MODEL of a checkpoint file. Raises SystemExit, naming it, if there is none."""
-    if not path.is_file():
-        raise SystemExit(f"--gold: there is no file {path}; name a checkpoint that was trained without the target")
+def untrained_gold(targets: Sequence[str]) -> list[str]:
+    """The targets whose gold model is not on this machine."""
+    return [target for target in targets if not gold_checkpoint(target).is_file()]
+
+
+def gold_model(target: str) -> Any:
+    """The MODEL that was trained without the target."""
     import comfy.sd
 
     with torch.inference_mode():
-        return comfy.sd.load_checkpoint_guess_config(str(path), output_vae=False, output_clip=False)[0]
+        path = str(gold_checkpoint(target))
+        return comfy.sd.load_checkpoint_guess_config(path, output_vae=False, output_clip=False)[0]
 
 
 def attacked(bed: Playground, name: str, target: str, arguments: argparse.Namespace, encoded: dict) -> Row:
@@ -66,7 +69,7 @@ def attacked(bed: Playground, name: str, target: str, arguments: argparse.Namesp
     if name == BASE:
         model = bed.model
     elif name == GOLD:
-        model = checkpoint_model(arguments.gold)
+        model = gold_model(target)
     else:
         model = erase_once(bed, name, [target], arguments.seed, encoded)[0]
     erasing = time.monotonic() - started
@@ -108,19 +111,17 @@ def arguments_of(given: Sequence[str] | None = None) -> argparse.Namespace:
     from concept_erasure.erasure_core.red_team.attack import attacks
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="*", default=[BASE, *METHODS], help="'base', or a method")
+    parser.add_argument("--methods", nargs="*", default=["base", "gold", *METHODS], help="'base', 'gold' or a method")
     parser.add_argument("--targets", nargs="*", default=["circle"])
     parser.add_argument(
         "--attacks", nargs="*", default=list(attacks()), help="each as in Red-Team Summary: 'p4d steps=50'"
     )
     parser.add_argument("--n", type=int, default=24, help="attempts of each attack, and as many of its control")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--gold", type=Path, help="a checkpoint trained without the target: one more row")
     add_arguments(parser)
     parser.add_argument("--write", action="store_true", help="store table and figures in docs/")
     arguments = parser.parse_args(given)
-    arguments.methods = [BASE if name == "base" else name for name in arguments.methods]
-    arguments.methods += [GOLD] if arguments.gold else []
+    arguments.methods = [{"base": BASE, "gold": GOLD}.get(name, name) for name in arguments.methods]
     return arguments
 
 
@@ -138,6 +139,11 @@ def main() -> None:
     # what decides a row is part of its key: a file of rows serves only runs with the same attacks, attempts and seed
     settings = (arguments.seed, arguments.n, " ".join(arguments.attacks))
     keys = [(name, target, *settings) for target in arguments.targets for name in arguments.methods]
+    for target in untrained_gold(arguments.targets) if GOLD in arguments.methods else ():
+        print(
+            f"# no gold row for {target!r}: make playground ARGS='--only-gold --without {target}' trains it, in hours"
+        )
+        keys = [key for key in keys if key[:2] != (GOLD, target)]
     for row in each(keys, arguments, run):
         rows.append(row)
         print(f"# {json.dumps(row)}", flush=True)

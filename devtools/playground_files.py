@@ -37,6 +37,11 @@ def playground_models(host: Host) -> Path:
     return models
 
 
+def gold_checkpoint(without: str) -> Path:
+    """Where the model that was trained without a shape lies, if `make playground` has made it on this machine."""
+    return cache() / "models" / CHECKPOINT.with_name(f"playground_without_{without}.safetensors")
+
+
 def _sources() -> str:
     """A hash of all that the checkpoint is built from, the same in every clone."""
     digest = hashlib.sha256()

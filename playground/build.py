@@ -7,17 +7,20 @@ import json
 from pathlib import Path
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from devtools.inprocess import load_comfy
 
 
-def build_checkpoint(path: Path) -> None:
-    """Write the checkpoint that stock Load Checkpoint detects as SD1.5. Takes seconds; the text encoder comes from its
-    seed."""
+def build_checkpoint(path: Path, unet: dict[str, Tensor] | None = None) -> None:
+    """Write the checkpoint that stock Load Checkpoint detects as SD1.5, with another UNet's weights if they are given.
+
+    Takes seconds; the text encoder comes from its seed.
+    """
     from .text_encoder import text_encoder_weights, tokenizer_ids
     from .weights import stored
 
-    tensors = {f"model.diffusion_model.{name}": value for name, value in stored("unet").items()}
+    tensors = {f"model.diffusion_model.{name}": value for name, value in (unet or stored("unet")).items()}
     tensors |= {f"first_stage_model.{name}": value for name, value in stored("autoencoder").items()}
     text = text_encoder_weights(tokenizer_ids())
     tensors |= {f"cond_stage_model.transformer.text_model.{name}": value for name, value in text.items()}

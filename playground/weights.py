@@ -56,6 +56,15 @@ def stored(name: str) -> dict[str, Tensor]:
     return unpack(load_file(FOLDER / f"{name}.safetensors"))
 
 
+def stored_autoencoder() -> nn.Module:
+    """The autoencoder, ready to use."""
+    from .autoencoder import new_autoencoder
+
+    autoencoder = new_autoencoder()
+    autoencoder.load_state_dict({name: value.float() for name, value in stored("autoencoder").items()})
+    return autoencoder.eval()
+
+
 def stored_judge(factor: str) -> nn.Module:
     """The judge of `shape`, `colour` or `fill`, ready to use."""
     from .judge import new_judge

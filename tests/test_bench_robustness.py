@@ -40,12 +40,24 @@ def test_the_table_marks_what_falls_and_leaves_a_dash_where_nothing_was_run() ->
     ]
 
 
-def test_a_gold_checkpoint_is_one_more_row_and_a_missing_one_is_named(tmp_path) -> None:
-    path = tmp_path / "gold.safetensors"
-    arguments = robustness.arguments_of(["--methods", "base", "uce", "--gold", str(path)])
-    assert arguments.methods == [robustness.BASE, "uce", robustness.GOLD]
-    with pytest.raises(SystemExit, match="there is no file"):
-        robustness.checkpoint_model(path)
+def test_a_gold_model_that_is_not_there_is_left_out_and_named(bed, monkeypatch, capsys, tmp_path) -> None:
+    monkeypatch.setattr(robustness, "load_playground", lambda: bed)
+    monkeypatch.setattr(
+        robustness,
+        "attacked",
+        lambda _, name, *__: {"method": name, "target": "circle", "attacks": [attack("noise", 0, 0, True)]},
+    )
+    monkeypatch.setattr(sys, "argv", ["robustness", "--methods", "base", "gold"])
+    for there in (False, True):
+        path = tmp_path / f"{there}.safetensors"
+        monkeypatch.setattr(robustness, "gold_checkpoint", lambda _, path=path: path)
+        if there:
+            path.touch()
+        robustness.main()
+        said = capsys.readouterr().out
+        assert ("no gold row for 'circle'" in said) is not there
+        names = [row["method"] for row in json.loads(said.splitlines()[-1])["rows"]]
+        assert names == [robustness.BASE, robustness.GOLD][: 1 + there]
 
 
 def test_the_base_model_falls_to_a_small_run_whose_last_line_is_one_object(bed, monkeypatch, capsys, tmp_path) -> None:
