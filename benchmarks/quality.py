@@ -27,6 +27,9 @@ VARIANTS = {
     "ap, none": ("ap", {"search": "none"}),
     "esd": ("esd", {}),
 }
+MANY = {"vocabulary": "model_words", "candidates": 500}
+# among a hundred candidates chance finds the look-alikes too; with these only the harder concept is compared
+FROM_MANY = {f"ap, {search}, 500 words": ("ap", {"search": search, **MANY}) for search in ("scan", "random")}
 BY = "make bench-quality ARGS=--write"
 
 
@@ -82,7 +85,7 @@ def main_run(bed: Playground, n: int, *targets: str) -> Row:
 
 def compared_run(bed: Playground, n: int, encoded: dict, variant: str, seed: int, *targets: str) -> Row:
     """One variant on one set of targets with one seed."""
-    name, settings = VARIANTS[variant]
+    name, settings = (VARIANTS | FROM_MANY)[variant]
     edited, report, _ = erase_once(bed, name, targets, seed, encoded, **settings)
     scores = measure.evaluate(bed, edited, targets, n=n, n_small=n // 2, seed=10 * seed)
     return {
@@ -157,7 +160,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=200, help="pictures for target and retained values in the main table")
     parser.add_argument("--compare-n", type=int, default=40, help="the same in the comparison")
-    parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
+    variants = [*VARIANTS, *FROM_MANY]
+    parser.add_argument("--variants", nargs="*", default=variants, choices=variants)
     parser.add_argument("--skip-main", action="store_true", help="only the comparison")
     parser.add_argument("--skip-comparison", action="store_true", help="only the main table")
     parser.add_argument("--write", action="store_true", help="store the tables in docs/")
@@ -167,7 +171,11 @@ def main() -> None:
     main_keys = [("base",), *((kind, *targets) for targets in TARGETS for kind in ("main", "base of main"))]
     main_keys = [] if arguments.skip_main else main_keys
     compared = [
-        ("compare", variant, seed, *targets) for seed in SEEDS for targets in COMPARED for variant in arguments.variants
+        ("compare", variant, seed, *targets)
+        for seed in SEEDS
+        for targets in COMPARED
+        for variant in arguments.variants
+        if variant in VARIANTS or targets == COMPARED[-1]
     ]
 
     def run(kind: str, *what: Any) -> Row:
