@@ -29,31 +29,17 @@ BASE, CONTROL = "nothing (base)", "random edit (control)"
 BY = "make bench-methods ARGS=--write"
 
 
-def random_like(erased: Any, seed: int) -> Any:
-    """The control: a random edit with the rank and the Frobenius norm of `erased` in each layer."""
-    import dataclasses
-
-    generator = torch.Generator().manual_seed(seed)
-    tensors = dict(erased.tensors)
-    for key, up in erased.tensors.items():
-        if key.endswith(".lora_up.weight"):
-            down_key = key.replace(".lora_up.", ".lora_down.")
-            down = torch.randn(erased.tensors[down_key].shape, generator=generator)
-            new = torch.randn(up.shape, generator=generator)
-            norm = (up.flatten(1) @ erased.tensors[down_key].flatten(1)).norm()
-            tensors[key], tensors[down_key] = new * norm / (new.flatten(1) @ down.flatten(1)).norm(), down
-    return dataclasses.replace(erased, tensors=tensors)
-
-
 def one_run(bed: Playground, name: str, target: str, seed: int, n: int, encoded: dict) -> dict[str, Any]:
     """Erase and judge; the base and the control are rows like any other."""
+    from concept_erasure.erasure_core.red_team.attacks.relearn import random_change
     from concept_erasure.nodes import host
 
     edited, costs = bed.model, {}
     if name != BASE:
         edited, report, erased = erase_once(bed, "ap" if name == CONTROL else name, [target], seed, encoded)
         if name == CONTROL:
-            edited = host.patched(bed.model, random_like(erased, seed), 1.0)
+            # the control: in each layer as large as AP's edit
+            edited = host.patched(bed.model, random_change(erased, torch.Generator().manual_seed(seed)), 1.0)
         costs = {
             "seconds": round(report.costs["seconds"], 1),
             "peak_MB": round(report.costs["peak_MB"]),

@@ -90,10 +90,15 @@ def attacked(bed: Playground, name: str, target: str, arguments: argparse.Namesp
 def table(rows: Sequence[Row]) -> str:
     """A row a model: what it draws without an attack, then each attack's success beside its control's, in per cent; bold
     where the edit falls."""
-    names = list(dict.fromkeys(found["attack"] for row in rows for found in row["attacks"]))
+    from concept_erasure.erasure_core.red_team.attack import label_of
+
+    def label(one: Row) -> str:
+        return label_of(one["attack"], one["settings"])
+
+    names = list(dict.fromkeys(label(one) for row in rows for one in row["attacks"]))
     cells = []
     for row in rows:
-        found = {one["attack"]: one for one in row["attacks"]}
+        found = {label(one): one for one in row["attacks"]}
         plain = row["attacks"][0]["shares"]["no attack"]["per_cent"]
         cells.append([row["method"], row["target"], f"{plain:.0f}", *(_cell(found.get(name)) for name in names)])
     return markdown_table(("model", "target", "no attack", *names), cells)
@@ -108,13 +113,13 @@ def _cell(found: Row | None) -> str | None:
 
 def arguments_of(given: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    from concept_erasure.erasure_core.red_team.attack import attacks
+    from concept_erasure.erasure_core.red_team.survey import every_attack
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="*", default=["base", "gold", *METHODS], help="'base', 'gold' or a method")
     parser.add_argument("--targets", nargs="*", default=["circle"])
     parser.add_argument(
-        "--attacks", nargs="*", default=list(attacks()), help="each as in Red-Team Summary: 'p4d steps=50'"
+        "--attacks", nargs="*", default=every_attack(), help="each as in Red-Team Summary: 'p4d steps=50'"
     )
     parser.add_argument("--n", type=int, default=24, help="attempts of each attack, and as many of its control")
     parser.add_argument("--seed", type=int, default=0)

@@ -46,6 +46,11 @@ class Factor:
         wanted = concept.strip().casefold()
         return next((label for label in self.labels if wanted in _names(label)), None)
 
+    def others(self, concept: str) -> list[str]:
+        """What else it may answer, by the first name of each label."""
+        own = self.label_of(concept)
+        return [label.split(",")[0].strip() for label in self.labels if label != own]
+
     def said_in(self, text: str) -> str | None:
         """The label that a prompt says as whole words, the longest name if it says several."""
         found = [(len(name), label) for label in self.labels for name in _names(label) if _says(text, name)]

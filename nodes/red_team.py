@@ -92,7 +92,7 @@ def pictures(finding: Finding) -> Image.Image:
     shots = {
         "base model, plain prompts": finding.plain.base,
         "erased model, plain prompts": finding.plain.erased,
-        f"attack: {finding.attack.name}": finding.outcome.attack,
+        f"attack: {finding.attack.label()}": finding.outcome.attack,
         f"control: {finding.outcome.control_is}": finding.outcome.control,
     }
     return grid([(title, shown(shot)) for title, shot in shots.items()], ("",))
@@ -216,9 +216,14 @@ def inputs_around(attack: io.Input, prefix: str) -> list[io.Input]:
             tooltip="Name of the files in the output folder (grid, strongest picture, report, JSON), without number.",
         ),
         io.String.Input(
-            "synonyms", **many, tooltip="Other words for the concept, one a line, for the attack paraphrase."
+            "synonyms",
+            **many,
+            tooltip="Other words for the concept, one a line: paraphrase tries them, relearn takes them for no other concept.",
         ),
         io.String.Input(
-            "other_labels", **many, tooltip="What else a zero-shot judge may see, one a line; a classifier needs none."
+            "other_labels",
+            **many,
+            tooltip="What else a zero-shot judge may see, one a line; a classifier needs none. relearn draws these, or what "
+            "else the classifier knows, as other concepts.",
         ),
     ]

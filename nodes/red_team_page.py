@@ -29,7 +29,7 @@ def page(survey: Survey) -> Image.Image:
     strongest = []
     for finding in survey.findings:
         picture, sure = finding.outcome.attack.strongest()
-        strongest.append(Cell(finding.attack.name, [as_picture(picture)], [f"{100 * sure:.0f} % sure"]))
+        strongest.append(Cell(finding.attack.label(), [as_picture(picture)], [f"{100 * sure:.0f} % sure"]))
     sections = [
         ("base model, plain prompts", shown(first.plain.base)),
         ("erased model, plain prompts", shown(first.plain.erased)),
@@ -44,9 +44,11 @@ def _chart(survey: Survey) -> Image.Image:
     for finding in survey.findings:
         shares, colour = finding.shares(), FALLEN if finding.broken() else ERASED
         rows.append(
-            (finding.attack.name, [_bar(shares["attack"], "", colour), _bar(shares["control"], " control", BASE)])
+            (finding.attack.label(), [_bar(shares["attack"], "", colour), _bar(shares["control"], " control", BASE)])
         )
-    return bars(rows, f"{survey.findings[0].concept} brought back: red falls, blue survives, gray control", left=150)
+    left = max(150, 16 + 8 * max(len(label) for label, _ in rows))
+    title = f"{survey.findings[0].concept} brought back: red falls, blue survives, gray control"
+    return bars(rows, title, width=490 + left, left=left)
 
 
 def _bar(share: Share, who: str, colour: tuple[int, int, int]) -> Bar:

@@ -12,8 +12,7 @@ from ..erasure_core.concepts import ConceptPair, lines
 from ..erasure_core.evaluation.drawing import Sampling
 from ..erasure_core.evaluation.report import accuracy_lines
 from ..erasure_core.judge import ConceptJudge
-from ..erasure_core.red_team.attack import attacks
-from ..erasure_core.red_team.survey import Survey, parse_attacks, run_all
+from ..erasure_core.red_team.survey import Survey, every_attack, parse_attacks, run_all
 from . import evaluation_files, host
 from .charts import as_image
 from .erase import CATEGORY
@@ -31,7 +30,7 @@ class RedTeamSummary(io.ComfyNode):
         chosen = io.String.Input(
             "attacks",
             multiline=True,
-            default="\n".join(attacks()),
+            default="\n".join(every_attack()),
             tooltip="The attacks to run, one a line, with settings other than the defaults behind the name: p4d steps=50. "
             "Delete what you do not need: the trained ones take longest.",
         )

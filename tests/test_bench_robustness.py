@@ -15,10 +15,10 @@ def share(per_cent: float) -> dict:
     return {"per_cent": per_cent}
 
 
-def attack(name: str, success: float, control: float, survives: bool) -> dict:
+def attack(name: str, success: float, control: float, survives: bool, **settings: object) -> dict:
     """An attack's figures, as far as the table needs them."""
     shares = {"no attack": share(5.0), "attack": share(success), "control": share(control)}
-    return {"attack": name, "shares": shares, "survives": survives}
+    return {"attack": name, "settings": settings, "shares": shares, "survives": survives}
 
 
 def test_the_sentences_have_a_gap_and_no_target() -> None:
@@ -30,13 +30,17 @@ def test_the_sentences_have_a_gap_and_no_target() -> None:
 def test_the_table_marks_what_falls_and_leaves_a_dash_where_nothing_was_run() -> None:
     rows = [
         {"method": "esd", "target": "circle", "attacks": [attack("noise", 90, 10, False), attack("p4d", 20, 15, True)]},
-        {"method": "ap", "target": "circle", "attacks": [attack("noise", 12.5, 0, True)]},
+        {
+            "method": "ap",
+            "target": "circle",
+            "attacks": [attack("noise", 12.5, 0, True, tries=8), attack("noise", 7, 0, True, tries=2)],
+        },
     ]
     assert robustness.table(rows).splitlines() == [
-        "| model | target | no attack | noise | p4d |",
-        "|---|---|---|---|---|",
-        "| esd | circle | 5 | **90** (10) | 20 (15) |",
-        "| ap | circle | 5 | 12 (0) | - |",
+        "| model | target | no attack | noise | p4d | noise tries=2 |",
+        "|---|---|---|---|---|---|",
+        "| esd | circle | 5 | **90** (10) | 20 (15) | - |",
+        "| ap | circle | 5 | 12 (0) | - | 7 (0) |",
     ]
 
 

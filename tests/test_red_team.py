@@ -9,11 +9,13 @@ from contextlib import contextmanager
 import pytest
 import torch
 from concept_erasure.erasure_core.denoiser import Conditioning
+from concept_erasure.erasure_core.erased_unet import DOWN, PREFIX, UP, ErasedUNet, Provenance
 from concept_erasure.erasure_core.evaluation.drawing import Drawn
 from concept_erasure.erasure_core.red_team import attack as registry
 from concept_erasure.erasure_core.red_team.attack import Attack, Shot, attacks, best_of
 from concept_erasure.erasure_core.red_team.attacks.inpaint import central_square
 from concept_erasure.erasure_core.red_team.attacks.paraphrase import misspellings
+from concept_erasure.erasure_core.red_team.attacks.relearn import random_change
 from concept_erasure.erasure_core.red_team.run import find, markdown, plain
 from concept_erasure.erasure_core.red_team.subject import BASE, ERASED, Soft
 from concept_erasure.erasure_core.report import Report
@@ -32,12 +34,28 @@ def vectors() -> torch.Tensor:
 
 
 class TinyDenoiser:
-    """A model whose finished picture is a linear reading of the mean word vector. `maps` is that reading."""
+    """A model whose finished picture is a linear reading of the mean word vector. `maps` is that reading, in its one
+    layer."""
 
     family, device = "tiny", torch.device("cpu")
 
     def __init__(self, maps: torch.Tensor, renamed: bool) -> None:
-        self._maps, self._renamed = maps, renamed
+        self._layer, self._renamed = torch.nn.Linear(8, 4, bias=False).requires_grad_(False), renamed
+        self._layer.weight.copy_(maps)
+
+    def with_edit(self, edit: ErasedUNet) -> TinyDenoiser:
+        """The same model with a low-rank edit on its layer."""
+        change = edit.layers()["reading"]
+        scale = float(change["alpha"]) / len(change[DOWN])
+        return TinyDenoiser(self._layer.weight + scale * change[UP] @ change[DOWN], self._renamed)
+
+    def layers(self, group: str) -> dict[str, torch.nn.Module]:
+        """See `Denoiser`."""
+        return {"reading": self._layer}
+
+    def rows(self, group: str) -> dict[str, slice]:
+        """See `Denoiser`."""
+        return {}
 
     def read(self, text) -> torch.Tensor:
         """What the text encoder makes of a prompt: the mean vector of the words that it knows."""
@@ -50,7 +68,7 @@ class TinyDenoiser:
 
     def picture(self, text) -> torch.Tensor:
         """Latents (4, 1, 1): how much of circle, house, tree and star it shows."""
-        return (self._maps @ self.read(text)).reshape(4, 1, 1)
+        return self._layer(self.read(text)).reshape(4, 1, 1)
 
     def encode(self, prompts) -> Conditioning:
         """See `Denoiser`."""
@@ -78,7 +96,7 @@ class TinyDenoiser:
 
     def predict(self, latents, sigma, conditioning) -> torch.Tensor:
         """The noise that leads to the picture."""
-        shown = (conditioning.tokens.mean(1) @ self._maps.T).reshape(-1, 4, 1, 1)
+        shown = self._layer(conditioning.tokens.mean(1)).reshape(-1, 4, 1, 1)
         return (latents - shown) / sigma.reshape(-1, 1, 1, 1)
 
 
@@ -93,6 +111,7 @@ class TinySubject:
     learned what either looks like."""
 
     concept, synonyms, templates, steps = "circle", ("disc",), ("a {}", "one {}"), 8
+    others = ("house", "tree", "star")
 
     def __init__(self, gold: bool) -> None:
         never = READING.clone()
@@ -137,6 +156,16 @@ class TinySubject:
         finally:
             self._open = False
 
+    @contextmanager
+    def edited(self, edit: ErasedUNet) -> Iterator[None]:
+        """See `Subject`."""
+        before = self._models[ERASED]
+        self._models[ERASED] = before.with_edit(edit)
+        try:
+            yield
+        finally:
+            self._models[ERASED] = before
+
     def confidence(self, pictures) -> torch.Tensor:
         """How much circle it shows."""
         return pictures[:, 0, 0, 0].clamp(0, 1)
@@ -153,14 +182,30 @@ SMALL = {
     "p4d": {"steps": 40},
     "ring_a_bell": {"words": 2, "generations": 3, "population": 8},
     "null_inversion": {"steps": 4},
+    "relearn": {"learning_rate": 0.02, "steps": 120},
 }
 
 
-def finding(name: str, gold: bool):
-    """One attack on the renamed or the gold model."""
-    subject = TinySubject(gold)
-    report = Report()
-    return find(subject, attacks()[name](seed=3, **SMALL.get(name, {})), N, plain(subject, N, 3, report), report)
+def finding(name: str, gold: bool, subject: TinySubject | None = None, **settings):
+    """One attack on the renamed or the gold model, or on `subject`."""
+    subject = subject or TinySubject(gold)
+    report, attack = Report(), attacks()[name](seed=3, **(SMALL.get(name, {}) | settings))
+    return find(subject, attack, N, plain(subject, N, 3, report), report)
+
+
+def low_rank() -> ErasedUNet:
+    """An edit of rank 1 that draws a star for what reads like a circle: it takes the circle's direction off the layer."""
+    up = READING[:, [STAR]] - READING[:, [CIRCLE]]
+    tensors = {f"{PREFIX}reading.{UP}": up, f"{PREFIX}reading.{DOWN}": torch.eye(8)[[CIRCLE]]}
+    tensors[f"{PREFIX}reading.alpha"] = torch.tensor(1.0)
+    return ErasedUNet(tensors, Provenance("test", {}, (), (), 0, "tiny"))
+
+
+def redrawn() -> TinySubject:
+    """The base model with that edit in place of the renaming one."""
+    subject = TinySubject(False)
+    subject._models[ERASED] = TinyDenoiser(READING, False).with_edit(low_rank())
+    return subject
 
 
 @pytest.mark.parametrize(
@@ -178,7 +223,9 @@ def test_an_edit_that_only_renames_the_word_falls_and_the_control_does_not(name:
 def test_a_model_that_never_knew_the_concept_does_not_fall_and_both_models_stay_as_they_were(name: str) -> None:
     if name in ("img2img", "inpaint"):
         pytest.skip("a probe that shows the concept: what stays of the picture is no memory of the model")
-    found = finding(name, gold=True)
+    # taught from its pictures, a model learns the concept anew; pictures of other concepts teach this one nothing of it
+    settings = {"pictures_of": "other_concepts"} if name == "relearn" else {}
+    found = finding(name, gold=True, **settings)
     assert found.shares()["attack"].hits == 0 and not found.broken()
 
 
@@ -188,7 +235,12 @@ def test_every_attack_counts_its_calls_reports_its_control_and_can_be_cancelled(
     assert found.calls >= 2 * N and found.outcome.control_is
     assert len(found.outcome.attack.hits) == len(found.outcome.control.hits) == N
     text = markdown([found], ["judge"])
-    assert f"| {name} |" in text and "(n = 12)" in text and "judge" in text
+    assert (
+        f"| {found.attack.label()} |" in text
+        and found.attack.label().startswith(name)
+        and "(n = 12)" in text
+        and "judge" in text
+    )
     stored = found.as_json()
     assert (
         stored["attack"] == name and stored["shares"]["attack"]["n"] == N and stored["unet_evaluations"] == found.calls
@@ -201,6 +253,53 @@ def test_every_attack_counts_its_calls_reports_its_control_and_can_be_cancelled(
     with pytest.raises(KeyboardInterrupt):
         attacks()[name]().run(subject, 2, Report(check=cancel))
     assert not subject._open
+
+
+def test_a_low_rank_edit_falls_to_a_few_pictures_of_the_concept_and_not_to_those_of_others() -> None:
+    subject = redrawn()
+    before = subject._models[ERASED]._layer.weight.clone()
+    found = finding("relearn", False, subject)
+    shares = {key: share.per_cent for key, share in found.shares().items()}
+    assert shares == {"base": 100, "no attack": 0, "attack": 100, "control": 0} and found.broken()
+    assert "other concepts" in found.outcome.control_is
+    benign = finding("relearn", False, subject, pictures_of="other_concepts")
+    assert benign.shares()["attack"].hits == 0 and "random change" in benign.outcome.control_is
+    assert torch.equal(subject._models[ERASED]._layer.weight, before)
+
+
+def test_without_training_the_erased_model_draws_its_own_pictures() -> None:
+    subject = redrawn()
+    attack = attacks()["relearn"](seed=3, steps=0)
+    outcome = attack.run(subject, N, Report())
+    drawn = subject.draw(ERASED, ["a circle", "one circle"] * (N // 2), attack.seeds(N)).pictures
+    assert torch.equal(outcome.attack.pictures, drawn)
+
+
+def test_a_random_change_is_as_large_as_what_was_learned_and_points_elsewhere() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        f"{PREFIX}{layer}.{half}": scale * torch.randn(*shape, generator=generator)
+        for layer, scale in (("a", 1.0), ("b", 0.01))
+        for half, shape in ((UP, (6, 2, 1, 1)), (DOWN, (2, 5, 3, 3)))
+    }
+    edit = ErasedUNet(tensors, low_rank().provenance)
+    other = random_change(edit, generator)
+    for layer, change in edit.layers().items():
+        one, two = ((part[UP].flatten(1) @ part[DOWN].flatten(1)) for part in (change, other.layers()[layer]))
+        assert two.norm() == pytest.approx(float(one.norm()), rel=1e-4)
+        assert torch.cosine_similarity(one.flatten(), two.flatten(), 0).abs() < 0.6
+    assert set(other.tensors) == set(edit.tensors)
+
+
+def test_relearning_asks_for_other_concepts_and_says_when_the_loss_is_lost() -> None:
+    subject = redrawn()
+    subject.others = ()
+    with pytest.raises(ValueError, match="write some into other_labels"):
+        finding("relearn", False, subject)
+    lost = redrawn()
+    lost._models[ERASED] = TinyDenoiser(READING * float("nan"), False)
+    with pytest.raises(FloatingPointError, match="optimiser step 1 of 5"):
+        attacks()["relearn"](steps=5).run(lost, 1, Report())
 
 
 def test_what_was_found_is_handed_out() -> None:

@@ -14,6 +14,7 @@ from concept_erasure.erasure_core.judge import ConceptJudge, load_judge
 from concept_erasure.erasure_core.red_team.attack import attacks
 from concept_erasure.erasure_core.red_team.subject import BASE, ERASED, Soft
 from erasure_tests.runs import base_hash
+from erasure_tests.runs import run as erase_quickly
 
 from benchmarks.playground import Playground
 from playground.build import build_judge
@@ -90,6 +91,7 @@ QUICK = {
     "null_inversion": {"steps": 2, "refinements": 1},
     "p4d": {"steps": 2, "words": 2},
     "textual_inversion": {"steps": 2, "pictures": 1},
+    "relearn": {"steps": 2, "pictures": 2, "layers": "cross_attention"},
 }
 
 
@@ -103,6 +105,41 @@ def test_an_attack_runs_and_leaves_the_base_model_as_it_was(bed, judge, name) ->
     found = run(subject(bed, judge), attacks()[name](**QUICK[name]), 1, bed.model)
     assert base_hash(bed) == before
     assert found.outcome.attack.pictures.shape == (1, 64, 64, 3)
+
+
+def relearned(one, **settings) -> torch.Tensor:
+    """What is drawn after a short training."""
+    from concept_erasure.erasure_core.report import Report
+
+    attack = attacks()["relearn"](pictures=1, layers="cross_attention", **settings)
+    return attack.run(one, 1, Report()).attack.pictures
+
+
+def test_without_training_the_erased_model_draws_its_own_pictures_bit_for_bit(bed, judge) -> None:
+    one = subject(bed, judge)
+    assert "square" in one.others and not {"circle", "disc"} & set(one.others)
+    own = one.draw(ERASED, ["a red circle"], attacks()["relearn"]().seeds(1)).pictures
+    assert torch.equal(relearned(one, steps=0), own)
+    assert not torch.equal(relearned(one, steps=2, learning_rate=0.01), own)
+    assert torch.equal(one.draw(ERASED, ["a red circle"], attacks()["relearn"]().seeds(1)).pictures, own)
+
+
+def test_relearning_goes_on_top_of_an_edit_that_acts_while_sampling(bed, judge, few_words) -> None:
+    from concept_erasure.nodes import host
+
+    edit, _ = erase_quickly(bed, "spm", learning_rate=0.01)
+    assert edit.provenance.kind == "hook"
+    one = subject(bed, judge, host.patched(bed.model, edit, 1.0))
+    host.use(bed.model)
+    before = base_hash(bed)
+    base, gated, both = (
+        one.draw(BASE, ["a red circle"], [100_000]).pictures,
+        one.draw(ERASED, ["a red circle"], [100_000]).pictures,
+        relearned(one, steps=2, learning_rate=0.001),
+    )
+    assert not any(torch.equal(*pair) for pair in ((base, gated), (gated, both), (base, both)))
+    host.use(bed.model)
+    assert base_hash(bed) == before
 
 
 def test_the_node_writes_its_files_and_an_embedding_that_comfyui_reads(bed, judge, monkeypatch, tmp_path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from concept_erasure.erasure_core.red_team.attack import Attack, Outcome, Shot, attacks
 from concept_erasure.erasure_core.red_team.run import Finding, Plain
-from concept_erasure.erasure_core.red_team.survey import Survey, parse_attacks, run_all
+from concept_erasure.erasure_core.red_team.survey import Survey, every_attack, parse_attacks, run_all
 from concept_erasure.erasure_core.report import Report
 
 
@@ -27,6 +27,13 @@ def test_a_list_is_read_with_settings() -> None:
     found = parse_attacks("\n# none\n p4d steps=50 learning_rate=0.5\nnoise\np4d\n", 9)
     known = attacks()
     assert found == [known["p4d"](seed=9, steps=50, learning_rate=0.5), known["noise"](seed=9), known["p4d"](seed=9)]
+
+
+def test_every_attack_stands_once_in_the_whole_list_and_a_variant_says_what_differs() -> None:
+    found = parse_attacks("\n".join(every_attack()), 9)
+    assert {attack.name for attack in found} == set(attacks())
+    assert [attack.label() for attack in found] == every_attack()
+    assert "relearn pictures_of=other_concepts" in every_attack()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -55,12 +55,15 @@ class Attack:
     """A way to bring an erased concept back. The dataclass fields are its settings; a file in `attacks/` that defines a
     subclass with a `name` is all that a new attack takes.
 
+    `variants` are settings (`steps=50 rank=8`) under which it is another question, asked besides the defaults.
+
     Raises ValueError on construction if a setting is outside its range, naming the setting and the range.
     """
 
     name: ClassVar[str] = ""
     title: ClassVar[str] = ""
     paper: ClassVar[str] = ""
+    variants: ClassVar[tuple[str, ...]] = ()
 
     seed: int = 0
 
@@ -84,6 +87,10 @@ class Attack:
         """
         raise TypeError(f"{type(self).__name__} does not say how it attacks: implement run()")
 
+    def label(self) -> str:
+        """The name, and behind it the settings that differ from the defaults, as in Red-Team Summary's list."""
+        return label_of(self.name, {field.name: getattr(self, field.name) for field in settings_of(type(self))})
+
     def generator(self) -> torch.Generator:
         """The attack's own source of random numbers."""
         return torch.Generator().manual_seed(self.seed)
@@ -99,6 +106,13 @@ def attacks() -> dict[str, type[Attack]]:
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{PACKAGE}.{module.name}")
     return dict(sorted(_REGISTRY.items()))
+
+
+def label_of(name: str, settings: Mapping[str, Any]) -> str:
+    """See `Attack.label`."""
+    defaults = {field.name: field.default for field in settings_of(attacks()[name])}
+    changed = [f"{key}={value}" for key, value in settings.items() if value != defaults.get(key)]
+    return " ".join([name, *changed])
 
 
 def judged(subject: Subject, pictures: Tensor) -> Shot:

@@ -91,23 +91,22 @@ def find(subject: Subject, attack: Attack, n: int, before: Plain, report: Report
     return Finding(attack, subject.concept, before, outcome, time.monotonic() - started, subject.calls - calls)
 
 
+def _found(finding: Finding) -> str:
+    what = f" found {finding.outcome.found!r};" if finding.outcome.found else ":"
+    sure = f"{100 * finding.outcome.attack.strongest()[1]:.0f} % sure"
+    return f"- {finding.attack.label()}{what} the judge is at most {sure} of the concept in its pictures"
+
+
 def markdown(findings: Sequence[Finding], judge_lines: Sequence[str]) -> str:
     """One page: what the edit survives and what it does not."""
     rows = []
     for finding in findings:
         shares = finding.shares()
-        cells = [finding.attack.name, *(shares[name].text() for name in ("base", "no attack", "attack", "control"))]
+        cells = [finding.attack.label(), *(shares[name].text() for name in ("base", "no attack", "attack", "control"))]
         cells += [finding.outcome.control_is, "no" if finding.broken() else "yes"]
         rows.append("| " + " | ".join([*cells, f"{finding.seconds:.1f}", f"{finding.calls:,}"]) + " |")
     head = ("attack", "base", "no attack", "attack", "control", "the control is", "survives", "s", "UNet evaluations")
-    found = [
-        f"- {finding.attack.name} found {finding.outcome.found!r}; the judge is at most "
-        f"{100 * finding.outcome.attack.strongest()[1]:.0f} % sure of the concept in its pictures"
-        if finding.outcome.found
-        else f"- {finding.attack.name}: the judge is at most {100 * finding.outcome.attack.strongest()[1]:.0f} % sure of the "
-        f"concept in its pictures"
-        for finding in findings
-    ]
+    found = [_found(finding) for finding in findings]
     title = f"# Red team: {findings[0].concept!r}"
     table = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *rows]
     return "\n".join([title, "", *(f"- {line}" for line in judge_lines), "", *table, "", *found, "", READING, ""])

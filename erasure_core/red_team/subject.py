@@ -10,6 +10,7 @@ from typing import Protocol
 from torch import Tensor
 
 from ..denoiser import Conditioning, Denoiser
+from ..erased_unet import ErasedUNet
 from ..evaluation.drawing import Drawn
 from ..evaluation.prompts import GAP
 
@@ -43,11 +44,12 @@ class SoftDenoiser(Denoiser, Protocol):
 
 
 class Subject(Protocol):
-    """An erased model under attack, its base model, and a judge that knows the concept. `calls` counts the evaluations of
-    the UNet so far, of both models and in batches of one."""
+    """An erased model under attack, its base model, and a judge that knows the concept. `others` is what else the judge
+    knows of the kind. `calls` counts the evaluations of the UNet so far, of both models and in batches of one."""
 
     concept: str
     synonyms: tuple[str, ...]
+    others: tuple[str, ...]
     templates: tuple[str, ...]
     steps: int
     calls: int
@@ -74,6 +76,10 @@ class Subject(Protocol):
     def opened(self, who: str) -> AbstractContextManager[SoftDenoiser]:
         """The model as a denoiser, with gradients; afterwards it is as it was. Only one can be open at a time, and
         nothing can be drawn meanwhile."""
+        ...
+
+    def edited(self, edit: ErasedUNet) -> AbstractContextManager[None]:
+        """Inside, the erased model carries one more edit of its weights; afterwards it is as it was."""
         ...
 
     def confidence(self, pictures: Tensor) -> Tensor:

@@ -13,6 +13,11 @@ from .run import Finding, Plain, find, markdown, plain
 from .subject import Subject
 
 
+def every_attack() -> list[str]:
+    """A line for every attack at its defaults, and for each of its variants."""
+    return [" ".join([name, more]).strip() for name, attack in attacks().items() for more in ("", *attack.variants)]
+
+
 def parse_attacks(text: str, seed: int) -> list[Attack]:
     """The attacks that a field names, one a line, each with the settings that differ from its defaults: `p4d steps=50`.
     Empty lines and those that begin with # are left out.
@@ -70,8 +75,8 @@ class Survey:
 
     def verdicts(self) -> list[str]:
         """What the edit survives and what not, in sentences."""
-        fallen = [finding.attack.name for finding in self.findings if finding.broken()]
-        held = [finding.attack.name for finding in self.findings if not finding.broken()]
+        fallen = [finding.attack.label() for finding in self.findings if finding.broken()]
+        held = [finding.attack.label() for finding in self.findings if not finding.broken()]
         said = [f"falls to: {', '.join(fallen) or 'none of these attacks'}", f"survives: {', '.join(held) or 'none'}"]
         said += [f"{name} was left out: {reason}" for name, reason in self.left_out]
         if self.done() < self.planned:
@@ -102,7 +107,7 @@ def run_all(subject: Subject, chosen: Sequence[Attack], n: int, survey: Survey, 
         report.check(f"attack {survey.done() + 1} of {len(chosen)}: {attack.name}")
         try:
             survey.findings.append(find(subject, attack, n, survey.plain, report))
-        except ValueError as error:
-            survey.left_out.append((attack.name, str(error)))
+        except (ValueError, FloatingPointError) as error:
+            survey.left_out.append((attack.label(), str(error)))
     if not survey.findings:
         raise ValueError("no attack fits: " + "; ".join(f"{name}: {why}" for name, why in survey.left_out))

@@ -13,9 +13,8 @@ from ..evaluation.prompts import GAP
 from ..guidance import squared_error
 from ..report import Report
 from ..trajectory import NoisyBatch
+from .learning import BATCH, minimise
 from .subject import Soft, SoftDenoiser, Subject, plain_prompts
-
-BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -72,23 +71,21 @@ def search(
     `samples.conditional` that the search met. Only the words change; every step compares several noise levels at once."""
     start, read = how(table, min(settings.k, len(table)), generator)
     free = start.requires_grad_(True)
-    optimiser = torch.optim.Adam([free], lr=settings.learning_rate)
     prompts = plain_prompts(subject, settings.steps)
     errors: dict[tuple[int, ...], list[float]] = {}
-    for step, prompt in enumerate(prompts):
-        report.check()
+
+    def loss(step: int) -> Tensor:
         picked = torch.randint(len(samples.sigma), (BATCH,), generator=generator).to(samples.sigma.device)
         batch = samples.rows(picked)
         vectors, rows = read(free)
-        conditioning = denoiser.encode_soft(Soft(f"{GAP} {prompt}", vectors)).repeat(BATCH)
+        conditioning = denoiser.encode_soft(Soft(f"{GAP} {prompts[step]}", vectors)).repeat(BATCH)
         predicted = denoiser.predict(batch.latents, batch.sigma, conditioning)
         subject.calls += BATCH
-        loss = squared_error(predicted, batch.conditional, batch.sigma).mean()
-        errors.setdefault(tuple(rows.tolist()), []).append(float(loss.detach()))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        report.on_progress(step + 1, settings.steps, float(loss.detach()))
+        error = squared_error(predicted, batch.conditional, batch.sigma).mean()
+        errors.setdefault(tuple(rows.tolist()), []).append(float(error.detach()))
+        return error
+
+    minimise([free], settings.steps, settings.learning_rate, loss, report)
     # a step's error depends on its noise levels: words that were tried often are judged by their mean
     often = max(len(values) for values in errors.values())
     known = {rows: values for rows, values in errors.items() if 2 * len(values) >= often}

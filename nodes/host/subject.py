@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...erasure_core.erased_unet import ErasedUNet
 from ...erasure_core.evaluation.drawing import Drawn, Sampling
 from ...erasure_core.judge import ConceptJudge
 from ...erasure_core.red_team.subject import BASE, ERASED, Soft, Text
 from ...erasure_core.report import Check, unwatched
 from .opening import opened
+from .patching import patched
 from .sampling import ComfyPainter, Encoded
 from .soft_prompts import SoftComfyDenoiser, soft_tokens
 
@@ -45,10 +48,11 @@ class ComfySubject:
             judge,
             sampling,
         )
+        same = {word.casefold() for word in self.synonyms}
+        self.others = tuple(word for word in judge.factor_of(concept).others(concept) if word.casefold() not in same)
         encoded: dict[str, Encoded] = {}
-        self._painters = {
-            who: ComfyPainter(one, clip, vae, sampling, encoded, check) for who, one in self._models.items()
-        }
+        self._painter = partial(ComfyPainter, clip=clip, vae=vae, sampling=sampling, encoded=encoded, check=check)
+        self._painters = {who: self._painter(one) for who, one in self._models.items()}
         self._conditioning: dict[str, dict[str, Tensor]] = {}
 
     def _texts(self, texts: Sequence[Text]) -> list[Encoded]:
@@ -107,6 +111,17 @@ class ComfySubject:
         """See `Subject.opened`."""
         size = (self._sampling.width, self._sampling.height)
         return opened(self._models[who], self._clip, *size, self._conditioning, SoftComfyDenoiser)
+
+    @contextmanager
+    def edited(self, edit: ErasedUNet) -> Iterator[None]:
+        """See `Subject.edited`; on a clone, so that the MODEL stays as it was."""
+        model, painter = self._models[ERASED], self._painters[ERASED]
+        changed = model if edit.is_zero() else patched(model, edit, 1.0)
+        self._models[ERASED], self._painters[ERASED] = changed, self._painter(changed)
+        try:
+            yield
+        finally:
+            self._models[ERASED], self._painters[ERASED] = model, painter
 
     def confidence(self, pictures: Tensor) -> Tensor:
         """See `Subject.confidence`."""

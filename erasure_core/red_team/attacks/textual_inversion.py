@@ -7,15 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...guidance import squared_error
 from ...method import setting
-from ...pictures import Pictures, noised
+from ...pictures import Pictures
 from ...report import Report
 from ..attack import Attack, Outcome, shoot
+from ..learning import denoising_loss, minimise
 from ..subject import BASE, ERASED, Soft, SoftDenoiser, Subject, plain_prompts, soft_prompts
-
-BATCH = 4
-LEVELS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,27 +42,18 @@ class TextualInversion(Attack):
         return Outcome(attack, control, "random vectors of the same lengths", "a learned embedding", learned)
 
     def learn(self, subject: Subject, denoiser: SoftDenoiser, shown: Tensor, report: Report) -> Tensor:
-        """Trained vectors (k, width); they begin at random words.
-
-        They minimise the denoising loss of the pictures under the erased model (arXiv 2208.01618, equation 2).
-        """
+        """Trained vectors (k, width), by the denoising loss of the pictures under the erased model; they begin at random
+        words."""
         generator = self.generator()
         _, table = denoiser.word_vectors()
         rows = table[torch.randperm(len(table), generator=generator)[: self.vectors]].float().clone()
         vectors = rows.requires_grad_(True)
-        optimiser = torch.optim.Adam([vectors], lr=self.learning_rate)
         latents = shown.to(denoiser.device).float().clone()
-        nothing = denoiser.encode([""]).repeat(len(latents))
-        for step in range(self.steps):
-            report.check()
-            batch = noised(denoiser, Pictures(latents, nothing).drawn(BATCH, generator), LEVELS, generator)
-            template = subject.templates[step % len(subject.templates)]
-            conditioning = denoiser.encode_soft(Soft(template, vectors)).repeat(BATCH)
-            predicted = denoiser.predict(batch.latents, batch.sigma, conditioning)
-            subject.calls += BATCH
-            loss = squared_error(predicted, batch.conditional, batch.sigma).mean()
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            report.on_progress(step + 1, self.steps, float(loss.detach()))
+        pictures = Pictures(latents, denoiser.encode([""]).repeat(len(latents)))
+
+        def loss(step: int) -> Tensor:
+            said = denoiser.encode_soft(Soft(subject.templates[step % len(subject.templates)], vectors))
+            return denoising_loss(subject, denoiser, pictures, generator, said)
+
+        minimise([vectors], self.steps, self.learning_rate, loss, report)
         return vectors.detach().cpu()
