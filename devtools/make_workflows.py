@@ -24,6 +24,7 @@ MAKERS: tuple[Callable[[dict], dict], ...] = (
     first_steps.apply_at_three_strengths,
     first_steps.stock_lora_loader,
     first_steps.evaluate,
+    first_steps.red_team,
     mechanisms.closed_form_in_seconds,
     mechanisms.gated_by_the_prompt,
     mechanisms.sae_features,

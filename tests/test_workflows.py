@@ -13,7 +13,13 @@ from devtools import make_workflows
 from devtools.sheets.first_steps import SAVED
 from devtools.sheets.mechanisms import HIDDEN
 
-CHARTS = ("What erasing circle hurts most", "Before and after, with verdicts", "Scores")
+CHARTS = (
+    "What erasing circle hurts most",
+    "Before and after, with verdicts",
+    "Scores",
+    "What it survives",
+    "Attack and control, with verdicts",
+)
 NAMES = tuple(make.__name__ for make in make_workflows.MAKERS)
 
 
@@ -24,7 +30,7 @@ def test_a_workflow_runs_and_its_pictures_have_the_size_asked_for(bench, name):
         node for node, entry in done.prompt.items()
         if entry["class_type"] in ("SaveImage", "PreviewImage") and entry["_meta"]["title"] not in CHARTS
     ]  # fmt: skip
-    assert shown or name == "evaluate", "that one shows nothing but charts"
+    assert shown or name in ("evaluate", "red_team"), "these show nothing but charts"
     for node in shown:
         pictures = done.pictures(node)
         assert len(pictures) == 8
@@ -68,7 +74,7 @@ def test_an_edit_is_measured_and_saved_with_its_scores(bench):
     done = bench.workflow("evaluate")
     report = done.output(done.node("Report"))["text"][0]
     assert "| target | ESR-1 |" in report and "| retain | PSR-1 |" in report and "right in" in report
-    for title in CHARTS[1:]:
+    for title in CHARTS[1:3]:
         (picture,) = done.pictures(done.node(title))
         assert picture.std() > 1
     output = bench.running.base_directory / "output"
@@ -76,6 +82,21 @@ def test_an_edit_is_measured_and_saved_with_its_scores(bench):
     assert load_erased_unet(saved).provenance.scores["judge"] == "playground"
     (stored,) = output.glob("erasure/evaluation*.json")
     assert json.loads(stored.read_text("utf-8"))["complete"]
+
+
+def test_an_edit_is_attacked_and_the_figures_are_kept(bench):
+    done = bench.workflow("red_team")
+    several, one = (done.output(done.node(title))["text"][0] for title in ("Report", "Report of one attack"))
+    assert "survives: " in several and "| completion |" in several and "right in" in several
+    assert "| relearn pictures=2 steps=2 |" in one
+    for title in CHARTS[3:]:
+        (picture,) = done.pictures(done.node(title))
+        assert picture.std() > 1
+    output = bench.running.base_directory / "output"
+    (stored,) = output.glob("erasure/red_team_summary*.json")
+    assert [found["attack"] for found in json.loads(stored.read_text("utf-8"))["attacks"]] == ["completion", "img2img"]
+    (picture,) = output.glob("erasure/red_team_0*strongest.png")
+    assert picture.stat().st_size > 0
 
 
 def test_the_stock_lora_loader_draws_what_our_node_draws(bench):

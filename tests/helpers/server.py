@@ -32,6 +32,10 @@ QUICK = {
     "method.kept_sentences": 0,
     "candidates": "ring\noval\nsquare\nstar\nred\nhouse",
     "prompts": "a red circle\na blue square",
+    "attempts": 2,
+    "attacks": "completion\nimg2img",
+    "attack.steps": 2,
+    "attack.pictures": 2,
 }
 """Inputs that make sampling, an erasure or a search short; what it then erases is not looked at."""
 
