@@ -98,19 +98,19 @@ def pictures(finding: Finding) -> Image.Image:
     return grid([(title, shown(shot)) for title, shot in shots.items()], ("",))
 
 
-def save_embedding(vectors: Tensor, prefix: str) -> Path:
-    """Write token vectors (k, width) as a file that ComfyUI's `embedding:` reads, into its first embeddings folder."""
+def save_embedding(clip: object, vectors: Tensor, prefix: str) -> Path:
+    """Write words' vectors (k, width) as a file that ComfyUI's `embedding:` reads for this CLIP, into its first such folder."""
     path = next_file(host.folders("embeddings")[0], safe_prefix(prefix))
-    write_whole(path, save({"emb_params": vectors.contiguous()}))
+    write_whole(path, save(host.embedding_file(clip, vectors)))
     return path
 
 
-def figures_of(finding: Finding, prefix: str) -> tuple[dict[str, Any], str]:
+def figures_of(finding: Finding, clip: object, prefix: str) -> tuple[dict[str, Any], str]:
     """The figures of a finding, and a sentence on the embedding that it found and that is saved here ("" without one)."""
     figures = finding.as_json()
     if finding.outcome.embedding is None:
         return figures, ""
-    path = save_embedding(finding.outcome.embedding, f"red_team/{safe_prefix(prefix).name}_{finding.attack.name}")
+    path = save_embedding(clip, finding.outcome.embedding, f"red_team/{safe_prefix(prefix).name}_{finding.attack.name}")
     said = f"\nThe embedding was saved: write `embedding:red_team/{path.stem}` into a prompt.\n"
     return figures | {"embedding": path.name}, said
 
@@ -170,15 +170,15 @@ class RedTeamConcept(io.ComfyNode):
         sampling = Sampling(width, height, steps, cfg, sampler_name, scheduler, batch_size)
         subject = subject_of(model, erased_model, clip, vae, judge, concept, templates, sampling, synonyms, node_id)
         finding = run(subject, chosen, attempts, model, node_id)
-        text, sheet = written(finding, judge, filename_prefix)
+        text, sheet = written(finding, judge, clip, filename_prefix)
         host.send_text(text.splitlines()[-1], node_id)
         return io.NodeOutput(as_image(sheet), text)
 
 
-def written(finding: Finding, judge: ConceptJudge, prefix: str) -> tuple[str, Image.Image]:
+def written(finding: Finding, judge: ConceptJudge, clip: object, prefix: str) -> tuple[str, Image.Image]:
     """Write the report, the grid, the strongest picture, the figures, and an embedding if one was found; the report with
     the paths in its last lines, and the grid."""
-    sheet, (figures, said) = pictures(finding), figures_of(finding, prefix)
+    sheet, (figures, said) = pictures(finding), figures_of(finding, clip, prefix)
     text = markdown([finding], accuracy_lines(judge)) + said
     strongest = as_picture(finding.outcome.attack.strongest()[0])
     path = evaluation_files.write(prefix, text, figures, {"grid": sheet, "strongest": strongest})

@@ -87,21 +87,21 @@ class RedTeamSummary(io.ComfyNode):
                 run_all(subject, chosen, attempts, survey, report)
         except BaseException:
             if survey.findings:
-                _, _, path = written(survey, judge, f"{filename_prefix}_partial")
+                _, _, path = written(survey, judge, clip, f"{filename_prefix}_partial")
                 host.send_text(f"stopped after {survey.done()} attacks; what was found so far: {path}", node_id)
             raise
-        text, sheet, path = written(survey, judge, filename_prefix)
+        text, sheet, path = written(survey, judge, clip, filename_prefix)
         host.send_text(f"saved {path}", node_id)
         return io.NodeOutput(as_image(sheet), text)
 
 
-def written(survey: Survey, judge: ConceptJudge, prefix: str) -> tuple[str, Image.Image, Path]:
+def written(survey: Survey, judge: ConceptJudge, clip: object, prefix: str) -> tuple[str, Image.Image, Path]:
     """Write page, report, figures and the embeddings that were found; the report with the paths, the page, and the path of
     the figures."""
     sheet, text, figures = page(survey), survey.markdown(accuracy_lines(judge)), survey.as_json()
     each: list[dict[str, Any]] = []
     for finding in survey.findings:
-        found, said = figures_of(finding, prefix)
+        found, said = figures_of(finding, clip, prefix)
         each.append(found)
         text += said
     path = evaluation_files.write(prefix, text, figures | {"attacks": each}, {"page": sheet})

@@ -19,7 +19,8 @@ BASE, ERASED = "base", "erased"
 
 @dataclass(frozen=True)
 class Soft:
-    """A prompt whose gap `{}` is filled by token vectors (k, width) that no word needs to have."""
+    """A prompt whose gap `{}` is filled by token vectors (k, width) that no word needs to have. In a model with several text
+    encoders a word's vector is those of its token in each, one behind the other."""
 
     template: str
     vectors: Tensor
@@ -34,12 +35,12 @@ class SoftDenoiser(Denoiser, Protocol):
     def encode_soft(self, prompt: Soft) -> Conditioning:
         """The conditioning (1) of a soft prompt; gradients reach its vectors.
 
-        Raises ValueError for a model with several text encoders, which would need vectors for each.
+        Raises ValueError for a model whose text encoders do not share their words.
         """
         ...
 
     def word_vectors(self) -> tuple[list[str], Tensor]:
-        """The whole words of the text encoder's vocabulary, and the vector of each (words, width), without gradient."""
+        """The whole words of the text encoders' vocabulary, and the vector of each (words, width), without gradient."""
         ...
 
 

@@ -23,6 +23,7 @@ from .services import (
     register_folder,
     send_text,
 )
+from .soft_prompts import embedding_file
 from .subject import ComfySubject
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "ProgressBar",
     "check_cancelled",
     "device",
+    "embedding_file",
     "family_of",
     "file_names",
     "file_path",

@@ -20,44 +20,70 @@ PLACEHOLDERS = ("thing", "object", "house")
 """Each is one token; one that the prompt does not say holds the place of the vectors."""
 
 
-def only_encoder(clip: Any) -> str:
-    """The key of the CLIP's one text encoder. Raises ValueError if it has several: each would need vectors of its own."""
-    keys = list(clip.tokenize(""))
-    if len(keys) != 1:
+def encoders(clip: Any) -> dict[str, nn.Module]:
+    """The CLIP's text encoders by the key of their tokens. A word's vector is those of its token in each of them, one
+    behind the other.
+
+    Raises ValueError if one does not show its token vectors, or has a vocabulary of its own (T5, language models): a word
+    is then not the same tokens in all.
+    """
+    keys, model = list(clip.tokenize("")), clip.cond_stage_model
+    names = [getattr(model, "clip", "")] if len(keys) == 1 else [f"clip_{key}" for key in keys]
+    found = {key: getattr(model, name, None) for key, name in zip(keys, names, strict=True)}
+    if None in found.values():
         raise ValueError(
-            f"this CLIP has the text encoders {', '.join(keys)}, and vectors in place of words are only supported for a "
-            f"CLIP with one; choose another attack"
+            f"this CLIP has the text encoders {', '.join(keys)}, and vectors in place of words are only supported where all "
+            f"are CLIP's own (SD1.5, SD2.x, SDXL); choose another attack"
         )
-    return keys[0]
+    return found
+
+
+def by_encoder(clip: Any, vectors: Tensor) -> dict[str, Tensor]:
+    """Words' vectors (k, width) in parts, by the key of the encoder that each is for."""
+    tables = {key: _table(encoder) for key, encoder in encoders(clip).items()}
+    parts = vectors.split([table.shape[1] for table in tables.values()], dim=1)
+    return dict(zip(tables, parts, strict=True))
+
+
+def embedding_file(clip: Any, vectors: Tensor) -> dict[str, Tensor]:
+    """Words' vectors (k, width) as ComfyUI reads them from a file: for several encoders under the name of each."""
+    parts = {key: part.contiguous() for key, part in by_encoder(clip, vectors).items()}
+    if len(parts) == 1:
+        return {"emb_params": next(iter(parts.values()))}
+    return {f"clip_{key}": part for key, part in parts.items()}
+
+
+def _table(encoder: nn.Module) -> Tensor:
+    return encoder.transformer.get_input_embeddings().weight.detach()
 
 
 def soft_tokens(clip: Any, prompt: Soft) -> dict[str, list[list[tuple]]]:
     """The prompt's tokens as ComfyUI's tokenizer gives them, with the vectors (k, width) in the gap; the padding at the
     end gives way. Raises ValueError if the prompt is too long for that."""
-    key = only_encoder(clip)
     holder = next(word for word in PLACEHOLDERS if word not in prompt.template or word == PLACEHOLDERS[-1])
     text = prompt.template.replace(GAP, holder)
-    place = positions(clip, text, holder)[0]
-    batch, *more = clip.tokenize(text)[key]
-    extra = len(prompt.vectors) - 1
-    own = 2 + len(positions(clip, text, None))  # with the tokens for begin and end
-    if more or own + extra > len(batch):
-        raise ValueError(
-            f"{prompt.template!r} with {extra + 1} vectors is too long for the text encoder; use fewer vectors"
-        )
-    vectors = [(vector, 1.0) for vector in prompt.vectors]
-    return {key: [[*batch[:place], *vectors, *batch[place + 1 : len(batch) - extra]]]}
+    tokens = clip.tokenize(text)
+    found = {}
+    for key, vectors in by_encoder(clip, prompt.vectors).items():
+        place = positions(clip, text, holder, key)[0]
+        batch, *more = tokens[key]
+        extra = len(vectors) - 1
+        own = 2 + len(positions(clip, text, None, key))  # with the tokens for begin and end
+        if more or own + extra > len(batch):
+            raise ValueError(
+                f"{prompt.template!r} with {extra + 1} vectors is too long for the text encoder; use fewer vectors"
+            )
+        filled = [(vector, 1.0) for vector in vectors]
+        found[key] = [[*batch[:place], *filled, *batch[place + 1 : len(batch) - extra]]]
+    return found
 
 
 def vectors_by_word(clip: Any) -> tuple[list[str], Tensor]:
-    """Whole words of the text encoder's vocabulary, and a copy of the vector of each (words, width), float32."""
-    key = only_encoder(clip)
-    encoder = getattr(clip.cond_stage_model, clip.cond_stage_model.clip, None)
-    if encoder is None:
-        raise ValueError(f"the text encoder {key!r} does not show its token vectors; choose another attack")
+    """Whole words of the text encoders' vocabulary, and a copy of the vector of each (words, width), float32."""
+    tables = [_table(encoder) for encoder in encoders(clip).values()]
     words, tokens = zip(*words_and_tokens(clip), strict=True)
-    table = encoder.transformer.get_input_embeddings().weight
-    return list(words), table.detach()[torch.tensor(tokens, device=table.device)].float().cpu().clone()
+    rows = torch.tensor(tokens)
+    return list(words), torch.cat([table[rows.to(table.device)].float().cpu().clone() for table in tables], dim=1)
 
 
 @contextmanager
