@@ -171,7 +171,8 @@ def _optional_inputs() -> list[io.Input]:
             options=prompt_files.available(),
             default=prompt_files.NO_FILE,
             optional=True,
-            tooltip="A CSV file in ComfyUI's input folder, in place of the templates: prompts with their own seed, guidance "
-            "and class (Imagenette, I2P), or a grid of style and object (UnlearnCanvas). Bad rows are left out and named.",
+            tooltip="In place of the templates: Imagenette's ten classes, of which concepts names the erased ones, or a CSV "
+            "file in ComfyUI's input folder with prompts, their own seed, guidance and class (I2P), or a grid of style and "
+            "object (UnlearnCanvas). Bad rows are left out and named.",
         ),
     ]

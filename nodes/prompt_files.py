@@ -1,9 +1,10 @@
-"""Prompt files in ComfyUI's input folder."""
+"""Prompt files in ComfyUI's input folder, and the protocol that needs none."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..erasure_core.evaluation import imagenette
 from ..erasure_core.evaluation.prompt_sets import PromptSet, parse_prompt_set
 from . import host
 
@@ -11,17 +12,23 @@ NO_FILE = "none"
 
 
 def available() -> list[str]:
-    """What can be chosen: no file, or a CSV file directly in the input folder."""
+    """What can be chosen: no file, Imagenette's classes, or a CSV file directly in the input folder."""
     folder = host.input_folder()
     found = folder.iterdir() if folder.is_dir() else ()
-    return [NO_FILE, *sorted(path.name for path in found if path.suffix.casefold() == ".csv" and path.is_file())]
+    return [
+        NO_FILE,
+        imagenette.NAME,
+        *sorted(path.name for path in found if path.suffix.casefold() == ".csv" and path.is_file()),
+    ]
 
 
 def read(name: str | None, targets: Sequence[str]) -> PromptSet:
-    """The prompts of a file in the input folder; none for `NO_FILE`. Raises ValueError if there is no such file, and what
-    `parse_prompt_set` raises."""
+    """The prompts of what is chosen; none for `NO_FILE`. Raises ValueError if there is no such file in the input folder, and
+    what `parse_prompt_set` and `imagenette` raise."""
     if not name or name == NO_FILE:
         return PromptSet(())
+    if name == imagenette.NAME:
+        return imagenette.imagenette(targets)
     if name not in available():
         raise ValueError(f"there is no prompt file {name!r} in ComfyUI's input folder; put it there, then press R")
     return parse_prompt_set((host.input_folder() / name).read_bytes(), name, targets)
@@ -29,7 +36,7 @@ def read(name: str | None, targets: Sequence[str]) -> PromptSet:
 
 def state(name: str | None) -> str:
     """Changes when the file does, so that the node runs again."""
-    if not name or name not in available()[1:]:
+    if name in (None, "", NO_FILE, imagenette.NAME) or name not in available():
         return ""
     status = (host.input_folder() / name).stat()
     return f"{status.st_mtime_ns} {status.st_size}"

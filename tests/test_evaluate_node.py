@@ -146,7 +146,9 @@ def test_a_prompt_file_of_the_input_folder_is_drawn_with_its_own_seeds(bed, outp
     file.write_text(
         "prompt,class,seed,guidance\na circle,circle,71,2\nbad,circle,x,2\na square,square,72,\n", encoding="utf-8"
     )
-    assert prompt_files.available() == ["none", "set.csv"]
+    assert prompt_files.available() == ["none", "Imagenette (built in)", "set.csv"]
+    assert prompt_files.state("Imagenette (built in)") == prompt_files.state("none") == ""
+    assert len(prompt_files.read("Imagenette (built in)", ["tench"]).prompts) == 10
     before = EvaluateErasure.fingerprint_inputs(prompt_file="set.csv", seed=0)
     report = EvaluateErasure.execute(*given, prompt_file="set.csv").args[2]
     stored = json.loads((output / "set_00001_.json").read_text("utf-8"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from concept_erasure.erasure_core.evaluation.imagenette import CLASSES, SPLITS, imagenette
 from concept_erasure.erasure_core.evaluation.prompt_sets import parse_prompt_set
 from concept_erasure.erasure_core.evaluation.prompts import LOOK_ALIKE, RETAIN, TARGET, Prompt, prompt_groups
 
@@ -109,3 +110,23 @@ def test_a_file_without_use_says_why(text: str, said: str) -> None:
 def test_a_file_takes_the_place_of_the_concept_in_the_templates() -> None:
     found = prompt_groups(["circle"], ["a {}"], look_alikes="oval", from_file=[Prompt("round", TARGET, "circle", 3)])
     assert [prompt.text for prompt in found] == ["round", "a oval", ""]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_imagenette_knows_its_splits_and_asks_for_every_class_once(split: str) -> None:
+    erased = SPLITS[split]
+    found = imagenette([name.upper() for name in reversed(erased)])
+    assert [prompt.text for prompt in found.prompts] == [f"Image of {name}" for name in CLASSES]
+    gone = {prompt.concept for prompt in found.prompts if prompt.group == TARGET}
+    kept = {prompt.concept for prompt in found.prompts if prompt.group == RETAIN}
+    assert gone == {name.upper() for name in erased} and kept == set(CLASSES) - set(erased)
+    assert f"split {split};" in found.notes[0]
+
+
+def test_two_splits_leave_the_others_five_and_other_classes_are_no_split() -> None:
+    for one, other in (("v1", "v2"), ("v3", "v4")):
+        assert set(SPLITS[one]) | set(SPLITS[other]) == set(CLASSES) and len(SPLITS[one]) == 5
+    assert "none of the published splits (1 of ten" in imagenette(["tench"]).notes[0]
+    for targets, said in ((["tench", "cat"], "'cat' is no class"), (CLASSES, "none stays")):
+        with pytest.raises(ValueError, match=f"{said}.*v1: cassette player, church"):
+            imagenette(targets)
