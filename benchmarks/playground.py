@@ -31,26 +31,36 @@ class Playground:
     judges: dict[str, nn.Module]
 
     def __post_init__(self) -> None:
-        self._texts: dict[str, Tensor] = {}
+        self._texts: dict[str, tuple[Tensor, Tensor]] = {}
         self._base_pictures: dict[tuple[str, ...], Tensor] = {}
 
-    def text(self, prompt: str) -> Tensor:
-        """Text hidden states (1, 77, 768); encoded once."""
+    def encoded(self, prompt: str) -> tuple[Tensor, Tensor]:
+        """Text hidden states (1, 77, width) and pooled text (1, width); encoded once."""
         if prompt not in self._texts:
             tokens = self.clip.tokenize(prompt)
-            self._texts[prompt] = self.clip.encode_from_tokens_scheduled(tokens, show_pbar=False)[0][0]
+            states, more = self.clip.encode_from_tokens_scheduled(tokens, show_pbar=False)[0]
+            self._texts[prompt] = states, more["pooled_output"]
         return self._texts[prompt]
+
+    def text(self, prompt: str) -> Tensor:
+        """Text hidden states (1, 77, width)."""
+        return self.encoded(prompt)[0]
+
+    def conditioning(self, prompts: Sequence[str]) -> list[list[Any]]:
+        """The prompts as one batch of ComfyUI's conditioning."""
+        states, pooled = (torch.cat(parts) for parts in zip(*map(self.encoded, prompts), strict=True))
+        return [[states, {"pooled_output": pooled}]]
 
     @torch.inference_mode()
     def draw(self, model: Any, prompts: Sequence[str], seed: int) -> Tensor:
         """One picture a prompt, (n, 3, 64, 64) in [0, 1], by ComfyUI's own sampler; equal seeds mean equal noise."""
         import comfy.sample
 
-        noise = torch.randn((len(prompts), 4, SIZE // 8, SIZE // 8), generator=torch.Generator().manual_seed(seed))
+        shape = (len(prompts), model.model.latent_format.latent_channels, SIZE // 8, SIZE // 8)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         pictures = []
         for rows in torch.arange(len(prompts)).split(BATCH):
-            positive = [[torch.cat([self.text(prompts[int(row)]) for row in rows]), {}]]
-            negative = [[self.text(""), {}]]
+            positive, negative = self.conditioning([prompts[int(row)] for row in rows]), self.conditioning([""])
             with torch.autocast("cpu", torch.bfloat16):
                 latents = comfy.sample.sample(
                     model, noise[rows], STEPS, GUIDANCE_SCALE, SAMPLER, SCHEDULER, positive, negative,
@@ -75,8 +85,8 @@ class Playground:
         }
 
 
-def load_playground(models: Path | None = None) -> Playground:
-    """Load the playground, building it first if need be."""
+def load_playground(models: Path | None = None, checkpoint: Path = CHECKPOINT) -> Playground:
+    """Load the playground, or its flow form (`FLOW`), building it first if need be."""
     load_comfy()
     load_pack()
     torch.set_flush_denormal(True)
@@ -85,7 +95,7 @@ def load_playground(models: Path | None = None) -> Playground:
     from transformers import AutoModelForImageClassification
 
     with torch.inference_mode():
-        model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(models / CHECKPOINT))
+        model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(models / checkpoint))
     judges = {
         factor: AutoModelForImageClassification.from_pretrained(models / JUDGE / factor).eval() for factor in FACTORS
     }

@@ -71,9 +71,9 @@ def drawn_by_base(bed: Playground, n: int, *targets: str) -> Row:
     return {"scores": {target: scores[target].row() for target in targets}}
 
 
-def main_run(bed: Playground, n: int, *targets: str) -> Row:
-    """AP at its defaults on the targets in one run."""
-    edited, report, erased = erase_once(bed, "ap", targets, 0, encoded={})
+def main_run(bed: Playground, n: int, *targets: str, **settings: Any) -> Row:
+    """AP, at its defaults but for the settings, on the targets in one run."""
+    edited, report, erased = erase_once(bed, "ap", targets, 0, encoded={}, **settings)
     scores = measure.evaluate(bed, edited, targets, n=n, n_small=n // 2)
     return {
         "scores": {target: scores[target].row() for target in targets},

@@ -146,7 +146,7 @@ def main() -> None:
     keys = [(name, target, *settings) for target in arguments.targets for name in arguments.methods]
     for target in untrained_gold(arguments.targets) if GOLD in arguments.methods else ():
         print(
-            f"# no gold row for {target!r}: make playground ARGS='--only-gold --without {target}' trains it, in hours"
+            f"# no gold row for {target!r}: make playground ARGS='--only gold --without {target}' trains it, in hours"
         )
         keys = [key for key in keys if key[:2] != (GOLD, target)]
     for row in each(keys, arguments, run):

@@ -13,6 +13,7 @@ from .install import cache
 from .lock import locked
 
 CHECKPOINT = Path("checkpoints", "playground.safetensors")
+FLOW = Path("checkpoints", "playground_flow.safetensors")
 JUDGE = Path("concept_judges", "playground")
 EDIT = Path("loras", "playground", "erased_circle.safetensors")
 STAMP = Path("playground.stamp")
@@ -23,10 +24,10 @@ class BuildError(ToolError):
 
 
 def playground_models(host: Host) -> Path:
-    """A models folder in the cache that holds the playground with its judge and the edit that was made on it (see
-    `devtools.ready_edit`), built if it is missing or from other sources.
+    """A models folder in the cache that holds the playground, in noise and in flow form, with its judge and the edit that
+    was made on it (see `devtools.ready_edit`), built if it is missing or from other sources.
 
-    Both parts are put in place by a rename, so that a stopped build leaves nothing that looks finished.
+    All parts are put in place by a rename, so that a stopped build leaves nothing that looks finished.
     """
     models = cache() / "models"
     busy = "another process is building the playground checkpoint, waiting for it"
@@ -53,25 +54,30 @@ def _sources() -> str:
 
 def _is_current(models: Path) -> bool:
     stamp = models / STAMP
-    if not (models / CHECKPOINT).is_file() or not (models / JUDGE).is_dir() or not stamp.is_file():
+    files = (models / CHECKPOINT, models / FLOW, stamp)
+    if not all(path.is_file() for path in files) or not (models / JUDGE).is_dir():
         return False
     return stamp.read_text(encoding="utf-8") == _sources()
 
 
 def _build(host: Host, models: Path) -> None:
-    checkpoint, judge = models / CHECKPOINT, models / JUDGE
-    new_checkpoint = checkpoint.with_name("playground.partial")  # a name that no loader lists
+    checkpoint, flow, judge = models / CHECKPOINT, models / FLOW, models / JUDGE
+    new_checkpoint, new_flow = (
+        path.with_suffix(".partial") for path in (checkpoint, flow)
+    )  # names that no loader lists
     new_judge = models / "playground-judge.partial"
     for folder in (checkpoint.parent, judge.parent):
         folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(new_judge, ignore_errors=True)
-    line = [str(host.python), "-m", "playground.build", "--out", str(new_checkpoint), "--judge", str(new_judge)]
+    line = [str(host.python), "-m", "playground.build", "--out", str(new_checkpoint)]
+    line += ["--flow", str(new_flow), "--judge", str(new_judge)]
     done = subprocess.run(line, cwd=PACK, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise BuildError(f"playground.build failed:\n{(done.stdout + done.stderr).strip()[-3000:]}")
     (models / STAMP).unlink(missing_ok=True)
     shutil.rmtree(judge, ignore_errors=True)
     new_judge.rename(judge)
+    new_flow.replace(flow)
     new_checkpoint.replace(checkpoint)
     ready = PACK / "playground" / "weights" / EDIT.name
     if ready.is_file():  # a playground that has just been trained has none yet

@@ -20,12 +20,32 @@ def build_checkpoint(path: Path, unet: dict[str, Tensor] | None = None) -> None:
     from .text_encoder import text_encoder_weights, tokenizer_ids
     from .weights import stored
 
-    tensors = {f"model.diffusion_model.{name}": value for name, value in (unet or stored("unet")).items()}
-    tensors |= {f"first_stage_model.{name}": value for name, value in stored("autoencoder").items()}
-    text = text_encoder_weights(tokenizer_ids())
-    tensors |= {f"cond_stage_model.transformer.text_model.{name}": value for name, value in text.items()}
+    parts = {
+        "model.diffusion_model.": unet or stored("unet"),
+        "first_stage_model.": stored("autoencoder"),
+        "cond_stage_model.transformer.text_model.": text_encoder_weights(tokenizer_ids()),
+    }
+    _write(path, parts)
+
+
+def build_flow_checkpoint(path: Path, weights: dict[str, Tensor] | None = None) -> None:
+    """Write the checkpoint that stock Load Checkpoint detects as SD3, with CLIP-L as its only text encoder, from the MMDiT's
+    stored weights or other ones."""
+    from .mmdit import widened, widened_autoencoder
+    from .text_encoder import text_encoder_weights, tokenizer_ids
+    from .weights import stored
+
+    parts = {
+        "model.diffusion_model.": widened(weights or stored("mmdit")),
+        "first_stage_model.": widened_autoencoder(stored("autoencoder")),
+        "text_encoders.clip_l.transformer.text_model.": text_encoder_weights(tokenizer_ids()),
+    }
+    _write(path, parts)
+
+
+def _write(path: Path, parts: dict[str, dict[str, Tensor]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in tensors.items()}, path)
+    save_file({prefix + k: v.contiguous() for prefix, part in parts.items() for k, v in part.items()}, path)
 
 
 FRESH = 1000
@@ -67,10 +87,13 @@ def main() -> None:
     """Build what the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="checkpoint file to write")
+    parser.add_argument("--flow", type=Path, help="checkpoint file of the flow form to write")
     parser.add_argument("--judge", type=Path, help="folder to write the judge to")
     arguments = parser.parse_args()
     load_comfy()
     build_checkpoint(arguments.out)
+    if arguments.flow:
+        build_flow_checkpoint(arguments.flow)
     if arguments.judge:
         build_judge(arguments.judge)
 

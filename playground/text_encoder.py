@@ -83,8 +83,13 @@ def tokenizer_ids() -> dict[str, int]:
     return ids
 
 
-def encode_captions(captions: list[str], weights: dict[str, Tensor], batch: int = 64) -> Tensor:
-    """Hidden states (n, 77, 768) in bf16, equal to what the full encoder gives: the identity layers are left out."""
+def encode_captions(
+    captions: list[str], weights: dict[str, Tensor], *, normed: bool = True, batch: int = 64
+) -> tuple[Tensor, Tensor]:
+    """Hidden states (n, 77, 768), before the last norm as SD3 reads them unless `normed`, and pooled text (n, 768), in bf16.
+
+    Equal to what the full encoder gives: the identity layers are left out.
+    """
     import comfy.ops
     from comfy.clip_model import CLIPTextModel
     from comfy.sd1_clip import SDTokenizer
@@ -103,8 +108,11 @@ def encode_captions(captions: list[str], weights: dict[str, Tensor], batch: int 
     model.load_state_dict({k: v for k, v in wanted.items() if k in model.state_dict()}, strict=False)
     tokenizer = SDTokenizer()
     ids = torch.tensor([[token for token, _ in tokenizer.tokenize_with_weights(text)[0]] for text in captions])
-    states = []
+    states, pooled = [], []
+    last = {"intermediate_output": RANDOM_LAYERS - 1, "final_layer_norm_intermediate": False}
     with torch.no_grad():
         for rows in ids.split(batch):
-            states.append(model.text_model(rows)[0].bfloat16())
-    return torch.cat(states)
+            with_norm, without, whole = model.text_model(rows, **last)
+            states.append((with_norm if normed else without).bfloat16())
+            pooled.append(whole.bfloat16())
+    return torch.cat(states), torch.cat(pooled)

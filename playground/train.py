@@ -1,5 +1,5 @@
-"""`make playground`: train the judges, the autoencoder and the UNet from nothing and store what they learned; then the gold
-model, a UNet that never sees a circle.
+"""`make playground`: train the judges, the autoencoder and the UNet from nothing and store what they learned; then the
+playground in flow form, and the gold model, a UNet that never sees a circle.
 
 Every stage keeps checkpoints in the cache folder, so an interrupted run goes on where it stopped.
 """
@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=cache() / "playground-training")
     parser.add_argument("--fresh", action="store_true", help="forget the checkpoints of an earlier run")
-    parser.add_argument("--only-gold", action="store_true", help="only the gold model, on the shipped autoencoder")
+    parser.add_argument("--only", choices=("flow", "gold"), help="only this one, on the shipped autoencoder")
     parser.add_argument("--without", choices=SHAPES, default="circle", help="the shape that the gold model never sees")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
@@ -35,18 +35,25 @@ def main() -> None:
         for checkpoint in arguments.folder.glob("*.pt"):
             checkpoint.unlink()
 
-    from . import autoencoder, gold, judge, text_encoder, unet, weights
+    from . import autoencoder, gold, judge, mmdit, text_encoder, unet, weights
 
     started = time.time()
+
+    def said(what: str, where: Path) -> None:
+        print(f"{what} in {where} after {(time.time() - started) / 60:.0f} minutes", flush=True)
+
     text_weights = text_encoder.text_encoder_weights(text_encoder.tokenizer_ids())
-    if not arguments.only_gold:
+    if not arguments.only:
         trained_autoencoder = autoencoder.train_autoencoder(arguments.folder)
         judges = judge.train_judges(arguments.folder, trained_autoencoder)
         trained_unet = unet.train_unet(arguments.folder, trained_autoencoder, text_weights)
         weights.store(trained_unet, trained_autoencoder, judges)
-        print(f"stored in {weights.FOLDER} after {(time.time() - started) / 60:.0f} minutes", flush=True)
-    path = gold.train_gold(arguments.folder, text_weights, arguments.without)
-    print(f"gold model in {path} after {(time.time() - started) / 60:.0f} minutes", flush=True)
+        said("playground", weights.FOLDER)
+    if arguments.only != "gold":
+        weights.store_network("mmdit", mmdit.train_mmdit(arguments.folder, weights.stored_autoencoder(), text_weights))
+        said("playground in flow form", weights.FOLDER)
+    if arguments.only != "flow":
+        said("gold model", gold.train_gold(arguments.folder, text_weights, arguments.without))
 
 
 if __name__ == "__main__":

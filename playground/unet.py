@@ -104,7 +104,7 @@ def train_unet(
     latents = encode_drawings(autoencoder, scene)
     captions = every_caption()
     row_of = {text: row for row, text in enumerate(captions)}
-    contexts = encode_captions(captions, text_weights)
+    contexts, _ = encode_captions(captions, text_weights)
     levels, unet = alphas_cumprod(), new_unet()
 
     def loss(batch: int, generator: torch.Generator) -> Tensor:

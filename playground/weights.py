@@ -1,4 +1,4 @@
-"""What the repository carries of the playground: learned weights in eight bits with a scale per row, about 22 MB."""
+"""What the repository carries of the playground: learned weights in eight bits with a scale per row, about 32 MB."""
 
 from __future__ import annotations
 
@@ -39,11 +39,16 @@ def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
+def store_network(name: str, network: nn.Module) -> None:
+    """Write one network, packed."""
+    FOLDER.mkdir(exist_ok=True)
+    save_file(pack(network.state_dict()), FOLDER / f"{name}.safetensors")
+
+
 def store(unet: nn.Module, autoencoder: nn.Module, judges: dict[str, nn.Module]) -> None:
     """Write the repository's weights from trained modules."""
-    FOLDER.mkdir(exist_ok=True)
-    save_file(pack(unet.state_dict()), FOLDER / "unet.safetensors")
-    save_file(pack(autoencoder.state_dict()), FOLDER / "autoencoder.safetensors")
+    store_network("unet", unet)
+    store_network("autoencoder", autoencoder)
     for factor, judge in judges.items():
         half = {
             name: value.half() if value.is_floating_point() else value for name, value in judge.state_dict().items()
@@ -52,7 +57,7 @@ def store(unet: nn.Module, autoencoder: nn.Module, judges: dict[str, nn.Module])
 
 
 def stored(name: str) -> dict[str, Tensor]:
-    """The float16 weights of `unet` or `autoencoder`."""
+    """The float16 weights of `unet`, `autoencoder` or `mmdit`."""
     return unpack(load_file(FOLDER / f"{name}.safetensors"))
 
 

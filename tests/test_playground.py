@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
+from torch import Tensor
 
 from devtools import comfyui
 from devtools.inprocess import load_comfy
 from devtools.playground_files import CHECKPOINT, playground_models
-from playground import gold, unet
-from playground.drawing import SHAPES, SYNONYMS
+from playground import build, gold, mmdit, text_encoder, unet, weights
+from playground.drawing import SHAPES, SYNONYMS, draw, random_scene
 from playground.training import Schedule
 
 
@@ -31,10 +32,52 @@ def test_gold_has_the_layout_of_the_playground_and_never_hears_of_its_shape(tmp_
     monkeypatch.setattr(unet, "caption", lambda *given: said.append(caption(*given)) or said[-1])
     # encoding every caption takes most of the time, and is not what this test is about
     monkeypatch.setattr(
-        unet, "encode_captions", lambda captions, _: torch.zeros(1, 77, 768).expand(len(captions), -1, -1)
+        unet, "encode_captions", lambda captions, _: (torch.zeros(1, 77, 768).expand(len(captions), -1, -1), None)
     )
     path = gold.train_gold(tmp_path, {}, "circle")
     assert layout(path) == layout(playground_models(comfyui.ensure()) / CHECKPOINT)
     words = {word for text in said for word in text.split()}
     assert len(said) == 64 and not words & {"circle", SYNONYMS["circle"]}
     assert len(words & set(SHAPES)) >= 4
+
+
+def test_the_flow_form_is_what_comfyui_loads_as_sd3(tmp_path) -> None:
+    load_comfy()
+    import comfy.sd
+
+    path = tmp_path / "flow.safetensors"
+    network = {name: value.half() for name, value in mmdit.new_mmdit().state_dict().items()}
+    build.build_flow_checkpoint(path, network)
+    captions = ["a striped red circle", ""]
+    trained_on = text_encoder.text_encoder_weights(text_encoder.tokenizer_ids())
+    states, pooled = text_encoder.encode_captions(captions, trained_on, normed=False)
+    scene = random_scene(4, torch.Generator().manual_seed(0))
+    pictures, learned = draw(scene), unet.encode_drawings(weights.stored_autoencoder(), scene)
+    with torch.inference_mode():
+        model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(path))
+        latents = model.model.latent_format
+        assert type(model.model).__name__ == type(latents).__name__ == "SD3"
+        for row, text in enumerate(captions):
+            said, more = clip.encode_from_tokens_scheduled(clip.tokenize(text), show_pbar=False)[0]
+            width = states.shape[-1]
+            torch.testing.assert_close(said[0, :, :width], states[row].float(), atol=0.05, rtol=0.01)
+            torch.testing.assert_close(more["pooled_output"][0, :width], pooled[row].float(), atol=0.05, rtol=0.01)
+            assert not said[0, :, width:].any() and not more["pooled_output"][0, width:].any()
+        seen = latents.process_in(vae.encode(pictures.movedim(1, -1)))
+        torch.testing.assert_close(seen[:, : mmdit.USED], learned, atol=0.05, rtol=0.01)
+        assert not seen[:, mmdit.USED :].abs().max() > 1e-6
+        drawn = vae.decode(latents.process_out(seen)).movedim(-1, 1)
+    assert (drawn - pictures).abs().mean() < 0.02
+
+
+def test_the_velocity_loss_is_zero_for_a_network_that_knows_the_velocity() -> None:
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.zeros(6, mmdit.LATENTS, 8, 8)
+
+    def knowing(noisy: Tensor, timestep: Tensor, **_: Tensor) -> Tensor:
+        """Of latents that are zero, noise is what is there divided by the noise level."""
+        return noisy / (timestep / 1000)[:, None, None, None]
+
+    nothing = (torch.zeros(6, 1, 1), torch.zeros(6, 1))
+    assert mmdit.velocity_loss(knowing, latents, nothing, generator) < 1e-3
+    assert mmdit.velocity_loss(lambda noisy, *_, **__: 0 * noisy, latents, nothing, generator) > 0.5
