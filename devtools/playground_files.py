@@ -17,6 +17,8 @@ FLOW = Path("checkpoints", "playground_flow.safetensors")
 JUDGE = Path("concept_judges", "playground")
 EDIT = Path("loras", "playground", "erased_circle.safetensors")
 STAMP = Path("playground.stamp")
+BUILT = (CHECKPOINT, FLOW, JUDGE / "shape" / "config.json", STAMP)
+"""What is there of a finished build."""
 
 
 class BuildError(ToolError):
@@ -53,11 +55,9 @@ def _sources() -> str:
 
 
 def _is_current(models: Path) -> bool:
-    stamp = models / STAMP
-    files = (models / CHECKPOINT, models / FLOW, stamp)
-    if not all(path.is_file() for path in files) or not (models / JUDGE).is_dir():
+    if not all((models / file).is_file() for file in BUILT):
         return False
-    return stamp.read_text(encoding="utf-8") == _sources()
+    return (models / STAMP).read_text(encoding="utf-8") == _sources()
 
 
 def _build(host: Host, models: Path) -> None:

@@ -79,13 +79,10 @@ def has_ended(base: Path) -> bool:
 def serve(host: Host, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
     """Starts `make serve`, or what it starts, as a process of its own; returns once it shows the address."""
     models = tmp_path / "cache" / "models"
-    for file, text in (
-        (playground_files.CHECKPOINT, ""),
-        (playground_files.JUDGE / "config.json", ""),
-        (playground_files.STAMP, playground_files._sources()),
-    ):
+    for file in playground_files.BUILT:
         (models / file).parent.mkdir(parents=True, exist_ok=True)
-        (models / file).write_text(text, encoding="utf-8")
+        (models / file).touch()
+    (models / playground_files.STAMP).write_text(playground_files._sources(), encoding="utf-8")
     named = {"COMFYUI_PATH": host.path, "COMFYUI_PYTHON": host.python, "CONCEPT_ERASURE_CACHE": tmp_path / "cache"}
     # as from a shell, also when these tests themselves were started by make
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
