@@ -28,10 +28,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", nargs="*", default=list(TARGETS))
     parser.add_argument("--n", type=int, default=100, help="pictures for target and retained values")
-    parser.add_argument("--layers", default=SETTINGS["layers"], help="layer group that AP edits")
+    parser.add_argument("--settings", type=json.loads, default={}, help="settings of `ap` besides, as a JSON object")
     parser.add_argument("--write", action="store_true", help="store table and figures in docs/")
     runs.add_arguments(parser)
     arguments = parser.parse_args()
+    settings = SETTINGS | arguments.settings
     started, bed = time.time(), load_playground(checkpoint=FLOW)
 
     def run(kind: str, *what: Any) -> runs.Row:
@@ -39,11 +40,11 @@ def main() -> None:
             return base_accuracy(bed, 600)
         if kind == "base":
             return drawn_by_base(bed, arguments.n, *what)
-        return main_run(bed, arguments.n, *what[1:], layers=what[0])
+        return main_run(bed, arguments.n, *what[1:], **what[0])
 
     keys = [("accuracy",), *(("base", target) for target in arguments.targets)]
-    keys += [("ap", arguments.layers, target) for target in arguments.targets]
-    result: dict[str, Any] = {"accuracy": [], "base": [], "ap": [], "layers": arguments.layers}
+    keys += [("ap", settings, target) for target in arguments.targets]
+    result: dict[str, Any] = {"accuracy": [], "base": [], "ap": [], "settings": settings}
     for row in runs.each(keys, arguments, run):
         result[row["key"][0]].append(row)
         print(f"# {json.dumps(row)}", flush=True)
