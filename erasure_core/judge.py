@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +74,15 @@ class ConceptJudge:
     factors: tuple[Factor, ...]
     open: Callable[[Sequence[str]], Factor] | None = None
 
-    def labelled(self, concepts: Sequence[str]) -> ConceptJudge:
-        """A judge that knows these concepts: the judge itself, or a zero-shot judge that chooses among them.
+    def labelled(self, concepts: Sequence[str], more: Sequence[str] = ()) -> ConceptJudge:
+        """A judge that knows these concepts: the judge itself, or a zero-shot judge that chooses among them and `more`,
+        which a classifier need not know.
 
         Raises ValueError if a classifier has no label for one, or a zero-shot judge gets fewer than two.
         """
         wanted = list(dict.fromkeys(concept for concept in concepts if concept))
         if self.open is not None:
+            wanted = list(dict.fromkeys([*wanted, *more]))
             if len(wanted) < 2:
                 raise ValueError(
                     f"the zero-shot judge {self.name!r} chooses among the concepts of the prompts, and there is only "
@@ -159,12 +162,13 @@ def load_judge(folder: Path, name: str, device: torch.device) -> ConceptJudge:
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
         if kind in ZERO_SHOT:
-            return ConceptJudge(name, (), _zero_shot(folder, device))
+            return ConceptJudge(name, (), _zero_shot(folder, kind, device))
         return ConceptJudge(name, (_classifier(folder, device),))
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise ValueError(
             f"the judge {name!r} in {folder} cannot be read: {error}. It needs config.json, model.safetensors and "
-            f"preprocessor_config.json of an image classifier, CLIP or SigLIP; get the folder again"
+            f"preprocessor_config.json of an image classifier, CLIP or SigLIP (these two also their tokenizer's files); get "
+            f"the folder again"
         ) from error
 
 
@@ -188,23 +192,48 @@ def _classifier(folder: Path, device: torch.device) -> Factor:
     return Factor(folder.name, labels, score, _accuracy(folder))
 
 
-def _zero_shot(folder: Path, device: torch.device) -> Callable[[Sequence[str]], Factor]:
-    from transformers import AutoModel, AutoProcessor
+def _zero_shot(folder: Path, kind: str, device: torch.device) -> Callable[[Sequence[str]], Factor]:
+    from transformers import AutoImageProcessor, AutoModel
 
-    processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
     model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).to(device).eval()
+    longest = model.config.text_config.max_position_embeddings
+    tokens_of = _clip_tokens(folder, longest) if kind == "clip" else _siglip_tokens(folder, longest)
 
     def opened(labels: Sequence[str]) -> Factor:
-        texts = [SENTENCE.format(label) for label in labels]
-        padding = "max_length" if model.config.model_type.startswith("siglip") else True
+        tokens = tokens_of([SENTENCE.format(label) for label in labels])
 
         def score(pictures: Tensor) -> Tensor:
-            inputs = processor(text=texts, images=_bytes(pictures), return_tensors="pt", padding=padding)
-            return model(**inputs.to(device)).logits_per_image.float().cpu()
+            inputs = processor(images=_bytes(pictures), return_tensors="pt")
+            return model(**tokens.to(device), **inputs.to(device)).logits_per_image.float().cpu()
 
         return Factor("label", tuple(labels), score, _accuracy(folder))
 
     return opened
+
+
+def _clip_tokens(folder: Path, longest: int) -> Callable[[list[str]], Any]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return partial(tokenizer, padding=True, truncation=True, max_length=longest, return_tensors="pt")
+
+
+def _siglip_tokens(folder: Path, longest: int) -> Callable[[list[str]], Any]:
+    """As SigLIP was trained: lower case, always the full length, and no mask over the padding. Read from tokenizer.json,
+    because the class that its folder names needs the library protobuf, which ComfyUI does not bring."""
+    from transformers import PreTrainedTokenizerFast
+
+    if not (folder / "tokenizer.json").is_file():
+        raise OSError("it has no tokenizer.json")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+
+    def tokens(texts: list[str]) -> Any:
+        given = {"padding": "max_length", "truncation": True, "max_length": longest, "return_tensors": "pt"}
+        found = tokenizer([text.lower() for text in texts], **given)
+        return type(found)({"input_ids": found["input_ids"]})
+
+    return tokens
 
 
 def _accuracy(folder: Path) -> Accuracy | None:

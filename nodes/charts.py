@@ -113,6 +113,29 @@ def _cell(sheet: Image.Image, pen: ImageDraw.ImageDraw, cell: Cell, at: tuple[in
         pen.text((x, top + size + 1), fitted(pen, note, size), fill=FAINT, font_size=SMALL)
 
 
+def captioned(sheet: Image.Image, said: Sequence[str]) -> Image.Image:
+    """The sheet with lines of words below it, each wrapped to its width."""
+    pen, gap, line = ImageDraw.Draw(sheet), 10, 16
+    rows = [row for one in said for row in _wrapped(pen, one, sheet.width - 2 * gap)]
+    whole = Image.new("RGB", (sheet.width, sheet.height + line * len(rows) + gap), "white")
+    whole.paste(sheet, (0, 0))
+    pen = ImageDraw.Draw(whole)
+    for place, row in enumerate(rows):
+        pen.text((gap, sheet.height + line * place), row, fill=FAINT, font_size=SMALL)
+    return whole
+
+
+def _wrapped(pen: ImageDraw.ImageDraw, text: str, width: int) -> list[str]:
+    rows = [""]
+    for word in text.split():
+        longer = f"{rows[-1]} {word}".strip()
+        if rows[-1] and pen.textlength(longer, font_size=SMALL) > width:
+            rows.append(word)
+        else:
+            rows[-1] = longer
+    return rows
+
+
 def thumbnail(picture: Image.Image, size: int) -> Image.Image:
     """The picture inside a square; small ones are enlarged without smoothing, so that one sees what the model drew."""
     scale = size / max(picture.size)

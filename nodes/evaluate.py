@@ -93,7 +93,8 @@ class EvaluateErasure(io.ComfyNode):
             model, erased_model, clip, vae, judge, targets, prompts, pictures_per_prompt, seed, sampling,
             filename_prefix, node_id, from_file.notes,
         )  # fmt: skip
-        evaluation, grid, bars = result.evaluation, result.album.grid(), chart(result.evaluation)
+        evaluation = result.evaluation
+        grid, bars = result.album.grid(evaluation), chart(evaluation)
         path = evaluation_files.write_evaluation(evaluation, grid, bars, filename_prefix)
         text = f"{evaluation.markdown()}\nFigures and pictures: {path}\n"
         host.send_text(f"saved {path}", node_id)
@@ -154,7 +155,7 @@ def _optional_inputs() -> list[io.Input]:
             "look_alikes",
             **many,
             tooltip="Near concepts that must stay, one a line. The list of Find Adversarial Concept fits. 'word => label' if "
-            "the judge calls it otherwise.",
+            "the judge calls it otherwise; of a word that it does not know only the drift counts.",
         ),
         io.String.Input(
             "retain_prompts",

@@ -13,7 +13,7 @@ from ..erasure_core.evaluation.prompts import EMPTY, GROUPS
 from ..erasure_core.evaluation.report import Evaluation
 from ..erasure_core.evaluation.scores import Pair, Verdict
 from ..erasure_core.evaluation.shares import Share
-from .charts import BASE, ERASED, Bar, Cell, as_picture, bars, grid, thumbnail
+from .charts import BASE, ERASED, Bar, Cell, as_picture, bars, captioned, grid, thumbnail
 
 SHOWN = 8
 """Pairs of a group that the grid shows."""
@@ -56,10 +56,11 @@ class Album:
             sheet.paste(thumbnail(picture, LARGEST), (place * LARGEST, 0))
         return sheet
 
-    def grid(self) -> Image.Image:
-        """All that was kept, a section a group."""
+    def grid(self, evaluation: Evaluation) -> Image.Image:
+        """All that was kept, a section a group, and below it how good the judge is whose verdicts stand there."""
         sections = [(f"{group} prompts" if group != EMPTY else group, self._cells[group]) for group in GROUPS]
-        return grid([section for section in sections if section[1]], ("base", "erased"))
+        sheet = grid([section for section in sections if section[1]], ("base", "erased"))
+        return captioned(sheet, [evaluation.judge_line()])
 
 
 def _said(verdict: Verdict | None) -> str:
@@ -67,7 +68,7 @@ def _said(verdict: Verdict | None) -> str:
 
 
 def chart(evaluation: Evaluation) -> Image.Image:
-    """Every score of base and erased model with its interval, then the drift of every group."""
+    """Every score of base and erased model with its interval, then the drift of every group; below, how good the judge is."""
     rows = [
         (f"{row.group}: {row.score}", [_share_bar(row.base, "base", BASE), _share_bar(row.erased, "erased", ERASED)])
         for row in evaluation.shares()
@@ -77,7 +78,8 @@ def chart(evaluation: Evaluation) -> Image.Image:
         bounds = (drift.low / DRIFT_SPAN, drift.high / DRIFT_SPAN)
         bar = Bar(drift.value / DRIFT_SPAN, *bounds, f"{drift.value:.2f} %, n {drift.n}", ERASED)
         rows.append((f"drift of {row.space}, {row.group}", [bar]))
-    return bars(rows, f"{', '.join(evaluation.concepts)}: gray base, blue erased", left=270)
+    sheet = bars(rows, f"{', '.join(evaluation.concepts)}: gray base, blue erased", left=270)
+    return captioned(sheet, [evaluation.judge_line()])
 
 
 def _share_bar(share: Share, who: str, colour: tuple[int, int, int]) -> Bar:

@@ -67,7 +67,7 @@ def run(
     measured so far is written to the output folder under `filename_prefix` and named on the node; then the exception goes on.
     """
     if judge is not None:
-        judge = judge.labelled(concepts_of(prompts))
+        judge = judge.labelled(*concepts_of(prompts))
     base, erased = painters(model, erased_model, clip, vae, sampling, node_id)
     job = Job(base, erased, judge, tuple(concepts), tuple(prompts), pictures_per_prompt, seed, sampling, tuple(notes))
     bar, album = host.ProgressBar(len(job.planned()), node_id=node_id), Album(job.planned())
@@ -85,7 +85,9 @@ def run(
     except BaseException:
         if watcher.pairs and filename_prefix:
             partly = summary(job, watcher.pairs, time.monotonic() - started)
-            path = evaluation_files.write_evaluation(partly, album.grid(), chart(partly), f"{filename_prefix}_partial")
+            path = evaluation_files.write_evaluation(
+                partly, album.grid(partly), chart(partly), f"{filename_prefix}_partial"
+            )
             host.send_text(f"stopped after {len(watcher.pairs)} pairs; what was measured so far: {path}", node_id)
         raise
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,14 +16,14 @@ from torch import Tensor
 from ..erasure_core.concepts import ConceptPair, lines
 from ..erasure_core.evaluation.drawing import Sampling
 from ..erasure_core.evaluation.prompts import parse_templates
-from ..erasure_core.evaluation.report import accuracy_lines
+from ..erasure_core.evaluation.report import accuracy_lines, judge_figures
 from ..erasure_core.files import write_whole
 from ..erasure_core.judge import ConceptJudge
 from ..erasure_core.red_team.attack import Attack
 from ..erasure_core.red_team.run import Finding, find, markdown, plain
 from ..erasure_core.report import Report
 from . import evaluation_files, host
-from .charts import as_image, as_picture, grid
+from .charts import as_image, as_picture, captioned, grid
 from .drawing_inputs import sampling_inputs
 from .erase import CATEGORY
 from .erased_unet import next_file, safe_prefix
@@ -87,15 +87,15 @@ def run(subject: host.ComfySubject, attack: Attack, n: int, model: object, node_
         return find(subject, attack, n, plain(subject, n, attack.seed, report), report)
 
 
-def pictures(finding: Finding) -> Image.Image:
-    """What base, no attack, attack and control drew, with the judge's verdicts."""
+def pictures(finding: Finding, judge_lines: Sequence[str]) -> Image.Image:
+    """What base, no attack, attack and control drew, with the judge's verdicts, and how good it is."""
     shots = {
         "base model, plain prompts": finding.plain.base,
         "erased model, plain prompts": finding.plain.erased,
         f"attack: {finding.attack.label()}": finding.outcome.attack,
         f"control: {finding.outcome.control_is}": finding.outcome.control,
     }
-    return grid([(title, shown(shot)) for title, shot in shots.items()], ("",))
+    return captioned(grid([(title, shown(shot)) for title, shot in shots.items()], ("",)), judge_lines)
 
 
 def save_embedding(clip: object, vectors: Tensor, prefix: str) -> Path:
@@ -178,9 +178,10 @@ class RedTeamConcept(io.ComfyNode):
 def written(finding: Finding, judge: ConceptJudge, clip: object, prefix: str) -> tuple[str, Image.Image]:
     """Write the report, the grid, the strongest picture, the figures, and an embedding if one was found; the report with
     the paths in its last lines, and the grid."""
-    sheet, (figures, said) = pictures(finding), figures_of(finding, clip, prefix)
+    sheet, (figures, said) = pictures(finding, accuracy_lines(judge)), figures_of(finding, clip, prefix)
     text = markdown([finding], accuracy_lines(judge)) + said
     strongest = as_picture(finding.outcome.attack.strongest()[0])
+    figures |= judge_figures(judge)
     path = evaluation_files.write(prefix, text, figures, {"grid": sheet, "strongest": strongest})
     return f"{text}\nFigures and pictures: {path}\n", sheet
 

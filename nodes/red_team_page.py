@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from PIL import Image
 
 from ..erasure_core.evaluation.shares import Share
 from ..erasure_core.red_team.attack import Shot
 from ..erasure_core.red_team.survey import Survey
-from .charts import BASE, ERASED, Bar, Cell, as_picture, bars, grid
+from .charts import BASE, ERASED, Bar, Cell, as_picture, bars, captioned, grid
 
 FALLEN = (196, 78, 66)
 SHOWN = 8
@@ -22,9 +24,9 @@ def shown(shot: Shot) -> list[Cell]:
     ]
 
 
-def page(survey: Survey) -> Image.Image:
-    """The success rates of every attack and its control, the plain pictures of both models, and each attack's strongest
-    picture. There must be at least one finding."""
+def page(survey: Survey, judge_lines: Sequence[str]) -> Image.Image:
+    """The success rates of every attack and its control, the plain pictures of both models, each attack's strongest
+    picture, and how good the judge is. There must be at least one finding."""
     first = survey.findings[0]
     strongest = []
     for finding in survey.findings:
@@ -35,7 +37,7 @@ def page(survey: Survey) -> Image.Image:
         ("erased model, plain prompts", shown(first.plain.erased)),
         ("each attack's strongest picture", strongest),
     ]
-    return _stacked(_chart(survey), grid(sections, ("",)))
+    return captioned(_stacked(_chart(survey), grid(sections, ("",))), judge_lines)
 
 
 def _chart(survey: Survey) -> Image.Image:

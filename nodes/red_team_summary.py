@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..erasure_core.concepts import ConceptPair, lines
 from ..erasure_core.evaluation.drawing import Sampling
-from ..erasure_core.evaluation.report import accuracy_lines
+from ..erasure_core.evaluation.report import accuracy_lines, judge_figures
 from ..erasure_core.judge import ConceptJudge
 from ..erasure_core.red_team.survey import Survey, every_attack, parse_attacks, run_all
 from . import evaluation_files, host
@@ -98,7 +98,8 @@ class RedTeamSummary(io.ComfyNode):
 def written(survey: Survey, judge: ConceptJudge, clip: object, prefix: str) -> tuple[str, Image.Image, Path]:
     """Write page, report, figures and the embeddings that were found; the report with the paths, the page, and the path of
     the figures."""
-    sheet, text, figures = page(survey), survey.markdown(accuracy_lines(judge)), survey.as_json()
+    lines_of_judge, figures = accuracy_lines(judge), survey.as_json() | judge_figures(judge)
+    sheet, text = page(survey, lines_of_judge), survey.markdown(lines_of_judge)
     each: list[dict[str, Any]] = []
     for finding in survey.findings:
         found, said = figures_of(finding, clip, prefix)

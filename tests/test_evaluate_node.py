@@ -54,6 +54,13 @@ def erased_model(bed: Playground, edit: ErasedUNet):
     return host.patched(bed.model, edit, 1.0)
 
 
+def captions_of(monkeypatch, module) -> list[str]:
+    """What is written below the sheets of a module from now on."""
+    captions, original = [], module.captioned
+    monkeypatch.setattr(module, "captioned", lambda sheet, said: captions.extend(said) or original(sheet, said))
+    return captions
+
+
 def run(bed: Playground, model, judge: ConceptJudge | None = None, **changes):
     """Evaluate a few pictures of two sampling steps."""
     from concept_erasure.nodes.evaluation_run import run
@@ -96,14 +103,17 @@ def test_a_picture_is_what_ksampler_draws_for_its_seed(bed) -> None:
 def test_the_node_writes_its_files_and_hands_the_scores_on_with_the_edit(
     bed, edit, judge, output, tmp_path, monkeypatch
 ) -> None:
+    from concept_erasure.nodes import evaluation_pictures
     from concept_erasure.nodes.evaluate import EvaluateErasure
 
+    captions = captions_of(monkeypatch, evaluation_pictures)
     monkeypatch.setattr(EvaluateErasure, "hidden", SimpleNamespace(unique_id="7"), raising=False)
     grid, chart, report, scored = EvaluateErasure.execute(
         bed.model, erased_model(bed, edit), bed.clip, bed.vae, "circle", "a red {}", 1, *dataclasses.astuple(SAMPLING)[:2],
         2, 3.0, "euler", "normal", 0, 4, "there/evaluation", judge=judge, retain_prompts="a blue square", erased_unet=edit,
     ).args  # fmt: skip
     assert grid.shape[0] == chart.shape[0] == 1 and grid.shape[-1] == 3 and grid.std() > 0
+    assert len(captions) == 2 and all("judge 'playground'" in said and "right in" in said for said in captions)
     names = {path.name for path in (output / "there").iterdir()}
     assert names == {f"evaluation_00001_{end}" for end in ("grid.png", "chart.png")} | {
         f"evaluation_00001_.{end}" for end in ("md", "json")
@@ -114,6 +124,42 @@ def test_the_node_writes_its_files_and_hands_the_scores_on_with_the_edit(
     kept = load_erased_unet(tmp_path / "scored.safetensors")
     assert kept.provenance.scores["shares"] == json.loads(json.dumps(scored.provenance.scores["shares"]))
     assert kept.provenance.scores["judge"] == "playground" and kept.tensors.keys() == edit.tensors.keys()
+
+
+def test_what_an_edit_hurts_most_becomes_the_look_alike_group(bed, edit, judge, output, monkeypatch) -> None:
+    """Find Adversarial Concept's list, with a word that the judge does not know."""
+    from concept_erasure.nodes.adversarial import FindAdversarialConcept
+    from concept_erasure.nodes.evaluate import EvaluateErasure
+
+    for node in (FindAdversarialConcept, EvaluateErasure):
+        monkeypatch.setattr(node, "hidden", SimpleNamespace(unique_id="7"), raising=False)
+    words = "pebble\noval\ncross\nsquare"
+    found, *_ = FindAdversarialConcept.execute(
+        bed.model, bed.clip, "circle", "shapes_and_colours", 4, 64, 64, 0, candidates=words, erased_unet=edit
+    ).args
+    assert sorted(found.splitlines()) == sorted(words.splitlines())
+    report = EvaluateErasure.execute(
+        bed.model, erased_model(bed, edit), bed.clip, bed.vae, "circle", "a red {}", 1, 64, 64, 2, 3.0, "euler", "normal", 0, 4,
+        "near", judge=judge, look_alikes=found,
+    ).args[2]  # fmt: skip
+    stored = json.loads((output / "near_00001_.json").read_text("utf-8"))
+    alike = [one["prompt"]["text"] for one in stored["pictures"] if one["prompt"]["group"] == "look-alike"]
+    assert alike == [f"a red {word}" for word in found.splitlines()], "in the order of the list"
+    (share,) = [row for row in stored["shares"] if row["group"] == "look-alike" and row["score"] == "PSR-1"]
+    assert share["base"]["n"] == 3 and "not judged" in report and "'a red pebble'" in report
+
+
+def test_a_caption_is_wrapped_below_the_sheet_and_leaves_it_as_it_was() -> None:
+    from concept_erasure.nodes.charts import captioned
+    from PIL import Image, ImageChops
+
+    sheet = Image.new("RGB", (200, 50), (10, 20, 30))
+    one, many = captioned(sheet, ["short"]), captioned(sheet, ["short", "many words " * 20])
+    assert one.width == many.width == 200 and many.height > one.height + 40 > 80
+    for found in (one, many):
+        assert not ImageChops.difference(found.crop((0, 0, 200, 50)), sheet).getbbox()
+        below = found.crop((0, 50, 200, found.height)).convert("L")
+        assert below.getextrema()[0] < 200 < below.crop((190, 0, 200, below.height)).getextrema()[0]
 
 
 def test_a_prompt_file_of_the_input_folder_is_drawn_with_its_own_seeds(bed, output, tmp_path, monkeypatch) -> None:

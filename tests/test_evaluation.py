@@ -216,4 +216,19 @@ def test_a_report_without_anything_retained_says_so() -> None:
 
 
 def test_the_concepts_for_a_judge_are_those_that_prompts_name() -> None:
-    assert concepts_of(job(Words(), **FULL).prompts) == ["circle", "oval", "ring"]
+    assert concepts_of(job(Words(), **FULL).prompts) == (["circle", "ring"], ["oval"])
+    asked = prompt_groups(["circle"], ["a {}"], look_alikes="oval => ring\nhoop", retain_prompts="two => hoop")
+    assert concepts_of(asked) == (["circle", "ring", "hoop"], [])
+
+
+def test_a_look_alike_that_the_judge_does_not_know_counts_for_drift_alone() -> None:
+    """As many words of Find Adversarial Concept's list are; a label that somebody wrote must be one."""
+    asked = prompt_groups(["circle"], ["a red {}"], look_alikes="oval\npebble")
+    must, may = concepts_of(asked)
+    judge = JUDGE.labelled(must, may)
+    evaluation = evaluate(Job(Words(), Words(oval="star"), judge, ("circle",), tuple(asked), 2, 5, SAMPLING), Watcher())
+    rows = rows_of(evaluation)
+    assert rows["look-alike", "PSR-1"] == (100, 0, 2) and "'a red pebble'" in evaluation.markdown()
+    assert next(row.drift.n for row in evaluation.drifts() if row.group == "look-alike") == 4
+    with pytest.raises(ValueError, match="no label for 'pebble'"):
+        JUDGE.labelled(*concepts_of(prompt_groups(["circle"], ["a {}"], look_alikes="oval => pebble")))

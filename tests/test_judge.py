@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from concept_erasure.erasure_core.judge import ConceptJudge, Factor, judges_in, load_judge
+from concept_erasure.erasure_core.judge import AT_ONCE, ConceptJudge, Factor, judges_in, load_judge
 
 CPU = torch.device("cpu")
 
@@ -47,6 +47,31 @@ def write_clip(folder: Path) -> None:
     CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt")).save_pretrained(folder)
     sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     CLIPImageProcessor(**sizes).save_pretrained(folder)
+
+
+def write_siglip(folder: Path) -> None:
+    """A random SigLIP that knows a few words, its tokenizer under the class that published folders name."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
+
+    folder.mkdir(parents=True)
+    words = ["<pad>", "</s>", "<unk>", "a", "photo", "of", "cat", "dog", "cow"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    said = {"tokenizer_class": "SiglipTokenizer", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(said), encoding="utf-8")
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**small, "vocab_size": len(words), "max_position_embeddings": 8, "bos_token_id": 1, "eos_token_id": 1}
+    config = SiglipConfig(text_config=text, vision_config={**small, "image_size": 32, "patch_size": 16})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        SiglipModel(config).save_pretrained(folder)
+    SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+
+
+ZERO_SHOT = {"clip": write_clip, "siglip": write_siglip}
 
 
 def pictures(n: int) -> torch.Tensor:
@@ -90,15 +115,42 @@ def test_a_folder_of_classifiers_judges_several_factors_and_says_its_accuracy(tm
     assert judge.factor_of("blue").name == "colour"
 
 
-def test_a_zero_shot_judge_chooses_among_the_concepts_of_the_prompts(tmp_path: Path) -> None:
-    write_clip(tmp_path / "clip")
-    judge = load_judge(tmp_path / "clip", "clip", CPU)
+@pytest.mark.parametrize("kind", ZERO_SHOT)
+def test_a_zero_shot_judge_chooses_among_the_concepts_of_the_prompts(tmp_path: Path, kind: str) -> None:
+    ZERO_SHOT[kind](tmp_path / kind)
+    judge = load_judge(tmp_path / kind, kind, CPU)
     with pytest.raises(ValueError, match="chooses among the concepts"):
         judge.labelled(["cat", "cat"])
     among = judge.labelled(["cat", "dog", "cow"])
     assert isinstance(among, ConceptJudge) and among.factors[0].labels == ("cat", "dog", "cow")
     for verdict in among.seen(pictures(3)):
         assert sorted(verdict["label"]) == ["cat", "cow", "dog"]
+    assert judge.labelled(["cat"], ["dog"]).factors[0].labels == ("cat", "dog")
+    shouted = judge.labelled(["CAT", "dog", "cow"]).factors[0].score(pictures(3))
+    scores = among.factors[0].score(pictures(3))
+    assert torch.equal(scores, shouted) and len(scores.unique()) > 3, "the words decide, whatever their case"
+    long = judge.labelled(["cat " * 100, "dog"])
+    assert long.factors[0].score(pictures(1)).isfinite().all()
+
+
+def test_a_siglip_without_the_tokenizer_that_comfyui_can_read_is_named(tmp_path: Path) -> None:
+    write_siglip(tmp_path / "siglip")
+    (tmp_path / "siglip" / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"it has no tokenizer\.json"):
+        load_judge(tmp_path / "siglip", "siglip", CPU)
+
+
+def test_a_judge_looks_at_few_pictures_at_once_and_without_gradients() -> None:
+    asked = []
+
+    def score(images: torch.Tensor) -> torch.Tensor:
+        asked.append((len(images), torch.is_grad_enabled()))
+        return images.mean((1, 2))
+
+    judge = ConceptJudge("any", (Factor("kind", ("a", "b", "c"), score),))
+    many = pictures(AT_ONCE + 3)
+    assert len(judge.seen(many)) == len(judge.confidence(many, "a")) == AT_ONCE + 3
+    assert asked == [(AT_ONCE, False), (3, False)] * 2
 
 
 @pytest.mark.parametrize("damage", ["gone", "no config", "broken config", "no weights", "broken accuracy"])

@@ -161,6 +161,7 @@ def test_the_node_writes_its_files_and_an_embedding_that_comfyui_reads(bed, judg
     names = {path.name for path in (tmp_path / "red").iterdir()}
     assert names == {f"team_00001_{end}" for end in ("grid.png", "strongest.png", ".md", ".json")}
     stored = json.loads((tmp_path / "red" / "team_00001_.json").read_text("utf-8"))
+    assert stored["judge"] == "shape" and stored["judge_accuracy"][0]["right"] > 0
     (file,) = (tmp_path / "embeddings" / "red_team").iterdir()
     assert stored["embedding"] == file.name
     tokenizer = bed.clip.tokenizer.clip_l
@@ -212,6 +213,7 @@ def test_the_summary_draws_one_page_of_all_attacks(bed, judge, monkeypatch, tmp_
     }
     stored = json.loads((tmp_path / "red" / "all_00001_.json").read_text("utf-8"))
     assert stored["complete"] and [one["attack"] for one in stored["attacks"]] == ["completion", "noise"]
+    assert stored["judge"] == "shape" and stored["judge_accuracy"][0]["right"] > 0
     assert "falls to: " in report and "survives: " in report and "| completion |" in report and "right in" in report
 
 

@@ -49,14 +49,15 @@ class Evaluation:
             f"- {len(self.pairs)} pictures by each model, {self.seconds:.1f} s; {sampling.width}x{sampling.height}, "
             f"{sampling.steps} steps, cfg {sampling.cfg:g}, {sampling.sampler_name}, {sampling.scheduler}, "
             f"seed {self.seed}; base and erased model start from the same noise",
-            f"- {self._judge_line()}",
+            f"- {self.judge_line()}",
         ]
         if len(self.pairs) < self.planned:
             head.append(f"- **stopped early**: {len(self.pairs)} of {self.planned} pairs were drawn")
         head += [f"- {note}" for note in self.notes]
         return "\n".join([*head, "", *self._share_table(), *self._drift_table(), READING, ""])
 
-    def _judge_line(self) -> str:
+    def judge_line(self) -> str:
+        """Who judged, and how good that judge says it is."""
         if self.judge is None:
             return "no judge: only drift is measured, and nobody looked whether the concept is gone"
         return f"judge {self.judge.name!r}: " + "; ".join(accuracy_lines(self.judge))
@@ -72,10 +73,7 @@ class Evaluation:
     def scores(self) -> dict[str, Any]:
         """The figures that an erased UNet's metadata keeps: no picture, no path."""
         return {
-            "judge": self.judge.name if self.judge else None,
-            "judge_accuracy": [asdict(f.accuracy) if f.accuracy else None for f in self.judge.factors]
-            if self.judge
-            else [],
+            **judge_figures(self.judge),
             "sampling": asdict(self.sampling),
             "seed": self.seed,
             "complete": len(self.pairs) == self.planned,
@@ -119,6 +117,15 @@ def accuracy_lines(judge: ConceptJudge) -> list[str]:
             said = f"right in {100 * known.right / known.n:.1f} % of {known.n} {known.on}"
         lines.append(f"{factor.name} ({len(factor.labels)} labels) {said}")
     return lines
+
+
+def judge_figures(judge: ConceptJudge | None) -> dict[str, Any]:
+    """The same for machines: the judge's name, and for each factor its accuracy (None if it is not stated)."""
+    factors = judge.factors if judge else ()
+    return {
+        "judge": judge.name if judge else None,
+        "judge_accuracy": [asdict(one.accuracy) if one.accuracy else None for one in factors],
+    }
 
 
 def _finite(value: float) -> float | None:

@@ -13,7 +13,7 @@ from ..judge import ConceptJudge
 from ..report import Check, unwatched
 from .drawing import Drawn, Painter, Sampling
 from .drift import mean_square
-from .prompts import EMPTY, GROUPS, KEPT, Prompt
+from .prompts import EMPTY, GROUPS, KEPT, LOOK_ALIKE, Prompt
 from .report import Evaluation
 from .scores import Expected, Pair, expected_of
 
@@ -58,9 +58,16 @@ class Job:
         return found
 
 
-def concepts_of(prompts: Sequence[Prompt]) -> list[str]:
-    """The concepts that a judge must know."""
-    return list(dict.fromkeys(prompt.concept for prompt in prompts if prompt.concept))
+def concepts_of(prompts: Sequence[Prompt]) -> tuple[list[str], list[str]]:
+    """The concepts that a judge must know, and look-alikes that it may not know: nobody gave these a label, as where they
+    come from Find Adversarial Concept. Then only their drift counts."""
+    must: dict[str, None] = {}
+    may: dict[str, None] = {}
+    for prompt in prompts:
+        if prompt.concept:
+            unlabelled = prompt.group == LOOK_ALIKE and prompt.concept in prompt.text
+            (may if unlabelled else must)[prompt.concept] = None
+    return list(must), [concept for concept in may if concept not in must]
 
 
 def evaluate(job: Job, watcher: Watcher) -> Evaluation:
@@ -114,8 +121,8 @@ def _notes(job: Job) -> tuple[str, ...]:
     notes = list(job.notes)
     if silent:
         notes.append(
-            f"not judged, as they say no label of the judge and name no concept (only their drift counts): {len(silent)} "
-            f"prompts, the first {silent[0][:60]!r}"
+            f"not judged, as the judge has no label for what they say (only their drift counts): {len(silent)} prompts, the "
+            f"first {silent[0][:60]!r}"
         )
     if not any(prompt.group in KEPT for prompt in job.prompts):
         notes.append("nothing that should stay was asked for: add look_alikes and retain_prompts to see the damage")

@@ -25,11 +25,13 @@ class Expected:
 
 
 def expected_of(prompt: Prompt, judge: ConceptJudge, prefer: str) -> Expected | None:
-    """What the judge should see, or None if the prompt says nothing that it knows. Without a stated concept the label is
-    the one that the text says, of the factor `prefer` if it says one of that."""
+    """What the judge should see, or None if the prompt says nothing that it knows, or shows what it has no label for.
+    Without a stated concept the label is the one that the text says, of the factor `prefer` if it says one of that."""
     said = {factor.name: label for factor in judge.factors if (label := factor.said_in(prompt.text))}
     if prompt.concept:
         factor = judge.factor_of(prompt.concept)
+        if factor is None:
+            return None
         name, label = factor.name, factor.label_of(prompt.concept)
     elif said:
         name = prefer if prefer in said else next(iter(said))
