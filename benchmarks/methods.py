@@ -2,7 +2,7 @@
 
 Prints a Markdown table and, as its last line, one JSON object with every figure. With `--rows FILE` a stopped series goes
 on where it was, and `--share 0/2` and `--share 1/2` divide it between two processes. `--write` stores table, figures and
-plot in `docs/`.
+plot in `docs/`, and each method's own figures on its page.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from devtools import method_docs
 
 from . import measure
 from .playground import Playground, load_playground
@@ -119,6 +121,7 @@ def main() -> None:
     if arguments.write:
         write_tables("comparison", BY, result, methods=table(rows))
         plot(rows, DOCS / "comparison.png")
+        method_docs.main([])
     print(json.dumps(result))
 
 

@@ -3,8 +3,8 @@
 python -m devtools.method_docs            rewrite what stands between the markers
 python -m devtools.method_docs --check    write nothing; exit 1 if a page is stale
 
-Erase Concept's help page gets the list of methods, each method's own page in docs/methods its settings, and the help page
-of Red-Team Concept the list of attacks with theirs.
+Erase Concept's help page gets the list of methods, each method's own page in docs/methods its settings and its figures of
+docs/comparison.json, and the help page of Red-Team Concept the list of attacks with theirs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from .pages import filled
 PAGE = PACK / "web" / "docs" / "ErasureEraseConcept" / "en.md"
 ATTACKS_PAGE = PACK / "web" / "docs" / "ErasureRedTeam" / "en.md"
 FOLDER = PACK / "docs" / "methods"
+COMPARISON = PACK / "docs" / "comparison.json"
 ONLINE = "https://github.com/concept-erasure/ComfyUI-Concept-Erasure/blob/main/docs/methods"
 BY = "python -m devtools.method_docs"
 
@@ -81,6 +84,37 @@ def _bound(value: float | None) -> str:
     return "any" if value is None else f"{value:g}"
 
 
+def compared(name: str) -> list[dict[str, Any]]:
+    """The runs of a method in the comparison of all."""
+    rows = json.loads(COMPARISON.read_text(encoding="utf-8"))["rows"]
+    return [row for row in rows if row["method"] == name]
+
+
+def measured_table(runs: Sequence[dict[str, Any]]) -> str:
+    """A row a target; a figure a seed, in per cent."""
+    runs = sorted(runs, key=lambda run: run["seed"])
+    head = ("erased", "ESR-1", "PSR-1", "look-alikes", "rest of the prompt", "synonym ESR-1")
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for target in dict.fromkeys(run["target"] for run in runs):
+        mine = [run for run in runs if run["target"] == target]
+        rest = "; ".join(
+            f"{factor} {_figures([run['rest'][factor] for run in mine])}" for factor in dict.fromkeys(mine[0]["rest"])
+        )
+        cells = [_figures([run[key] for run in mine]) for key in ("esr1", "psr1", "look_alike", "synonym_esr1")]
+        lines.append("| " + " | ".join([target, *cells[:3], rest, cells[3]]) + " |")
+    seeds = ", ".join(str(seed) for seed in dict.fromkeys(run["seed"] for run in runs))
+    said = (
+        f"Playground, `make bench-methods`, defaults, no anchor, n = {runs[0]['n']['target']} a run; a figure for each of the "
+        f"seeds {seeds}. The base model has ESR-1 0 and everything else 100. All methods beside each other: "
+        "[comparison](../comparison.md)."
+    )
+    return f"{said}\n\n" + "\n".join(lines)
+
+
+def _figures(values: Sequence[float | None]) -> str:
+    return ", ".join("-" if value is None else f"{value:.0f}" for value in values)
+
+
 def updated() -> dict[Path, str]:
     """What each page should say now. Raises ToolError for a method without a page, or a page without markers."""
     load_pack()
@@ -95,6 +129,8 @@ def updated() -> dict[Path, str]:
         if not path.is_file():
             raise ToolError(f"the method {name!r} has no page: write {path}")
         pages[path] = filled(path.read_text(encoding="utf-8"), "settings", BY, settings_table(method), path)
+        if runs := compared(name):
+            pages[path] = filled(pages[path], "measured", BY, measured_table(runs), path)
     return pages
 
 

@@ -15,6 +15,7 @@ from erasure_tests.toy import ToyDenoiser
 from devtools import family_docs, method_docs, pages
 from devtools.errors import ToolError
 from devtools.inprocess import load_comfy
+from devtools.pack import load_pack
 
 ROOT = Path(__file__).parent.parent
 LOCALES = sorted(path.name for path in (ROOT / "locales").iterdir())
@@ -37,6 +38,36 @@ def schemas() -> dict:
 
 def test_the_pages_about_methods_are_current() -> None:
     assert method_docs.stale() == [], "run: python -m devtools.method_docs"
+
+
+def test_a_method_that_falls_short_on_the_playground_says_why_and_what_to_use_instead() -> None:
+    """Short is any run with ESR-1 under 90 or PSR-1 more than 15 points under the base model's; the others do not say it."""
+    load_pack()
+    from concept_erasure.erasure_core.method import methods
+
+    base = {(run["target"], run["seed"]): run["psr1"] for run in method_docs.compared("nothing (base)")}
+    said = "**Why not more, and what instead.**"
+    for name in methods():
+        runs = method_docs.compared(name)
+        assert {(run["target"], run["seed"]) for run in runs} == set(base), f"{name} was not compared with the others"
+        short = any(run["esr1"] < 90 or run["psr1"] < base[run["target"], run["seed"]] - 15 for run in runs)
+        page = (method_docs.FOLDER / f"{name}.md").read_text(encoding="utf-8")
+        assert page.count(said) == short, name
+        if short:
+            why = page.split(said)[1].split("\n## ")[0]
+            others = set(re.findall(r"\]\((\w+)\.md\)", why))
+            assert "[`ap`](ap.md)" in why and others <= set(methods()) - {name}, name
+
+
+def test_the_figures_on_a_methods_page_are_those_of_the_comparison() -> None:
+    runs = [
+        {"target": "red", "seed": seed, "esr1": esr1, "psr1": 66.67, "look_alike": None, "synonym_esr1": 50.0}
+        | {"rest": {"shape": 99.5 - seed}, "n": {"target": 60}}
+        for seed, esr1 in ((1, 12.5), (0, 100.0))
+    ]
+    table = method_docs.measured_table(runs)
+    assert "n = 60 a run" in table and "seeds 0, 1" in table
+    assert table.endswith("| red | 100, 12 | 67, 67 | -, - | shape 100, 98 | 50, 50 |")
 
 
 def test_the_table_of_families_is_current() -> None:
