@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import inspect
 import json
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ PAGE = PACK / "web" / "docs" / "ErasureEraseConcept" / "en.md"
 ATTACKS_PAGE = PACK / "web" / "docs" / "ErasureRedTeam" / "en.md"
 FOLDER = PACK / "docs" / "methods"
 COMPARISON = PACK / "docs" / "comparison.json"
+BASE = "nothing (base)"
 ONLINE = "https://github.com/concept-erasure/ComfyUI-Concept-Erasure/blob/main/docs/methods"
 BY = "python -m devtools.method_docs"
 
@@ -90,8 +92,8 @@ def compared(name: str) -> list[dict[str, Any]]:
     return [row for row in rows if row["method"] == name]
 
 
-def measured_table(runs: Sequence[dict[str, Any]]) -> str:
-    """A row a target; a figure a seed, in per cent."""
+def measured_table(runs: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]) -> str:
+    """A row a target; a figure a seed, in per cent. Before it, what the base model has."""
     runs = sorted(runs, key=lambda run: run["seed"])
     head = ("erased", "ESR-1", "PSR-1", "look-alikes", "rest of the prompt", "synonym ESR-1")
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
@@ -103,9 +105,10 @@ def measured_table(runs: Sequence[dict[str, Any]]) -> str:
         cells = [_figures([run[key] for run in mine]) for key in ("esr1", "psr1", "look_alike", "synonym_esr1")]
         lines.append("| " + " | ".join([target, *cells[:3], rest, cells[3]]) + " |")
     seeds = ", ".join(str(seed) for seed in dict.fromkeys(run["seed"] for run in runs))
+    esr1, psr1 = (statistics.mean(run[key] for run in base) for key in ("esr1", "psr1"))
     said = (
         f"Playground, `make bench-methods`, defaults, no anchor, n = {runs[0]['n']['target']} a run; a figure for each of the "
-        f"seeds {seeds}. The base model has ESR-1 0 and everything else 100. All methods beside each other: "
+        f"seeds {seeds}. The base model has ESR-1 {esr1:.0f} and PSR-1 {psr1:.0f} on average. All methods beside each other: "
         "[comparison](../comparison.md)."
     )
     return f"{said}\n\n" + "\n".join(lines)
@@ -130,7 +133,7 @@ def updated() -> dict[Path, str]:
             raise ToolError(f"the method {name!r} has no page: write {path}")
         pages[path] = filled(path.read_text(encoding="utf-8"), "settings", BY, settings_table(method), path)
         if runs := compared(name):
-            pages[path] = filled(pages[path], "measured", BY, measured_table(runs), path)
+            pages[path] = filled(pages[path], "measured", BY, measured_table(runs, compared(BASE)), path)
     return pages
 
 

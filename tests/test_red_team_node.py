@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -98,16 +100,40 @@ QUICK = {
 }
 
 
+LEARNING = {"p4d": 2, "relearn": 4, "textual_inversion": 2, "unlearn_diff": 2}
+"""Optimiser steps of the attacks that learn, under these settings: `relearn` also trains its control."""
+
+
+@contextmanager
+def calls_of_the_network(bed: Playground) -> Iterator[list[tuple[int, bool]]]:
+    """Of each call of the UNet: how many rows it has, and whether with gradients."""
+    calls: list[tuple[int, bool]] = []
+    network = bed.model.model.diffusion_model
+    hook = network.register_forward_pre_hook(lambda _, given: calls.append((len(given[0]), torch.is_grad_enabled())))
+    try:
+        yield calls
+    finally:
+        hook.remove()
+
+
 @pytest.mark.parametrize("name", sorted(attacks()))
-def test_an_attack_runs_and_leaves_the_base_model_as_it_was(bed, judge, name) -> None:
+def test_an_attack_runs_in_batches_and_leaves_both_models_as_they_were(bed, judge, name) -> None:
+    """And takes gradients in its optimiser steps alone."""
     from concept_erasure.nodes import host
     from concept_erasure.nodes.red_team import run
 
-    host.use(bed.model)  # clones share one network, and the test before may have left the erased one's weights in it
-    before = base_hash(bed)
-    found = run(subject(bed, judge), attacks()[name](**QUICK.get(name, {})), 1, bed.model)
-    assert base_hash(bed) == before and found.calls > 0
-    assert found.outcome.attack.pictures.shape == (1, 64, 64, 3)
+    one = subject(bed, judge)
+    drawn = one.draw(ERASED, ["a red circle"], [7]).pictures
+    host.use(bed.model)  # clones share one network, and the drawing left the erased one's weights in it
+    before, counted = base_hash(bed), one.calls
+    with calls_of_the_network(bed) as calls:
+        found = run(one, attacks()[name](**QUICK.get(name, {})), 2, bed.model)
+    assert base_hash(bed) == before
+    assert torch.equal(one.draw(ERASED, ["a red circle"], [7]).pictures, drawn)
+    assert found.outcome.attack.pictures.shape == (2, 64, 64, 3)
+    assert sum(gradients for _, gradients in calls) == LEARNING.get(name, 0)
+    assert max(rows for rows, _ in calls) >= 4, "two pictures and both halves of guidance in one call"
+    assert found.calls > 0 and sum(rows for rows, _ in calls) == one.calls - counted - 2 * STEPS
 
 
 def relearned(one, **settings) -> torch.Tensor:
