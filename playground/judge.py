@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from .drawing import BACKGROUND, COLOURS, FILLS, SHAPES, Scene, draw, random_scene
-from .precision import fast_precision
 from .training import Schedule, train
 
 FACTORS = {"shape": SHAPES, "colour": tuple(COLOURS), "fill": FILLS}
@@ -50,7 +49,7 @@ def roughen(pictures: Tensor, autoencoder: nn.Module, latent_noise: float, gener
     if latent_noise:
         half = n // 2
         strength = latent_noise * torch.rand(half, 1, 1, 1, generator=generator)
-        with torch.no_grad(), fast_precision():
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             latents = autoencoder.taesd_encoder(pictures[:half]).float()
             decoded = autoencoder.taesd_decoder(latents + strength * torch.randn(latents.shape, generator=generator))
         pictures = torch.cat([decoded.float().clamp(0, 1), pictures[half:]])

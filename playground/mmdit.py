@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from .drawing import caption, random_scene
-from .precision import fast_precision
 from .text_encoder import WIDTH, encode_captions
 from .training import Schedule, initialise, train
 from .unet import DRAWINGS, encode_drawings, every_caption
@@ -106,7 +105,7 @@ def velocity_loss(mmdit: nn.Module, latents: Tensor, text: tuple[Tensor, Tensor]
     noise = torch.randn(latents.shape, generator=generator)
     noisy = torch.lerp(latents, noise, sigma[:, None, None, None])
     states, pooled = text
-    with fast_precision():
+    with torch.autocast("cpu", torch.bfloat16):
         predicted = mmdit(noisy, 1000 * sigma, context=states, y=pooled).float()
     return (predicted - (noise - latents)).square().mean()
 

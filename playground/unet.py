@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from .drawing import COLOURS, FILLS, GENERIC_SHAPES, SHAPES, SYNONYMS, TEMPLATES, Scene, caption, draw, random_scene
-from .precision import fast_precision
 from .text_encoder import encode_captions
 from .training import Schedule, initialise, train
 
@@ -69,7 +68,7 @@ def encode_drawings(autoencoder: nn.Module, scene: Scene, batch: int = 64) -> Te
     parts = []
     for rows in torch.arange(len(scene.shape)).split(batch):
         part = Scene(*(getattr(scene, field)[rows] for field in Scene.__dataclass_fields__))
-        with fast_precision():
+        with torch.autocast("cpu", torch.bfloat16):
             parts.append(autoencoder.encode(draw(part) * 2 - 1).float() * 0.18215)
     return torch.cat(parts)
 
@@ -85,7 +84,7 @@ def noise_loss(
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
     snr = alpha / (1 - alpha)
     weight = snr.clamp(max=gamma) / snr
-    with fast_precision():
+    with torch.autocast("cpu", torch.bfloat16):
         predicted = unet(noisy, timestep, context=context).float()
     return (weight.clamp(min=0.1) * (predicted - noise).square()).mean()
 
