@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from playground.drawing import BACKGROUND, SHAPES, caption, draw, random_scene
+from playground.training import bf16_is_fast
 
 from . import measure
 from .playground import Playground, load_playground
@@ -28,7 +29,7 @@ from .quality import erase_once, markdown_table
 LIGHT = (0.80, 0.95, 1.0)
 CASES = ("benign", "target")
 TRAINER = {
-    "grad_accumulation_steps": 1, "optimizer": "AdamW", "loss_function": "MSE", "training_dtype": "bf16",
+    "grad_accumulation_steps": 1, "optimizer": "AdamW", "loss_function": "MSE",
     "lora_dtype": "fp32", "quantized_backward": False, "algorithm": "LoRA", "gradient_checkpointing": False,
     "checkpoint_depth": 1, "offloading": False, "existing_lora": "[None]", "bucket_mode": False, "bypass_mode": False,
 }  # fmt: skip
@@ -77,6 +78,7 @@ def train_lora(bed: Playground, model: Any, pictures: Tensor, captions: Sequence
         texts = [bed.clip.encode_from_tokens_scheduled(bed.clip.tokenize(text), show_pbar=False) for text in captions]
         torch.manual_seed(task.seed)  # the trainer starts from the global random numbers
         chosen = {"steps": task.steps, "batch_size": task.batch_size, "learning_rate": task.learning_rate}
+        chosen |= {"training_dtype": "bf16" if bf16_is_fast() else "fp32"}
         settings = TRAINER | chosen | {"rank": task.rank, "seed": task.seed}
         lists = {name: [value] for name, value in settings.items()}
         output = TrainLoraNode.execute(model=[model], latents=[{"samples": latents}], positive=texts, **lists)

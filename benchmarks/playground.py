@@ -16,6 +16,7 @@ from devtools.pack import load_pack
 from devtools.playground_files import CHECKPOINT, JUDGE, playground_models
 from playground.drawing import SIZE
 from playground.judge import FACTORS, verdicts
+from playground.training import fast_precision
 
 STEPS, GUIDANCE_SCALE, SAMPLER, SCHEDULER = 12, 3.0, "euler", "normal"
 BATCH = 48
@@ -61,7 +62,7 @@ class Playground:
         pictures = []
         for rows in torch.arange(len(prompts)).split(BATCH):
             positive, negative = self.conditioning([prompts[int(row)] for row in rows]), self.conditioning([""])
-            with torch.autocast("cpu", torch.bfloat16):
+            with fast_precision():
                 latents = comfy.sample.sample(
                     model, noise[rows], STEPS, GUIDANCE_SCALE, SAMPLER, SCHEDULER, positive, negative,
                     torch.zeros_like(noise[rows]), disable_pbar=True, seed=seed,

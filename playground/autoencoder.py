@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .drawing import draw, foreground, random_scene
-from .training import Schedule, initialise, train
+from .training import Schedule, fast_precision, initialise, train
 
 SCHEDULE = Schedule(steps=2600, batch=24, learning_rate=8e-4, ema=0.998, weight_decay=0.0)
 
@@ -33,7 +33,7 @@ def reconstruction_loss(module: nn.Module, batch: int, generator: torch.Generato
     scene = random_scene(batch, generator)
     pictures = draw(scene)
     weight = 0.25 + 0.75 * foreground(scene)
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast_precision():
         latents = module.taesd_encoder(pictures.contiguous(memory_format=torch.channels_last)).float()
         noisy = latents + 0.08 * torch.randn(latents.shape, generator=generator)
         decoded = module.taesd_decoder(noisy.contiguous(memory_format=torch.channels_last)).float()

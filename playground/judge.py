@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .drawing import BACKGROUND, COLOURS, FILLS, SHAPES, Scene, draw, random_scene
-from .training import Schedule, train
+from .training import Schedule, fast_precision, train
 
 FACTORS = {"shape": SHAPES, "colour": tuple(COLOURS), "fill": FILLS}
 # a label must survive what is done to the picture: noise on the latents changes the colour long before the shape
@@ -49,7 +49,7 @@ def roughen(pictures: Tensor, autoencoder: nn.Module, latent_noise: float, gener
     if latent_noise:
         half = n // 2
         strength = latent_noise * torch.rand(half, 1, 1, 1, generator=generator)
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), fast_precision():
             latents = autoencoder.taesd_encoder(pictures[:half]).float()
             decoded = autoencoder.taesd_decoder(latents + strength * torch.randn(latents.shape, generator=generator))
         pictures = torch.cat([decoded.float().clamp(0, 1), pictures[half:]])

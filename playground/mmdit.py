@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .drawing import caption, random_scene
 from .text_encoder import WIDTH, encode_captions
-from .training import Schedule, initialise, train
+from .training import Schedule, fast_precision, initialise, train
 from .unet import DRAWINGS, encode_drawings, every_caption
 
 DEPTH, GRID = 4, 8
@@ -105,7 +105,7 @@ def velocity_loss(mmdit: nn.Module, latents: Tensor, text: tuple[Tensor, Tensor]
     noise = torch.randn(latents.shape, generator=generator)
     noisy = torch.lerp(latents, noise, sigma[:, None, None, None])
     states, pooled = text
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast_precision():
         predicted = mmdit(noisy, 1000 * sigma, context=states, y=pooled).float()
     return (predicted - (noise - latents)).square().mean()
 

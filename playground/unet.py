@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .drawing import COLOURS, FILLS, GENERIC_SHAPES, SHAPES, SYNONYMS, TEMPLATES, Scene, caption, draw, random_scene
 from .text_encoder import encode_captions
-from .training import Schedule, initialise, train
+from .training import Schedule, fast_precision, initialise, train
 
 SCHEDULE = Schedule(steps=3600, batch=32, learning_rate=6e-4, ema=0.9985)
 DRAWINGS = 16000
@@ -68,7 +68,7 @@ def encode_drawings(autoencoder: nn.Module, scene: Scene, batch: int = 64) -> Te
     parts = []
     for rows in torch.arange(len(scene.shape)).split(batch):
         part = Scene(*(getattr(scene, field)[rows] for field in Scene.__dataclass_fields__))
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_precision():
             parts.append(autoencoder.encode(draw(part) * 2 - 1).float() * 0.18215)
     return torch.cat(parts)
 
@@ -84,7 +84,7 @@ def noise_loss(
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
     snr = alpha / (1 - alpha)
     weight = snr.clamp(max=gamma) / snr
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast_precision():
         predicted = unet(noisy, timestep, context=context).float()
     return (weight.clamp(min=0.1) * (predicted - noise).square()).mean()
 

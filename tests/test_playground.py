@@ -11,7 +11,7 @@ from torch import Tensor
 from devtools import comfyui
 from devtools.inprocess import load_comfy
 from devtools.playground_files import CHECKPOINT, playground_models
-from playground import build, gold, mmdit, text_encoder, unet, weights
+from playground import build, gold, mmdit, text_encoder, training, unet, weights
 from playground.drawing import SHAPES, SYNONYMS, draw, random_scene
 from playground.training import Schedule
 
@@ -81,3 +81,11 @@ def test_the_velocity_loss_is_zero_for_a_network_that_knows_the_velocity() -> No
     nothing = (torch.zeros(6, 1, 1), torch.zeros(6, 1))
     assert mmdit.velocity_loss(knowing, latents, nothing, generator) < 1e-3
     assert mmdit.velocity_loss(lambda noisy, *_, **__: 0 * noisy, latents, nothing, generator) > 0.5
+
+
+def test_bfloat16_is_only_used_where_the_cpu_computes_in_it(monkeypatch) -> None:
+    for fast in (False, True):
+        monkeypatch.setattr(training, "bf16_is_fast", lambda fast=fast: fast)
+        with training.fast_precision():
+            assert torch.is_autocast_enabled("cpu") == fast
+    assert not torch.is_autocast_enabled("cpu")
