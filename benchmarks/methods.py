@@ -1,13 +1,14 @@
 """`make bench-methods`: every erasure method on the playground, at its defaults, in one table.
 
 Prints a Markdown table and, as its last line, one JSON object with every figure. With `--rows FILE` a stopped series goes
-on where it was, and `--share 0/2` and `--share 1/2` divide it between two processes. `--write` stores table, figures and
+on where it was, and `--processes 2` divides it between two. `--write` stores table, figures and
 plot in `docs/`, and each method's own figures on its page.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import time
@@ -22,7 +23,7 @@ from devtools import method_docs
 from . import measure
 from .playground import Playground, load_playground
 from .quality import erase_once, markdown_table
-from .runs import DOCS, Row, add_arguments, circumstances, each, write_tables
+from .runs import DOCS, Row, add_arguments, add_processes, circumstances, divided, each, write_tables
 from .scatter import Point, scatter
 
 TARGETS = ("circle", "square", "red", "striped")
@@ -103,16 +104,16 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
     parser.add_argument("--n", type=int, default=60, help="target pictures, and as many of other values, a run")
     add_arguments(parser)
-    parser.add_argument("--write", action="store_true", help="store table, figures and plot in docs/")
+    add_processes(parser, 1)
     arguments = parser.parse_args()
     started, rows = time.time(), []
-    bed, encoded = load_playground(), {}
+    bed, encoded = functools.cache(load_playground), {}
 
     def run(name: str, target: str, seed: int) -> Row:
-        return one_run(bed, name, target, seed, arguments.n, encoded)
+        return one_run(bed(), name, target, seed, arguments.n, encoded)
 
     keys = [(m, t, s) for s in arguments.seeds for t in arguments.targets for m in arguments.methods]
-    for row in each(keys, arguments, run):
+    for row in each(keys, arguments, run, divided("benchmarks.methods", keys, arguments)):
         rows.append(row)
         print(f"# {json.dumps(row)}", flush=True)
     rows.sort(key=lambda row: (names.index(row["method"]), row["target"], row["seed"]))

@@ -1,14 +1,16 @@
 """`make bench-robustness`: every attack against several methods, the base model, and a model that never knew the concept.
 
-Prints a Markdown table and, as its last line, one JSON object with every figure. With `--rows FILE` a stopped series goes
-on behind the last finished method, and `--share 0/2` and `--share 1/2` divide the methods between two processes. `--write`
-stores table and figures in `docs/`.
+Prints a Markdown table and, as its last line, one JSON object with every figure. The models are divided between as many
+processes as there are cores. With `--rows FILE` a stopped series goes on behind the last finished model. `--write` stores
+table and figures in `docs/`.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +24,7 @@ from playground.drawing import SIZE, SYNONYMS
 from .measure import factor_of, prompts
 from .playground import BATCH, GUIDANCE_SCALE, SAMPLER, SCHEDULER, STEPS, Playground, load_playground
 from .quality import erase_once, markdown_table
-from .runs import Row, add_arguments, circumstances, each, write_tables
+from .runs import Row, add_arguments, add_processes, circumstances, divided, each, write_tables
 
 METHODS = ("ap", "esd", "uce", "rece", "sdd", "age")
 BASE, GOLD = "nothing (base)", "gold (trained without it)"
@@ -61,6 +63,7 @@ def gold_model(target: str) -> Any:
 def attacked(bed: Playground, name: str, target: str, arguments: argparse.Namespace, encoded: dict) -> Row:
     """Erase, run every attack, and hand out the figures of each."""
     from concept_erasure.erasure_core.evaluation.drawing import Sampling
+    from concept_erasure.erasure_core.evaluation.report import judge_figures
     from concept_erasure.erasure_core.red_team.survey import Survey, parse_attacks, run_all
     from concept_erasure.nodes import host
     from concept_erasure.nodes.red_team import attacking
@@ -73,18 +76,19 @@ def attacked(bed: Playground, name: str, target: str, arguments: argparse.Namesp
     else:
         model = erase_once(bed, name, [target], arguments.seed, encoded)[0]
     erasing = time.monotonic() - started
-    sampling = Sampling(SIZE, SIZE, STEPS, GUIDANCE_SCALE, SAMPLER, SCHEDULER, BATCH)
+    sampling, judge = Sampling(SIZE, SIZE, STEPS, GUIDANCE_SCALE, SAMPLER, SCHEDULER, BATCH), judge_of(target)
     synonyms = [SYNONYMS[target]] if target in SYNONYMS else []
     with torch.inference_mode():  # as ComfyUI runs a node
         subject = host.ComfySubject(
-            bed.model, model, bed.clip, bed.vae, judge_of(target), target, templates(target, arguments.seed), sampling, synonyms
+            bed.model, model, bed.clip, bed.vae, judge, target, templates(target, arguments.seed), sampling, synonyms
         )  # fmt: skip
         chosen = parse_attacks("\n".join(arguments.attacks), arguments.seed)
         survey = Survey(len(chosen))
         with attacking(bed.model, name) as report:
             run_all(subject, chosen, arguments.n, survey, report)
     seconds = {"erasing": round(erasing, 1), "in_all": round(time.monotonic() - started, 1)}
-    return {"method": name, "target": target, "seconds": seconds} | survey.as_json()
+    who = judge_figures(judge)
+    return {"method": name, "target": target, "seconds": seconds} | who | survey.as_json()
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -121,10 +125,10 @@ def arguments_of(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--attacks", nargs="*", default=every_attack(), help="each as in Red-Team Summary: 'p4d steps=50'"
     )
-    parser.add_argument("--n", type=int, default=24, help="attempts of each attack, and as many of its control")
+    parser.add_argument("--n", type=int, default=16, help="attempts of each attack, and as many of its control")
     parser.add_argument("--seed", type=int, default=0)
     add_arguments(parser)
-    parser.add_argument("--write", action="store_true", help="store table and figures in docs/")
+    add_processes(parser, os.cpu_count() or 1)
     arguments = parser.parse_args(given)
     arguments.methods = [{"base": BASE, "gold": GOLD}.get(name, name) for name in arguments.methods]
     return arguments
@@ -136,10 +140,11 @@ def main() -> None:
 
     load_pack()
     arguments, started, rows = arguments_of(), time.time(), []
-    bed, encoded = load_playground(), {}
+    playground_models(comfyui.ensure())  # built once, before several processes want it
+    bed, encoded = functools.cache(load_playground), {}
 
     def run(name: str, target: str, *_settings: Any) -> Row:
-        return attacked(bed, name, target, arguments, encoded)
+        return attacked(bed(), name, target, arguments, encoded)
 
     # what decides a row is part of its key: a file of rows serves only runs with the same attacks, attempts and seed
     settings = (arguments.seed, arguments.n, " ".join(arguments.attacks))
@@ -149,7 +154,8 @@ def main() -> None:
             f"# no gold row for {target!r}: make playground ARGS='--only gold --without {target}' trains it, in hours"
         )
         keys = [key for key in keys if key[:2] != (GOLD, target)]
-    for row in each(keys, arguments, run):
+    done = divided("benchmarks.robustness", keys, arguments)
+    for row in each(keys, arguments, run, done):
         rows.append(row)
         print(f"# {json.dumps(row)}", flush=True)
     print(table(rows), flush=True)

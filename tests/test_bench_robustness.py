@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
-from benchmarks import robustness
+from benchmarks import robustness, runs
 
 
 def share(per_cent: float) -> dict:
@@ -51,7 +53,7 @@ def test_a_gold_model_that_is_not_there_is_left_out_and_named(bed, monkeypatch, 
         "attacked",
         lambda _, name, *__: {"method": name, "target": "circle", "attacks": [attack("noise", 0, 0, True)]},
     )
-    monkeypatch.setattr(sys, "argv", ["robustness", "--methods", "base", "gold"])
+    monkeypatch.setattr(sys, "argv", ["robustness", "--methods", "base", "gold", "--processes", "1"])
     for there in (False, True):
         path = tmp_path / f"{there}.safetensors"
         monkeypatch.setattr(robustness, "gold_checkpoint", lambda _, path=path: path)
@@ -62,6 +64,43 @@ def test_a_gold_model_that_is_not_there_is_left_out_and_named(bed, monkeypatch, 
         assert ("no gold row for 'circle'" in said) is not there
         names = [row["method"] for row in json.loads(said.splitlines()[-1])["rows"]]
         assert names == [robustness.BASE, robustness.GOLD][: 1 + there]
+
+
+PROGRAM = """
+import argparse
+from benchmarks import runs
+parser = argparse.ArgumentParser()
+parser.add_argument("keys", nargs="*")
+runs.add_arguments(parser)
+runs.add_processes(parser, 2)
+arguments = parser.parse_args()
+def run(name):
+    assert name != "bad"
+    return {"is": f"{name} by {arguments.share}", "writes": arguments.write}
+keys = [(name,) for name in arguments.keys]
+print(len(list(runs.each(keys, arguments, run, runs.divided("program", keys, arguments)))))
+"""
+
+
+def test_runs_are_divided_between_processes_and_what_is_done_is_kept(monkeypatch, tmp_path) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
+    monkeypatch.setattr(runs, "PACK", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(runs.__file__).parent.parent))
+    rows = tmp_path / "rows.jsonl"
+    arguments = argparse.Namespace(rows=rows, share="0/1", processes=2)
+
+    def divided(*names: str) -> list[dict]:
+        monkeypatch.setattr(sys, "argv", ["program", *names, "--write", "--rows", "elsewhere"])
+        return runs.divided("program", [(name,) for name in names], arguments)
+
+    with pytest.raises(SystemExit, match="a process failed"):
+        divided("a", "b", "c", "bad")
+    assert [row["key"] for row in map(json.loads, rows.read_text("utf-8").splitlines())] == [["a"], ["c"], ["b"]]
+    found = divided("a", "b", "c", "d", "e")
+    assert [(row["is"], row["writes"]) for row in found] == [("e by 0/2", False), ("d by 1/2", False)]
+    assert divided("a", "b", "c", "d", "e", "f") == [], "one run is not divided"
+    made = [row["is"] for row in runs.each([("a",), ("e",), ("f",)], arguments, lambda _: {"is": "made here"})]
+    assert made == ["a by 0/2", "e by 0/2", "made here"]
 
 
 def test_the_base_model_falls_to_a_small_run_whose_last_line_is_one_object(bed, monkeypatch, capsys, tmp_path) -> None:
