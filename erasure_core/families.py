@@ -55,6 +55,8 @@ class Family:
     may_lack: Mapping[str, str] = field(default_factory=dict)
     """What depends on the version of ComfyUI: it is tried before a run."""
     is_unet: bool = False
+    blocks: str = r"\w*(blocks|layers|refiner)\.\d+"
+    """The modules that gradient checkpointing computes again; of two that contain each other, the inner one."""
     in_place: bool = False
     """Whether its blocks change, after a norm has read it, what that norm needs again for its gradient."""
 
@@ -79,7 +81,9 @@ def _unet(title: str, predicts: str, pooled: bool = False) -> Family:
     }
     if pooled:
         groups["cross_attention_kv_pooled"] = rf"{kv}|label_emb\.0\.[02]"
-    return Family(title, predicts, groups, text_in=r".*\.attn2\.to_k", is_unet=True)
+    # the parts of a UNet's blocks, because ComfyUI calls these and not the block
+    parts = r"(input_blocks\.\d+|middle_block|output_blocks\.\d+)\.\d+(\.transformer_blocks\.\d+)?"
+    return Family(title, predicts, groups, text_in=r".*\.attn2\.to_k", is_unet=True, blocks=parts)
 
 
 def _flux(title: str, fixed: str, pooled: bool = False, few_steps: int = 0) -> Family:

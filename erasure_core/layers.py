@@ -54,9 +54,12 @@ def blocks(family: str, kind: str, names: Iterable[str]) -> list[str]:
 
     `transformer`: whole transformer blocks, whose output is the residual stream; `encoder`: the last module of each
     encoder block, whose output is also a skip; `decoder`: the first module of each decoder block, whose input is the
-    residual stream and, in its last channels, a skip (the last skip first). Raises ValueError for an unknown kind or
-    a family without such blocks.
+    residual stream and, in its last channels, a skip (the last skip first). In every family, `checkpointed`: those that
+    gradient checkpointing computes again, none of which contains another. Raises ValueError for an unknown kind or a
+    family without such blocks.
     """
+    if kind == "checkpointed":
+        return _checkpointed(family, list(names))
     if family not in FAMILIES or not FAMILIES[family].is_unet:
         raise ValueError(f"models of family {family!r} have no UNet blocks; choose a method that edits layers only")
     names = list(names)
@@ -70,3 +73,9 @@ def blocks(family: str, kind: str, names: Iterable[str]) -> list[str]:
         raise ValueError(f"unknown kind of block {kind!r}; choose transformer, encoder or decoder")
     parts = [name for name in names if re.fullmatch(r"input_blocks\.\d+\.\d+", name)]
     return list({name.rsplit(".", 1)[0]: name for name in parts}.values())
+
+
+def _checkpointed(family: str, names: list[str]) -> list[str]:
+    owners = {name.rpartition(".")[0] for name in names}  # a single layer keeps nothing but its input anyway
+    found = [name for name in names if name in owners and re.fullmatch(family_named(family).blocks, name)]
+    return [name for name in found if not any(other.startswith(f"{name}.") for other in found)]

@@ -182,7 +182,7 @@ class TrainedMethod(ErasureMethod):
             report,
             steps=self.steps * len(request.pairs),
             weighting=self.loss_weighting,
-            parts=InParts(denoiser.predict, report.note) if self.in_parts else None,
+            parts=InParts(denoiser.predict, report.note, deltas.parameters()) if self.in_parts else None,
         )
         with deltas.attached():
             if self.draws_targets:

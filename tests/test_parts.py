@@ -33,7 +33,7 @@ class Small:
         """Predictions for five samples, and the gradients of all deltas."""
         self.fits, self.calls = fits, []
         noisy = torch.randn(5, 4, 4, 4, generator=torch.Generator().manual_seed(1))
-        predict = InParts(self.predict, said.append)
+        predict = InParts(self.predict, said.append, self.deltas.parameters())
         with self.deltas.attached():
             predicted = predict(noisy, torch.linspace(1, 9, 5), self.toy.encode(WORDS))
             return predicted, list(torch.autograd.grad(predicted.square().sum(), self.deltas.parameters()))
