@@ -15,6 +15,8 @@ from torch import Tensor
 
 from .denoiser import Conditioning, Denoiser
 from .guidance import squared_error
+from .parts import InParts
+from .report import unwatched
 from .synonyms import similarities
 from .trajectory import NoisyBatch
 
@@ -75,18 +77,24 @@ class Adversary(Protocol):
 @dataclass
 class Damage:
     """Measures how far the edit has moved predictions: the same latents and noise levels for every concept, so that
-    the figures of two concepts compare. `frozen()` switches the edit off."""
+    the figures of two concepts compare. `frozen()` switches the edit off; `say(text)` is told when memory runs out."""
 
     denoiser: Denoiser
     probes: NoisyBatch
     frozen: Callable[[], AbstractContextManager] = nullcontext
+    say: Callable[[str], object] = unwatched
     evaluations: int = 0
+
+    def __post_init__(self) -> None:
+        self._parts = InParts(self.denoiser.predict, self.say, doing=" while damage was measured")
 
     def predictions(self, conditioning: Conditioning) -> Tensor:
         """The present network's predictions for each of n prompts on each probe: (n * probes, channels, ...)."""
         n, probes = len(conditioning), len(self.probes.sigma)
         self.evaluations += n * probes
-        return self.denoiser.predict(
+        # a part with gradient would be computed again when `frozen` is over
+        predict = self.denoiser.predict if torch.is_grad_enabled() else self._parts
+        return predict(
             self.probes.latents.repeat(n, *[1] * (self.probes.latents.ndim - 1)),
             self.probes.sigma.repeat(n),
             conditioning.repeat(probes),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .checkpointing import CHECKPOINTING
 from .guidance import WEIGHTINGS
 from .method import setting
 from .synonyms import SYNONYM_SIMILARITY
@@ -79,5 +80,16 @@ def noise_level_weighting(default: str = "x0") -> Any:
         "How noise levels are weighted. eps compares predictions, as most papers write it; x0 compares pictures, which "
         "weights high noise more, where shape and colour are decided; balanced is half way between.",
         choices=WEIGHTINGS,
+        advanced=True,
+    )
+
+
+def block_checkpointing() -> Any:
+    """Whether a trained method computes the blocks of the network again in the backward pass."""
+    return setting(
+        "auto",
+        "Gradient checkpointing: the same result in a fraction of the memory, for one more forward pass in each optimiser "
+        "step. auto uses it when memory is short.",
+        choices=CHECKPOINTING,
         advanced=True,
     )

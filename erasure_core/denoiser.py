@@ -39,6 +39,10 @@ class Conditioning:
             index = [index]
         return Conditioning({name: value[index] for name, value in self.values.items()})
 
+    def to(self, device: torch.device) -> Conditioning:
+        """The same prompts on that device."""
+        return Conditioning({name: value.to(device) for name, value in self.values.items()})
+
     def repeat(self, times: int) -> Conditioning:
         """Each prompt `times` in a row."""
         return Conditioning({name: value.repeat_interleave(times, 0) for name, value in self.values.items()})
@@ -143,6 +147,10 @@ class Denoiser(Protocol):
 
     def blocks(self, kind: str) -> dict[str, nn.Module]:
         """Name -> module of the network's blocks of a kind, in the order in which they are run (`layers.blocks`)."""
+        ...
+
+    def make_room(self, wanted: int) -> int:
+        """Bytes that are free on the device, after the host has tried to make room for `wanted`."""
         ...
 
     def heads(self, attention: str) -> int:

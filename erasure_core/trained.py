@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .adapters import Deltas
 from .common_settings import (
+    block_checkpointing,
     noise_level_weighting,
     optimiser_steps,
     sampling_length,
@@ -25,6 +26,7 @@ from .denoiser import Denoiser
 from .erased_unet import ErasedUNet, weight_edit
 from .guidance import negative_guidance, squared_error
 from .layers import GROUPS
+from .memory import planned
 from .method import ErasureMethod, check_prompts, provenance, setting
 from .parts import InParts
 from .report import Report
@@ -54,8 +56,8 @@ class Training:
     def samples_of(self, pair: ConceptPair, n: int, eta: float) -> tuple[NoisyBatch, Tensor]:
         """n noisy samples of one target, and the desired predictions for them."""
         samples, rows = self.pool.draw(pair.target, n)
-        anchor = self.pool.anchor_predictions(pair.target, pair.anchor)[rows]
-        neutral = self.pool.anchor_predictions(pair.target, "")[rows]
+        anchor = self.pool.anchor_predictions(pair.target, pair.anchor, rows)
+        neutral = self.pool.anchor_predictions(pair.target, "", rows)
         return samples, negative_guidance(anchor, samples.conditional, neutral, eta)
 
     def targets(self, n: int, eta: float) -> tuple[NoisyBatch, Tensor]:
@@ -126,6 +128,16 @@ class TrainedMethod(ErasureMethod):
     sampling_steps: int = sampling_length()
     trajectories: int = target_trajectories()
     loss_weighting: str = noise_level_weighting()
+    checkpointing: str = block_checkpointing()
+
+    def samples_in_a_step(self, request: ErasureRequest) -> int:
+        """The most samples that `losses` asks predictions with gradient for in one call: what memory is planned for."""
+        return 2 * self.batch
+
+    def samples_kept(self, request: ErasureRequest) -> int:
+        """The most samples of trajectories that the run keeps."""
+        runs = len(request.targets) * self.draws_targets + len(request.retain)
+        return runs * self.trajectories * self.sampling_steps
 
     def prepare(self, run: Training) -> Any:
         """Whatever the method keeps during the run; the deltas are attached and still zero."""
@@ -148,9 +160,30 @@ class TrainedMethod(ErasureMethod):
             self.guidance_scale,
             run.generator,
             run.report.check,
+            run.pool.in_parts,
         )
         run.pool.evaluations += 2 * len(samples.sigma)
         return samples
+
+    def _plan_memory(self, run: Training) -> None:
+        """Choose how the run goes so that it fits into memory, and say it; the deltas are attached."""
+        if not self.in_parts and self.checkpointing == "on":
+            run.report.note(f"{self.name} acts on the network around its predictions, and cannot use checkpointing")
+        blocks = run.denoiser.blocks("checkpointed") if self.in_parts and self.checkpointing != "off" else {}
+        plan = planned(
+            run.denoiser,
+            run.deltas.parameters(),
+            blocks,
+            run.report,
+            step=self.samples_in_a_step(run.request),
+            kept=self.samples_kept(run.request),
+            checkpointing=self.checkpointing,
+            in_parts=self.in_parts,
+        )
+        run.pool.kept_on = plan.samples_on
+        if self.in_parts:
+            run.parts = InParts(run.denoiser.predict, run.report.note, run.deltas.parameters(), blocks.values())
+            run.parts.at_once, run.parts.checkpointing = plan.at_once, plan.checkpointing
 
     def result(self, run: Training, state: Any, erased: ErasedUNet) -> ErasedUNet:
         """What `erase` returns: the edit of the weights, and whatever else a method learned."""
@@ -172,6 +205,7 @@ class TrainedMethod(ErasureMethod):
             avoid=context_words_like(denoiser, request.targets),
             frozen=deltas.disabled,
             check=report.check,
+            say=report.note,
         )
         run = Training(
             denoiser,
@@ -182,9 +216,9 @@ class TrainedMethod(ErasureMethod):
             report,
             steps=self.steps * len(request.pairs),
             weighting=self.loss_weighting,
-            parts=InParts(denoiser.predict, report.note, deltas.parameters()) if self.in_parts else None,
         )
         with deltas.attached():
+            self._plan_memory(run)
             if self.draws_targets:
                 pool.fill(request.targets, self.trajectories)
             state = self.prepare(run)

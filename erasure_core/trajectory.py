@@ -18,6 +18,7 @@ from torch import Tensor
 from .contexts import Context, draw_contexts
 from .denoiser import Conditioning, Denoiser
 from .guidance import classifier_free, euler_step
+from .parts import InParts, Predict
 from .report import Check, unwatched
 
 
@@ -42,6 +43,16 @@ class NoisyBatch:
             self.unconditional[index],
         )
 
+    def to(self, device: torch.device) -> NoisyBatch:
+        """The same samples on that device."""
+        return NoisyBatch(
+            self.latents.to(device),
+            self.sigma.to(device),
+            self.conditioning.to(device),
+            self.conditional.to(device),
+            self.unconditional.to(device),
+        )
+
     @staticmethod
     def cat(parts: Sequence[NoisyBatch]) -> NoisyBatch:
         """All samples of `parts`, in order."""
@@ -62,13 +73,14 @@ def sample_trajectories(
     guidance_scale: float,
     generator: torch.Generator,
     check: Check = unwatched,
+    predict: Predict | None = None,
 ) -> tuple[NoisyBatch, Tensor]:
     """One sampling run a prompt, as `Denoiser.sampling` allows it: the samples at all noise levels (steps times n, noise
-    level outermost), and the finished latents (n, channels, ...)."""
+    level outermost), and the finished latents (n, channels, ...). `predict` may stand for the denoiser's own."""
     n = len(conditioning)
     shape = denoiser.empty_latents(n).shape
     noise = torch.randn(shape, generator=generator).to(denoiser.device)
-    run = list(guided_run(denoiser, conditioning, noise, steps, guidance_scale, check))
+    run = list(guided_run(denoiser, conditioning, noise, steps, guidance_scale, check, predict))
     return NoisyBatch.cat([sample for sample, _ in run]), run[-1][1]
 
 
@@ -80,10 +92,11 @@ def guided_run(
     steps: int,
     guidance_scale: float,
     check: Check = unwatched,
+    predict: Predict | None = None,
 ) -> Iterator[tuple[NoisyBatch, Tensor]]:
     """The steps of a guided sampling run from unit noise (n, channels, ...), as many as `Denoiser.sampling` allows: at each
     noise level the samples there, and the latents (n, channels, ...) that follow. Two evaluations of the network a sample,
-    made when a step is asked for."""
+    made when a step is asked for, by `predict` if it is given."""
     n = len(conditioning)
     steps, guidance_scale = denoiser.sampling(steps, guidance_scale)
     sigmas = denoiser.sigmas(steps).to(denoiser.device)
@@ -91,7 +104,7 @@ def guided_run(
     latents = noise * sigmas[0]
     for step, (sigma, next_sigma) in enumerate(itertools.pairwise(sigmas), 1):
         check(f"sampling step {step} of {steps}, {n} at once")
-        predicted = denoiser.predict(torch.cat([latents, latents]), sigma.expand(2 * n), both)
+        predicted = (predict or denoiser.predict)(torch.cat([latents, latents]), sigma.expand(2 * n), both)
         conditional, unconditional = predicted.chunk(2)
         sample = NoisyBatch(latents, sigma.expand(n), conditioning, conditional, unconditional)
         guided = classifier_free(unconditional, conditional, guidance_scale)
@@ -101,7 +114,11 @@ def guided_run(
 
 class TrajectoryPool:
     """Trajectories of the frozen model by concept, drawn when a concept is first asked for and then kept, each for the
-    concept in another context, in which no word of `avoid` is said (`synonyms.context_words_like`)."""
+    concept in another context, in which no word of `avoid` is said (`synonyms.context_words_like`).
+
+    They are kept on the device `kept_on`, and handed out on the denoiser's. What does not fit into memory at once is drawn
+    in parts (`in_parts`, which predicts without gradients for others too), and `say(text)` is told.
+    """
 
     def __init__(
         self,
@@ -113,7 +130,10 @@ class TrajectoryPool:
         avoid: Collection[str] = (),
         frozen: Callable[[], AbstractContextManager] = nullcontext,
         check: Check = unwatched,
+        say: Callable[[str], object] = unwatched,
     ) -> None:
+        self.kept_on = denoiser.device
+        self.in_parts = InParts(denoiser.predict, say, doing=" without gradients")
         self._denoiser, self._steps, self._scale = denoiser, steps, guidance_scale
         self._generator, self._avoid, self._frozen, self._check = generator, avoid, frozen, check
         self._samples: dict[str, NoisyBatch] = {}
@@ -134,12 +154,18 @@ class TrajectoryPool:
         with self._frozen():
             conditioning = self._denoiser.encode(prompts)
             samples, _ = sample_trajectories(
-                self._denoiser, conditioning, steps, self._scale, self._generator, self._check
+                self._denoiser, conditioning, steps, self._scale, self._generator, self._check, self.in_parts
             )
         self.evaluations += 2 * len(prompts) * steps
         column = torch.arange(len(prompts) * steps) % len(prompts)
         for i, concept in enumerate(missing):
-            self._samples[concept] = samples.rows((column // chains == i).nonzero().squeeze(1).to(samples.sigma.device))
+            self._samples[concept] = samples.rows((column // chains == i).nonzero().squeeze(1)).to(self.kept_on)
+
+    @torch.no_grad()
+    def predict(self, batch: NoisyBatch) -> Tensor:
+        """The frozen model's predictions for a batch."""
+        with self._frozen():
+            return self.in_parts(batch.latents, batch.sigma, batch.conditioning)
 
     def contexts(self, concept: str) -> list[Context]:
         """The contexts of a filled concept's runs, in order."""
@@ -147,27 +173,26 @@ class TrajectoryPool:
 
     def samples(self, concept: str) -> NoisyBatch:
         """All samples of a concept that was filled."""
-        return self._samples[concept]
+        return self._samples[concept].to(self._denoiser.device)
 
     def draw(self, concept: str, n: int) -> tuple[NoisyBatch, Tensor]:
         """n random samples of a filled concept, and their rows in `samples(concept)`."""
         everything = self._samples[concept]
-        rows = torch.randint(len(everything.sigma), (n,), generator=self._generator).to(everything.sigma.device)
-        return everything.rows(rows), rows
+        rows = torch.randint(len(everything.sigma), (n,), generator=self._generator)
+        return everything.rows(rows).to(self._denoiser.device), rows
 
     @torch.no_grad()
-    def anchor_predictions(self, target: str, anchor: str) -> Tensor:
-        """The frozen model's predictions on all samples of `target`, in their order, with `anchor` in its place in the
-        sentence; for the anchor "", those for what the sentence says without it."""
-        samples = self._samples[target]
+    def anchor_predictions(self, target: str, anchor: str, rows: Tensor | slice = slice(None)) -> Tensor:
+        """The frozen model's predictions on the samples of `target` in those rows, in their order, with `anchor` in its
+        place in the sentence; for the anchor "", those for what the sentence says without it."""
         if (target, anchor) not in self._anchors:
-            contexts = self._contexts[target]
+            samples, contexts = self.samples(target), self._contexts[target]
             with self._frozen():
                 conditioning = self._denoiser.encode([context.with_concept(anchor) for context in contexts])
                 parts = []
-                for rows in torch.arange(len(samples.sigma), device=samples.sigma.device).split(len(contexts)):
+                for level in torch.arange(len(samples.sigma), device=samples.sigma.device).split(len(contexts)):
                     self._check(f"predicting what {target!r} is to become")
-                    parts.append(self._denoiser.predict(samples.latents[rows], samples.sigma[rows], conditioning))
+                    parts.append(self.in_parts(samples.latents[level], samples.sigma[level], conditioning))
             self.evaluations += len(samples.sigma)
-            self._anchors[target, anchor] = torch.cat(parts)
-        return self._anchors[target, anchor]
+            self._anchors[target, anchor] = torch.cat(parts).to(self.kept_on)
+        return self._anchors[target, anchor][rows].to(self._denoiser.device)

@@ -104,6 +104,7 @@ def _memory_errors(method: ErasureMethod, width: int, height: int) -> AbstractCo
     have = {field.name for field in settings_of(type(method))}
     hungry = [name for name in MEMORY_SETTINGS if name in have]
     lower = "width and height" + (f", or in the method's settings {', '.join(hungry)}" if hungry else "")
+    lower += ", or set checkpointing to auto" if getattr(method, "checkpointing", "auto") == "off" else ""
     return host.memory_errors(f"erasing at {width}x{height} with {method.name}", lower)
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from concept_erasure.erasure_core.adapters import Deltas
+from concept_erasure.erasure_core.checkpointing import by_block, wrapped
 from concept_erasure.erasure_core.erased_unet import DOWN, UP, ErasedUNet, load_erased_unet, save_erased_unet
 from concept_erasure.erasure_core.families import FAMILIES
+from concept_erasure.erasure_core.memory import Counter
 from concept_erasure.erasure_core.method import methods
 from erasure_tests.families import small_model
 from erasure_tests.layouts import LAYOUTS, Layout, expanded
@@ -117,6 +121,55 @@ def test_a_trained_method(small: Small, name: str, tmp_path: Path) -> None:
         return
     erased, _ = run(small.bed, name, learning_rate=0.01, **TINY)
     check_edit(small, erased, tmp_path)
+
+
+def copying(forward):
+    """A block that is given copies of its tensors, as checkpointing gives them, and is not computed again."""
+
+    def call(*given, **named):
+        copies = [value.clone() if torch.is_tensor(value) else value for value in (*given, *named.values())]
+        return forward(*copies[: len(given)], **dict(zip(named, copies[len(given) :], strict=True)))
+
+    return call
+
+
+def test_checkpointing_by_block_changes_no_gradient(small: Small) -> None:
+    """Bit for bit, against blocks that are given copies of their tensors. Against the plain network only to rounding: what
+    is read in several places (a UNet's skips) sums their gradients in another order."""
+    from concept_erasure.nodes import host
+
+    with host.opened(small.bed.model, small.bed.clip, 64, 64) as denoiser:
+        if denoiser.lacks("gradients"):
+            pytest.skip("no gradients at all")
+        deltas = Deltas(denoiser.layers("all"), 2, torch.Generator().manual_seed(0))
+        random = torch.Generator().manual_seed(3)
+        for parameter in deltas.parameters():
+            parameter.data += 0.02 * torch.randn(parameter.shape, generator=random)
+        noisy = torch.randn(denoiser.empty_latents(2).shape, generator=random)
+        said, blocks = denoiser.encode(["circle", "red square"]), denoiser.blocks("checkpointed").values()
+
+        def gradients(around) -> tuple[list[torch.Tensor], int]:
+            saved = Counter()
+
+            def count(tensor: torch.Tensor) -> torch.Tensor:
+                saved.add(tensor)
+                return tensor
+
+            with deltas.attached():
+                with around, torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+                    predicted = denoiser.predict(noisy, denoiser.sigmas(4)[1:3], said)
+                found = torch.autograd.grad(predicted.square().mean(), deltas.parameters(), materialize_grads=True)
+            return list(found), saved.total()
+
+        plain, held = gradients(nullcontext())
+        again, between = gradients(by_block(blocks))
+        copied, _ = gradients(wrapped(blocks, copying))
+    assert all(torch.equal(one, other) for one, other in zip(again, copied, strict=True))
+    for one, other in zip(again, plain, strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-4 * float(other.abs().max()))
+    assert sum(bool(one.any()) for one in again) > 0.9 * len(again)
+    assert held > 3 * between, "checkpointing holds hardly less"
+    assert base_hash(small.bed) == small.hash
 
 
 def test_a_closed_form(small: Small, tmp_path: Path) -> None:

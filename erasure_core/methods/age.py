@@ -19,6 +19,7 @@ from torch import Tensor
 from ..adversary import Damage
 from ..candidates import candidates_of
 from ..common_settings import synonym_limit
+from ..concepts import ErasureRequest
 from ..contexts import Context
 from ..denoiser import Conditioning
 from ..guidance import negative_guidance
@@ -100,6 +101,11 @@ class AdaptiveGuidedErasure(TrainedMethod):
         2, "Sampling runs for each concept that becomes part of a mixture.", minimum=1, maximum=64, advanced=True
     )
 
+    def samples_kept(self, request: ErasureRequest) -> int:
+        """See `TrainedMethod`; any candidate may be preserved, and the probes are samples of the empty prompt."""
+        words = 1 + self.candidates * len(request.pairs)
+        return super().samples_kept(request) + words * self.retain_trajectories * self.sampling_steps
+
     def prepare(self, run: Training) -> Search:
         """Encode and filter the candidates, and set up a search for each target among those that the frozen model draws
         most like it."""
@@ -115,7 +121,9 @@ class AdaptiveGuidedErasure(TrainedMethod):
         run.pool.fill([""], self.retain_trajectories)
         samples = run.pool.samples("")
         levels = torch.linspace(0, len(samples.sigma) - 1, PROBE_LEVELS + 2)[1:-1].round().long()
-        damage = Damage(run.denoiser, samples.rows(levels.to(samples.sigma.device)), run.deltas.disabled)
+        damage = Damage(
+            run.denoiser, samples.rows(levels.to(samples.sigma.device)), run.deltas.disabled, run.report.note
+        )
 
         def search_of(target: str, anchor: str) -> MixtureSearch:
             said = run.denoiser.encode([target])
@@ -152,12 +160,10 @@ class AdaptiveGuidedErasure(TrainedMethod):
         mapped = replace(target, conditioning=said.rows(slice(0, self.batch)))
         kept = replace(kept, conditioning=said.rows(slice(self.batch, None)))
         both = NoisyBatch.cat([mapped, kept])
-        with torch.no_grad(), run.deltas.disabled():
-            frozen = run.denoiser.predict(both.latents, both.sigma, both.conditioning)
-        becomes, stays = frozen.split([self.batch, self.preserved])
+        becomes, stays = run.pool.predict(both).split([self.batch, self.preserved])
         if pair.anchor:
-            becomes = run.pool.anchor_predictions(pair.target, pair.anchor)[rows]
-        neutral = run.pool.anchor_predictions(pair.target, "")[rows]
+            becomes = run.pool.anchor_predictions(pair.target, pair.anchor, rows)
+        neutral = run.pool.anchor_predictions(pair.target, "", rows)
         desired = negative_guidance(becomes, target.conditional, neutral, self.negative_guidance)
 
         predicted, predicted_kept = run.predict(target, kept)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..adversary import Adversary, Candidates, Damage, Gumbel, Random, Scan
 from ..candidates import candidates_of
 from ..common_settings import synonym_limit
+from ..concepts import ErasureRequest
 from ..contexts import siblings
 from ..method import setting
 from ..published_schedule import PublishedSchedule
@@ -96,6 +97,17 @@ class AdversarialPreservation(TrainedMethod):
         """See `TrainedMethod`; the published loop keeps no sampling runs."""
         return self.schedule == "fast"
 
+    def samples_in_a_step(self, request: ErasureRequest) -> int:
+        """See `TrainedMethod`."""
+        return self.batch + self.preserved + bool(request.retain) if self.schedule == "fast" else 2
+
+    def samples_kept(self, request: ErasureRequest) -> int:
+        """See `TrainedMethod`; at most every candidate, retain line and neighbour is preserved at one time or another."""
+        own = len(request.targets) * self.trajectories * self.sampling_steps
+        preserved = min(self.candidates, self.preserved * self.steps * len(request.pairs)) + len(request.retain)
+        others = preserved * self.retain_trajectories * self.retain_sampling_steps
+        return own + others if self.schedule == "fast" else 0
+
     def prepare(self, run: Training) -> Adversary | PublishedSchedule | None:
         """Encode and filter the candidates, and set up the search."""
         if self.schedule == "reference":
@@ -105,7 +117,7 @@ class AdversarialPreservation(TrainedMethod):
         candidates = self._candidates(run)
         if self.search == "random":
             return Random(candidates, run.generator)
-        damage = Damage(run.denoiser, self._probes(run), run.deltas.disabled)
+        damage = Damage(run.denoiser, self._probes(run), run.deltas.disabled, run.report.note)
         if self.search == "scan":
             return Scan(candidates, damage, self.scan_width, run.generator)
         return Gumbel(candidates, damage, self.search_learning_rate, self.temperature, run.generator)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..candidates import candidates_of
 from ..common_settings import noise_level_weighting, synonym_limit
+from ..concepts import ErasureRequest
 from ..method import setting
 from ..pictures import Pictures, finished, noised, shown
 from ..trained import TrainedMethod, Training
@@ -82,6 +83,10 @@ class DegenerationTuning(TrainedMethod):
     synonym_similarity: float = synonym_limit()
     retain_trajectories: int = setting(2, "Ordinary pictures of each word.", minimum=1, maximum=64, advanced=True)
     loss_weighting: str = noise_level_weighting("eps")
+
+    def samples_kept(self, request: ErasureRequest) -> int:
+        """See `TrainedMethod`; with the words that are held."""
+        return super().samples_kept(request) + self.candidates * self.retain_trajectories * self.sampling_steps
 
     def prepare(self, run: Training) -> Album:
         """Draw the pictures, all by the frozen model."""

@@ -124,6 +124,7 @@ class DualEncoderModulation(ErasureMethod):
             generator=generator,
             avoid=context_words_like(denoiser, request.targets),
             check=report.check,
+            say=report.note,
         )
         run = Training(denoiser, request, side, pool, generator, report, self.steps, weighting=self.loss_weighting)
         pool.fill(request.targets, self.trajectories)

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..attention import attention_maps
 from ..candidates import candidates_of
 from ..common_settings import noise_level_weighting, synonym_limit
+from ..concepts import ErasureRequest
 from ..denoiser import Denoiser
 from ..method import setting
 from ..pictures import Pictures, noised, shown
@@ -87,6 +88,10 @@ class ForgetMeNot(TrainedMethod):
         2, "Sampling runs for each word that is held.", minimum=1, maximum=64, advanced=True
     )
     loss_weighting: str = noise_level_weighting("eps")
+
+    def samples_kept(self, request: ErasureRequest) -> int:
+        """See `TrainedMethod`; with the words that are held."""
+        return super().samples_kept(request) + self.candidates * self.retain_trajectories * self.sampling_steps
 
     def prepare(self, run: Training) -> Looked:
         """Where each sentence says its target, and which words are held."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from ..concepts import ErasureRequest
 from ..erased_unet import HOOK_PREFIX, ErasedUNet
 from ..inference import Forward, InferenceEdit, ModelCall, changed
 from ..method import setting
@@ -92,6 +93,10 @@ class KnowledgePrompt(TrainedMethod):
     key_learning_rate: float = setting(
         1e-2, "Step size of the key.", minimum=1e-6, maximum=1.0, step=1e-3, advanced=True
     )
+
+    def samples_kept(self, request: ErasureRequest) -> int:
+        """See `TrainedMethod`; with a run of the empty prompt."""
+        return super().samples_kept(request) + self.sampling_steps
 
     def prepare(self, run: Training) -> Key:
         """A key of small random tokens."""

@@ -102,6 +102,7 @@ class MassConceptErasure(TextRowsMethod):
             generator=generator,
             avoid=context_words_like(denoiser, request.targets),
             check=report.check,
+            say=report.note,
         )
         pool.fill([pair.target], self.trajectories)
         report.costs["UNet_evaluations_for_trajectories"] += pool.evaluations

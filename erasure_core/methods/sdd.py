@@ -137,9 +137,7 @@ class SafeSelfDistillation(TrainedMethod):
         predicted, own = run.predict(target, without)
         terms = {"erase": run.error(predicted, own.detach(), target.sigma)}
         if self.guard_weight:
-            with torch.no_grad(), run.deltas.disabled():
-                frozen = run.denoiser.predict(without.latents, without.sigma, without.conditioning)
-            terms["guard"] = self.guard_weight * run.error(own, frozen, without.sigma)
+            terms["guard"] = self.guard_weight * run.error(own, run.pool.predict(without), without.sigma)
         return terms | run.retain_loss(self.retain_weight, self.batch, self.trajectories)
 
 

@@ -131,6 +131,7 @@ class SemiPermeableMembrane(ErasureMethod):
             avoid=context_words_like(denoiser, request.targets),
             frozen=deltas.disabled,
             check=report.check,
+            say=report.note,
         )
         run = Training(denoiser, request, deltas, pool, generator, report, self.steps, weighting=self.loss_weighting)
         (pair,) = request.pairs
@@ -145,8 +146,7 @@ class SemiPermeableMembrane(ErasureMethod):
     ) -> dict[str, Tensor]:
         samples, desired = run.targets(self.batch, self.negative_guidance)
         kept = latent_anchors(meanings, target, len(samples.sigma), run.generator)
-        with torch.no_grad(), run.deltas.disabled():
-            before = run.denoiser.predict(samples.latents, samples.sigma, kept)
+        before = run.pool.predict(dataclasses.replace(samples, conditioning=kept))
         run.report.costs["UNet_evaluations_of_anchors"] += len(samples.sigma)
         anchors = NoisyBatch(samples.latents, samples.sigma, kept, before, before)
         predicted, predicted_kept = run.predict(samples, anchors)

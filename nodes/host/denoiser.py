@@ -23,7 +23,7 @@ from ...erasure_core.guidance import prediction_of
 from ...erasure_core.layers import blocks, rows, select
 from ..base_model import fingerprint, positions, whole_words
 from .conditioning import calls, processed
-from .services import check_cancelled, is_out_of_memory, load_fully
+from .services import check_cancelled, is_out_of_memory, load_fully, make_room
 from .text import TextEncoder, text_cache
 
 
@@ -167,6 +167,10 @@ class ComfyDenoiser:
         """See `Denoiser.blocks`."""
         modules = self.modules()
         return {name: modules[name] for name in blocks(self.family, kind, modules)}
+
+    def make_room(self, wanted: int) -> int:
+        """See `Denoiser.make_room`."""
+        return make_room(self._patcher, wanted)
 
     def heads(self, attention: str) -> int:
         """See `Denoiser.heads`."""

@@ -111,3 +111,16 @@ def device() -> torch.device:
 def load_fully(patcher: object) -> None:
     """Have ComfyUI's memory management load the whole model, other models making room."""
     comfy.model_management.load_models_gpu([patcher], force_full_load=True)
+
+
+def make_room(patcher: object, wanted: int) -> int:
+    """Bytes that are free on a loaded model's device, after ComfyUI has taken other models off it, as far as `wanted` bytes
+    ask for that. What the user keeps for other programs is not counted."""
+    device = patcher.load_device
+    if device.type == "cpu":
+        return int(comfy.model_management.get_free_memory(device))
+    loaded = comfy.model_management.current_loaded_models
+    own = [one for one in loaded if one.model is not None and one.model.model is patcher.model]
+    kept = comfy.model_management.extra_reserved_memory()
+    comfy.model_management.free_memory(wanted + kept, device, keep_loaded=own)
+    return max(0, int(comfy.model_management.get_free_memory(device) - kept))

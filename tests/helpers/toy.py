@@ -46,6 +46,7 @@ class ToyDenoiser:
             nn.init.zeros_(parts["enc"].bias)
             self.network = nn.ModuleDict(parts).requires_grad_(False)
         self.calls = 0
+        self.free = 1 << 30
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """See `Denoiser`."""
@@ -106,8 +107,12 @@ class ToyDenoiser:
 
     def blocks(self, kind: str) -> dict[str, nn.Module]:
         """See `Denoiser`: the decoder's one block reads the residual stream, then the one skip."""
-        name = {"encoder": "enc", "transformer": "block", "decoder": "dec"}[kind]
+        name = {"encoder": "enc", "transformer": "block", "decoder": "dec", "checkpointed": "block"}[kind]
         return {name: self.network[name]}
+
+    def make_room(self, wanted: int) -> int:
+        """See `Denoiser`."""
+        return self.free
 
     def heads(self, attention: str) -> int:
         """See `Denoiser`."""
