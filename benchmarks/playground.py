@@ -53,20 +53,29 @@ class Playground:
         return [[states, {"pooled_output": pooled}]]
 
     @torch.inference_mode()
-    def draw(self, model: Any, prompts: Sequence[str], seed: int) -> Tensor:
-        """One picture a prompt, (n, 3, 64, 64) in [0, 1], by ComfyUI's own sampler; equal seeds mean equal noise."""
+    def sample(self, model: Any, prompts: Sequence[str], noise: Tensor, seed: int) -> Tensor:
+        """Latents of one picture a prompt, as KSampler gives them, from noise (n, channels, 8, 8)."""
         import comfy.sample
 
-        shape = (len(prompts), model.model.latent_format.latent_channels, SIZE // 8, SIZE // 8)
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-        pictures = []
+        positive, negative = self.conditioning(prompts), self.conditioning([""])
+        with fast_precision():
+            return comfy.sample.sample(
+                model, noise, STEPS, GUIDANCE_SCALE, SAMPLER, SCHEDULER, positive, negative, torch.zeros_like(noise),
+                disable_pbar=True, seed=seed,
+            )  # fmt: skip
+
+    def noise(self, n: int, seed: int) -> Tensor:
+        """Noise for n pictures; equal seeds mean equal noise."""
+        shape = (n, self.model.model.latent_format.latent_channels, SIZE // 8, SIZE // 8)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+    @torch.inference_mode()
+    def draw(self, model: Any, prompts: Sequence[str], seed: int) -> Tensor:
+        """One picture a prompt, (n, 3, 64, 64) in [0, 1], by ComfyUI's own sampler; equal seeds mean equal noise."""
+        noise, pictures = self.noise(len(prompts), seed), []
         for rows in torch.arange(len(prompts)).split(BATCH):
-            positive, negative = self.conditioning([prompts[int(row)] for row in rows]), self.conditioning([""])
+            latents = self.sample(model, [prompts[int(row)] for row in rows], noise[rows], seed)
             with fast_precision():
-                latents = comfy.sample.sample(
-                    model, noise[rows], STEPS, GUIDANCE_SCALE, SAMPLER, SCHEDULER, positive, negative,
-                    torch.zeros_like(noise[rows]), disable_pbar=True, seed=seed,
-                )  # fmt: skip
                 pictures.append(self.vae.decode(latents.float()).movedim(-1, 1).float())
         return torch.cat(pictures)
 

@@ -1,0 +1,111 @@
+"""The memory that AP needs on a GPU, foretold from the shapes of all tensors: nothing is computed and no GPU is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+
+from .live_memory import LiveBytes
+from .random_models import SIZES, RandomText, random_model
+from .runs import Row
+
+
+@contextmanager
+def types_of_a_gpu(denoiser: Any) -> Iterator[None]:
+    """Inside, a network that holds half-precision weights on the CPU makes the tensors that it would make on a GPU: autocast
+    casts weights and activations to bf16, but computes norms in float32, and attention is torch's own."""
+    from comfy.ldm.modules import attention
+
+    def group_norm(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+        return F.group_norm(x.float(), norm.num_groups, *_floats(norm), norm.eps)
+
+    def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+        return F.layer_norm(x.float(), norm.normalized_shape, *_floats(norm), norm.eps)
+
+    with ExitStack() as stack:
+        for module in denoiser.modules().values():
+            for kind, forward in ((nn.GroupNorm, group_norm), (nn.LayerNorm, layer_norm)):
+                if isinstance(module, kind):
+                    stack.enter_context(patch.object(module, "forward", forward.__get__(module)))
+        for name in ("optimized_attention", "optimized_attention_masked"):
+            stack.enter_context(patch.object(attention, name, attention.attention_pytorch))
+        autocast = torch.autocast("cpu", torch.bfloat16)
+        stack.enter_context(patch.object(denoiser, "_precision", lambda: autocast))
+        yield
+
+
+def _floats(norm: nn.Module) -> list[Tensor | None]:
+    return [None if part is None else part.float() for part in (norm.weight, norm.bias)]
+
+
+def checkpointed(denoiser: Any) -> AbstractContextManager | None:
+    """Gradient checkpointing as a trained method uses it; None if this pack has none."""
+    try:
+        from concept_erasure.erasure_core.checkpointing import by_block
+    except ImportError:
+        return None
+    return by_block(denoiser.blocks("checkpointed").values())
+
+
+def shapes_only(denoiser: Any, samples: int, run: Callable[[Callable[[], Tensor], LiveBytes], float]) -> Row:
+    """Gigabytes that live at most, and those that `run` says. It is given what predicts for so many samples."""
+    said = denoiser.encode(["cat"]).repeat(samples)
+    with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
+        latents = torch.randn(denoiser.empty_latents(samples).shape)
+        held = run(lambda: denoiser.predict(latents, torch.ones(samples), said), live)
+    return {"samples": samples, "held_GB": round(held / 1e9, 2), "peak_GB": round(live.peak / 1e9, 2)}
+
+
+def update(denoiser: Any, method: Any, samples: int, checkpointing: AbstractContextManager) -> Row:
+    """One optimiser step with `samples` in its batch, with the deltas, their gradients and Adam's state."""
+    from concept_erasure.erasure_core.adapters import Deltas
+
+    def run(predict: Callable[[], Tensor], live: LiveBytes) -> float:
+        deltas = Deltas(denoiser.layers(method.layers), method.rank, torch.Generator(), denoiser.rows(method.layers))
+        optimiser = torch.optim.Adam(deltas.parameters())
+        with deltas.attached(), checkpointing:
+            loss = predict().square().mean()
+            held = live.now
+            loss.backward()
+        optimiser.step()
+        return held
+
+    return shapes_only(denoiser, samples, run)
+
+
+def forward_only(denoiser: Any, samples: int) -> Row:
+    """Predictions without gradient, as the search and the sampling runs ask for them."""
+
+    @torch.no_grad()
+    def run(predict: Callable[[], Tensor], live: LiveBytes) -> float:
+        predicted = predict()  # noqa: F841  (lives while it is counted)
+        return live.now
+
+    return shapes_only(denoiser, samples, run)
+
+
+def foretold(family: str) -> list[Row]:
+    """What AP at its defaults asks for at this family's size: its update with and without checkpointing, a search step and a
+    batch of sampling runs."""
+    from concept_erasure.erasure_core.method import methods
+    from concept_erasure.erasure_core.methods.ap import PROBE_LEVELS
+    from concept_erasure.nodes import host
+
+    method, size, rows = methods()["ap"](), SIZES[family], []
+    model = random_model(family, empty=True)
+    with host.opened(model, RandomText(family), size, size) as denoiser, types_of_a_gpu(denoiser):
+        for samples in dict.fromkeys((2, method.batch + method.preserved)):
+            rows.append({"what": "update"} | update(denoiser, method, samples, nullcontext()))
+            blocks = checkpointed(denoiser)
+            if blocks is not None:
+                rows.append({"what": "update, checkpointed"} | update(denoiser, method, samples, blocks))
+        rows.append({"what": "search"} | forward_only(denoiser, method.scan_width * PROBE_LEVELS))
+        rows.append({"what": "sampling runs"} | forward_only(denoiser, 2 * method.trajectories))
+    return [{"family": family, "size": size} | row for row in rows]

@@ -1,0 +1,177 @@
+"""`python -m benchmarks.true_shapes`: an update of AP at the true shapes of SD 1.5 (512) and SDXL (1024): seconds and memory.
+
+Weights are random and the text states too: cost does not depend on them. `foretold` is the memory on a GPU, counted from
+the shapes of all tensors without computing (see benchmarks/foretold.py); `measured` runs AP's own loop on the device that
+ComfyUI chooses: the CPU, or with `--device cuda` a GPU. The noisy samples that it learns on are random as well, so that no
+sampling runs are drawn, and a measured run is of few updates. `--profile` also says where an update's time goes.
+Prints Markdown tables and, as its last line, one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import time
+from collections.abc import Sequence
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from devtools.inprocess import load_comfy
+from devtools.pack import load_pack
+
+from . import runs
+from .foretold import foretold
+from .live_memory import LiveBytes
+from .quality import markdown_table
+from .random_models import SIZES, RandomText, random_model
+from .runs import Row
+from .speed import NO_CACHE
+from .stopwatch import STEPS, Stopwatch, counters, parts_of_ap
+
+BARS_GB = {"SD15": 3.0, "SDXL": 8.0}
+FLOOR = ("forward", "backward")
+PARTS = ("teacher", "search", "forward", "backward", "optimiser", "text", "the rest")
+KEPT = {"trajectories": 1, "sampling_steps": 2, "retain_sampling_steps": 2, "vocabulary": "shapes_and_colours"}
+"""How much AP is to keep around its updates: as little as it can."""
+
+
+def random_trajectories(
+    denoiser: Any, conditioning: Any, steps: int, guidance_scale: float, generator: torch.Generator, *_: Any
+) -> tuple[Any, Any]:
+    """In place of `trajectory.sample_trajectories`: samples as many and as large, at the same noise levels, of noise."""
+    from concept_erasure.erasure_core.trajectory import NoisyBatch
+
+    shape, parts = denoiser.empty_latents(len(conditioning)).shape, []
+    for sigma in denoiser.sigmas(steps)[:-1]:
+        noise = [torch.randn(shape, generator=generator).to(denoiser.device) for _ in range(3)]
+        parts.append(NoisyBatch(noise[0] * sigma, sigma.expand(shape[0]), conditioning, *noise[1:]))
+    return NoisyBatch.cat(parts), noise[0]
+
+
+def method_of(updates: int, settings: dict[str, Any]) -> Any:
+    """AP with what is asked for; a setting that this version does not have is left out."""
+    from concept_erasure.erasure_core.method import methods, settings_of
+
+    known = {field.name for field in settings_of(methods()["ap"])}
+    return methods()["ap"](steps=updates, **{name: v for name, v in (KEPT | settings).items() if name in known})
+
+
+def measured(family: str, updates: int, settings: dict[str, Any]) -> Row:
+    """AP's own loop: seconds and parts per update, and the memory of the whole of it over the loaded model."""
+    from concept_erasure.erasure_core import trajectory
+    from concept_erasure.erasure_core.concepts import parse_request
+    from concept_erasure.erasure_core.report import Report
+    from concept_erasure.nodes import host
+    from concept_erasure.nodes.memory import MemoryMeter
+
+    method, report, size = method_of(updates, settings), Report(), SIZES[family]
+    model = random_model(family)
+    with host.opened(model, RandomText(family), size, size) as denoiser, MemoryMeter(host.device()) as meter:
+        watch = Stopwatch(counters(denoiser))
+        replaced = patch.object(trajectory, "sample_trajectories", random_trajectories)
+        with replaced, parts_of_ap(watch), LiveBytes() as live:
+            method.erase(denoiser, parse_request("cat"), report)
+        watch.stop()
+        device = str(denoiser.device)
+    clock = "wall" if device.startswith("cuda") else "cpu"
+    return {
+        "family": family,
+        "size": size,
+        "device": device,
+        "updates": updates,
+        "samples": method.batch + method.preserved,
+        "checkpointing": getattr(method, "checkpointing", None),
+        "model_GB": round(sum(p.nbytes for p in model.model.parameters()) / 1e9, 2),
+        "peak_GB": round(meter.peak / 1e9, 2),
+        "tensors_peak_GB": round(live.peak / 1e9, 2),
+        "process_peak_GB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+        "clock": clock,
+        "wall_seconds_per_update": round(watch.cost("wall", lambda path: STEPS in path) / updates, 1),
+        "seconds_per_update": round(watch.cost(clock, lambda path: STEPS in path) / updates, 1),
+        "parts": parts(watch, clock, updates),
+        "notes": report.notes,
+    }
+
+
+def parts(watch: Stopwatch, clock: str, updates: int) -> dict[str, dict[str, float]]:
+    """Seconds and UNet evaluations of each part of an update; `the rest` is what has no name of its own."""
+
+    def name_of(path: tuple[str, ...]) -> str | None:
+        named = [part for part in path if part in PARTS]
+        return None if STEPS not in path else named[-1] if named else PARTS[-1]
+
+    return {
+        part: {
+            "seconds": round(watch.cost(clock, lambda path, part=part: name_of(path) == part) / updates, 2),
+            "evaluations": round(watch.cost("evaluations", lambda path, part=part: name_of(path) == part) / updates),
+        }
+        for part in PARTS
+    }
+
+
+def summary(expected: Sequence[Row], found: Sequence[Row]) -> dict[str, Any]:
+    """Memory of a checkpointed update of the largest batch beside its bar, and of whatever takes most; an update's time over
+    its floor, its own forward and backward passes."""
+    result: dict[str, Any] = {}
+    for family, bar in BARS_GB.items():
+        peaks = {row["what"]: row["peak_GB"] for row in expected if row["family"] == family and row["what"] != "update"}
+        if "update, checkpointed" in peaks:
+            update = peaks["update, checkpointed"]
+            result |= {f"foretold_update_GB_{family}": update, f"foretold_update_fits_{family}": update <= bar}
+            result[f"foretold_peak_GB_{family}"] = max(peaks.values())
+    for row in found:
+        floor = sum(row["parts"][part]["seconds"] for part in FLOOR)
+        result[f"update_over_floor_{row['family']}"] = round(row["seconds_per_update"] / floor, 2)
+    return result
+
+
+def tables(expected: Sequence[Row], found: Sequence[Row], profile: bool) -> list[str]:
+    """Foretold, measured, and if asked for, the parts of each measured update."""
+    texts = []
+    if expected:
+        texts.append(markdown_table(list(expected[0]), [list(row.values()) for row in expected]))
+    if found:
+        head = [name for name in found[0] if name not in ("key", "parts", "notes")]
+        texts.append(markdown_table(head, [[row[name] for name in head] for row in found]))
+    for row in found if profile else ():
+        cells = [[part, costs["seconds"], costs["evaluations"]] for part, costs in row["parts"].items()]
+        floor = [sum(row["parts"][part][what] for part in FLOOR) for what in ("seconds", "evaluations")]
+        head = (f"part of an update, {row['family']}", "s", "UNet evaluations")
+        texts.append(markdown_table(head, [*cells, ["floor: forward + backward", round(floor[0], 2), floor[1]]]))
+    return texts
+
+
+def main() -> None:
+    """Foretell, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--families", nargs="*", default=list(SIZES), choices=SIZES)
+    parser.add_argument("--skip-foretold", action="store_true")
+    parser.add_argument("--skip-measured", action="store_true")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--updates", type=int, default=1)
+    parser.add_argument("--settings", type=json.loads, default={}, help="of ap, as a JSON object")
+    parser.add_argument("--profile", action="store_true", help="also where the time of an update goes")
+    runs.add_arguments(parser)
+    arguments = parser.parse_args()
+    os.environ.setdefault(*NO_CACHE)
+    load_comfy("--cpu" if arguments.device == "cpu" else "--normalvram")
+    load_pack()
+    started = time.time()
+    on_gpu = arguments.device == "cuda"  # there nothing need be foretold
+    expected = (
+        [] if arguments.skip_foretold or on_gpu else [row for family in arguments.families for row in foretold(family)]
+    )
+    keys = [(family, arguments.updates, arguments.settings) for family in arguments.families]
+    found = [] if arguments.skip_measured else list(runs.each(keys, arguments, measured))
+    print("\n\n".join(tables(expected, found, arguments.profile)), flush=True)
+    device = {"gpu": torch.cuda.get_device_name()} if arguments.device == "cuda" else {}
+    result = summary(expected, found) | runs.circumstances(started) | device
+    print(json.dumps(result | {"foretold": expected, "measured": found}))
+
+
+if __name__ == "__main__":
+    main()
