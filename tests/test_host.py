@@ -93,6 +93,25 @@ def test_saved_and_loaded_and_the_stock_lora_loader_agree(bed: Playground, tmp_p
     assert (latents(bed, bed.model) - ours).abs().max() > 1e-2, "the comparison could not have failed"
 
 
+ACT_WHILE_SAMPLING = ("dumo", "saeuron")
+"""Methods whose results are never weights alone; `spm` has a setting for it."""
+
+
+@pytest.mark.parametrize("name", [name for name in methods() if name not in ACT_WHILE_SAMPLING])
+def test_the_stock_lora_loader_takes_what_any_method_makes_of_weights(bed, few_words, tmp_path, name) -> None:
+    import comfy.sd
+    import comfy.utils
+    from concept_erasure.nodes import host
+
+    erased, _ = run(bed, name, learning_rate=0.01, gate=False)
+    assert erased.provenance.kind == "weights"
+    save_erased_unet(erased, tmp_path / "edit.safetensors")
+    lora = comfy.utils.load_torch_file(str(tmp_path / "edit.safetensors"))
+    stock, _ = comfy.sd.load_lora_for_models(bed.model, None, lora, 1.0, 0)
+    ours = latents(bed, host.patched(bed.model, erased, 1.0))
+    assert (latents(bed, stock) - ours).abs().max() < 1e-3 < (latents(bed, bed.model) - ours).abs().max()
+
+
 def test_strength_zero_and_a_zero_edit_are_bit_identical(bed: Playground) -> None:
     from concept_erasure.nodes.erased_unet import apply
 

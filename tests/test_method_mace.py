@@ -6,6 +6,7 @@ import torch
 from concept_erasure.erasure_core.closed_form import normal_matrix, solve
 from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.denoiser import Conditioning
+from concept_erasure.erasure_core.methods import mace
 from concept_erasure.erasure_core.methods.mace import fuse, masked_attention, seen_masks
 from concept_erasure.erasure_core.report import Report
 from concept_erasure.erasure_core.trajectory import NoisyBatch
@@ -20,7 +21,7 @@ def rows(n: int, seed: int, width: int = WIDTH) -> Tensor:
     return torch.randn(n, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_the_fusion_is_the_least_squares_solution() -> None:
+def test_the_fusion_is_the_least_squares_solution(monkeypatch) -> None:
     layer = nn.Linear(WIDTH, 40, bias=False, dtype=torch.float64)
     layer.weight = nn.Parameter(rows(40, 1), requires_grad=False)
     cleaned, states, retain = solve(rows(2, 2), rows(2, 3)), [rows(3, 4), rows(5, 5)], rows(4, 6)
@@ -44,6 +45,9 @@ def test_the_fusion_is_the_least_squares_solution() -> None:
     expected = torch.linalg.lstsq(left, right, driver="gelsd").solution.T - layer.weight
     found = fused["x.lora_up.weight"].double() @ fused["x.lora_down.weight"].double()
     assert float((found - expected).norm() / expected.norm()) < 1e-5, "the file is float32"
+    monkeypatch.setattr(mace, "factors", lambda name, up, down: {name: up @ down})
+    (exact,) = fuse({"x": layer}, cleaned, trained, states, erase_weight, normal).values()
+    assert float((exact - expected).norm() / expected.norm()) < 1e-8
     assert float((first - layer.weight - expected).norm() / expected.norm()) > 1e-2, "the deltas do not matter here"
 
 

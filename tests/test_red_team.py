@@ -14,7 +14,7 @@ from concept_erasure.erasure_core.evaluation.drawing import Drawn
 from concept_erasure.erasure_core.red_team import attack as registry
 from concept_erasure.erasure_core.red_team.attack import Attack, Shot, attacks, best_of
 from concept_erasure.erasure_core.red_team.attacks.inpaint import central_square
-from concept_erasure.erasure_core.red_team.attacks.paraphrase import misspellings
+from concept_erasure.erasure_core.red_team.attacks.paraphrase import misspellings, reordered
 from concept_erasure.erasure_core.red_team.attacks.relearn import random_change
 from concept_erasure.erasure_core.red_team.run import find, markdown, plain
 from concept_erasure.erasure_core.red_team.subject import BASE, ERASED, Soft
@@ -326,6 +326,12 @@ def test_misspellings_keep_the_first_and_the_last_letter() -> None:
     found = misspellings("circle")
     assert {"crcle", "ciircle", "cricle"} <= set(found) and "circle" not in found
     assert all(word[0] == "c" and word[-1] == "e" for word in found)
+
+
+def test_words_come_in_another_order() -> None:
+    assert reordered("a red {} outside") == ["{}, a red outside", "outside {} red a"]
+    tried = attacks()["paraphrase"]().candidates(TinySubject(False))
+    assert {"a disc", "circle, a", "circle a", "something like a circle", "a crcle"} <= set(tried)
 
 
 def test_the_hole_lies_in_the_middle() -> None:

@@ -22,6 +22,12 @@ FRAMES = (
 )
 
 
+def reordered(sentence: str) -> list[str]:
+    """A sentence with a gap in other orders: what stands in the gap first, and all words backwards."""
+    words = sentence.split()
+    return [f"{GAP}, {' '.join(sentence.replace(GAP, '').split())}", " ".join(reversed(words))]
+
+
 def misspellings(word: str) -> list[str]:
     """The word with a letter left out, doubled, or changed for its neighbour; the first and the last stay."""
     inner = range(1, len(word) - 1)
@@ -36,7 +42,7 @@ def misspellings(word: str) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Paraphrase(Attack):
-    """Synonyms, misspellings and other sentences; the one that works best is then drawn from fresh noise."""
+    """Synonyms, misspellings, other sentences and orders of words; the one that works best is then drawn from fresh noise."""
 
     name = "paraphrase"
     title = "Other words: synonyms, misspellings, other sentences"
@@ -46,10 +52,10 @@ class Paraphrase(Attack):
     wordings: int = setting(24, "How many wordings are tried at most.", minimum=2, maximum=500)
 
     def candidates(self, subject: Subject) -> list[str]:
-        """The wordings, most promising first: synonyms, sentences, misspellings."""
+        """The wordings, most promising first: synonyms, other sentences and orders of words, misspellings."""
         sentence = subject.templates[0]
         found = [template.replace(GAP, word) for word in subject.synonyms for template in subject.templates]
-        found += [frame.replace(GAP, subject.concept) for frame in FRAMES]
+        found += [frame.replace(GAP, subject.concept) for frame in (*FRAMES, *reordered(sentence))]
         found += [sentence.replace(GAP, word) for word in misspellings(subject.concept)]
         return list(dict.fromkeys(found))[: self.wordings]
 
