@@ -167,8 +167,9 @@ def test_checkpointing_by_block_changes_no_gradient(small: Small) -> None:
     assert all(torch.equal(one, other) for one, other in zip(again, copied, strict=True))
     for one, other in zip(again, plain, strict=True):
         assert torch.allclose(one, other, rtol=0, atol=1e-4 * float(other.abs().max()))
-    assert sum(bool(one.any()) for one in again) > 0.9 * len(again)
-    assert held > 3 * between, "checkpointing holds hardly less"
+    assert sum(bool(one.any()) for one in again) > 0.8 * len(again), "there are hardly gradients to compare"
+    # much of so small a network as Flux.2's lies outside of its blocks
+    assert held > (8 if FAMILIES[small.layout.family].is_unet else 1.5) * between, "checkpointing holds hardly less"
     assert base_hash(small.bed) == small.hash
 
 

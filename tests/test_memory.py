@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from concept_erasure.erasure_core import memory
+from concept_erasure.erasure_core.adapters import Deltas
 from concept_erasure.erasure_core.checkpointing import by_block, wrapped
 from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.erased_unet import ErasedUNet
@@ -17,18 +18,21 @@ from concept_erasure.erasure_core.method import methods
 from concept_erasure.erasure_core.report import Report
 from concept_erasure.erasure_core.trained import TrainedMethod
 from concept_erasure.erasure_core.trajectory import TrajectoryPool
-from erasure_tests.live import LiveMemory
 from erasure_tests.runs import base_hash
 from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from benchmarks.live_memory import LiveMemory
+
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 TRAINED = [name for name, method in methods().items() if issubclass(method, TrainedMethod)]
 ROWS, WIDTH = 64, 32
 ONE = ROWS * WIDTH * 4
 """The bytes of one activation of a `Chain`."""
+FACTOR = 1.5
+"""At least so many times less memory a pass of the playground's UNet takes with checkpointing."""
 
 
 class Block(nn.Module):
@@ -190,10 +194,8 @@ def test_what_is_measured_of_one_and_two_samples_holds_for_more(monkeypatch) -> 
     assert report.costs["UNet_evaluations_to_measure_memory"] == 9
 
 
-def toy_deltas(toy: ToyDenoiser):
+def toy_deltas(toy: ToyDenoiser) -> Deltas:
     """Trainable deltas on the toy."""
-    from concept_erasure.erasure_core.adapters import Deltas
-
     return Deltas(toy.layers("cross_attention_kv"), 2, torch.Generator().manual_seed(0))
 
 
@@ -329,6 +331,28 @@ def test_samples_are_kept_where_the_plan_says() -> None:
     pool.fill(["square"], 2)
     with pytest.raises(NotImplementedError, match="meta"):
         pool.draw("square", 1)
+
+
+@pytest.mark.usefixtures("as_a_node_runs")
+def test_checkpointing_lowers_the_peak_of_a_real_unet_and_the_plan_knows_both(bed) -> None:
+    """The playground's UNet at 128x128, forward and backward, by what exists at a time to the byte."""
+    from concept_erasure.nodes import host
+
+    n, peaks = 8, {}
+    with host.opened(bed.model, bed.clip, 128, 128) as denoiser:
+        deltas = Deltas(denoiser.layers("cross_attention_kv"), 8, torch.Generator().manual_seed(0))
+        blocks = denoiser.blocks("checkpointed")
+        arguments = denoiser.empty_latents(n), denoiser.sigmas(2)[:1].expand(n), denoiser.encode(["circle"] * n)
+        with deltas.attached():
+            known = memory.measured(denoiser, blocks, deltas.parameters())(n)
+            for on in (False, True):
+                with LiveMemory() as live, by_block(blocks.values() if on else []):
+                    predicted = denoiser.predict(*arguments)
+                    torch.autograd.grad(predicted.square().mean(), deltas.parameters())
+                peaks[on] = live.peak
+    assert peaks[False] > FACTOR * peaks[True]
+    for on, peak in peaks.items():
+        assert 0.6 * peak < MARGIN * known.held(on) < 1.6 * peak, (on, peak, known)
 
 
 @pytest.fixture
