@@ -258,3 +258,44 @@ def test_a_cancelled_summary_leaves_the_attacks_that_are_over(bed, judge, monkey
     stored = json.loads((tmp_path / "cut_partial_00001_.json").read_text("utf-8"))
     assert not stored["complete"] and [one["attack"] for one in stored["attacks"]] == ["completion"]
     assert base_hash(bed) == before
+
+
+SENTENCES = ("a red {}", "a blue {}", "a solid {}")
+
+
+def renamed(bed: Playground, word: str, other: str):
+    """A MODEL that only renames a word: what the text encoder makes of these sentences with it is read as with the other.
+    The weights, and all that they know, stay."""
+    pairs = [[bed.text(sentence.replace("{}", said))[0] for said in (word, other)] for sentence in SENTENCES]
+
+    def wrapper(apply_model, given):
+        tokens = given["c"]["c_crossattn"].clone()
+        for row in tokens:
+            for said, becomes in pairs:
+                if torch.allclose(row, said.to(row), atol=1e-3):
+                    row.copy_(becomes)
+        return apply_model(given["input"], given["timestep"], **(given["c"] | {"c_crossattn": tokens}))
+
+    model = bed.model.clone()
+    model.set_model_unet_function_wrapper(wrapper)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("nearest_tokens", {"words": 3, "tries": 1}),
+        ("completion", {"share": 0.6}),
+        ("textual_inversion", {"steps": 60, "pictures": 6, "vectors": 1}),
+    ],
+)
+def test_an_edit_that_only_renames_a_word_falls_on_the_playground(bed, judge, name, settings) -> None:
+    """The known answer in the real host; `test_red_team` has it exactly, with controls and a model that never knew it."""
+    from concept_erasure.nodes import host
+    from concept_erasure.nodes.red_team import run
+
+    sampling = Sampling(64, 64, 12, 3.0, "euler", "normal", batch_size=8)
+    model = renamed(bed, "circle", "star")
+    one = host.ComfySubject(bed.model, model, bed.clip, bed.vae, judge, "circle", SENTENCES, sampling)
+    shares = run(one, attacks()[name](**settings), 4, bed.model).shares()
+    assert shares["base"].hits == 4 and shares["no attack"].hits == 0 and shares["attack"].hits >= 3
