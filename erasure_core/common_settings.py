@@ -89,7 +89,7 @@ def block_checkpointing() -> Any:
     return setting(
         "auto",
         "Gradient checkpointing: the same result in a fraction of the memory, for one more forward pass in each optimiser "
-        "step. auto uses it when memory is short.",
+        "step. auto uses it when memory is short. Methods that change the network around its predictions cannot; they say so.",
         choices=CHECKPOINTING,
         advanced=True,
     )

@@ -172,8 +172,7 @@ class DualEncoderModulation(ErasureMethod):
         """Phase two: erase, and predict for other meanings what the frozen network does."""
         samples, desired = run.targets(self.batch, self.negative_guidance)
         others = self._others(samples, meanings, target, run.generator)
-        with torch.no_grad():
-            before = run.denoiser.predict(others.latents, others.sigma, others.conditioning)
+        before = run.pool.predict(others)
         both = NoisyBatch.cat([samples, others])
         _, residuals = side.residuals(both)
         predicted, predicted_others = side.predict(both, residuals).chunk(2)
