@@ -36,14 +36,13 @@ FACTOR = 1.5
 
 
 class Block(nn.Module):
-    """Three exponentials, each of which saves its result, and then what real blocks do: a note in a dictionary that decides
-    the result is read, and the input is written to."""
+    """Does what real blocks do: reads a note in a dictionary, which decides the result, and writes to its input."""
 
     def forward(self, x: Tensor, options: dict[str, int]) -> Tensor:
         """As the class says."""
         x.mul_(1.5)
         for _ in range(3):
-            x = (x * 0.1).exp() if options["place"] else (-x * 0.1).exp()
+            x = x.sin() if options["place"] else x.cos()
         return x + 0.0
 
 
@@ -70,9 +69,14 @@ def gradient(chain: Chain) -> Tensor:
     return torch.autograd.grad(chain(noisy).square().mean(), chain.scale)[0]
 
 
-def naively(forward):
-    """A block computed again in the simple way: with the dictionary and the input as the network left them."""
-    return lambda x, options: checkpoint(forward, x, options, use_reentrant=False)
+def with_the_input_as_it_was_left(forward):
+    """A block computed again in the simple way."""
+    return lambda x, options: checkpoint(lambda y: forward(y, dict(options)), x, use_reentrant=False)
+
+
+def with_the_notes_as_they_were_left(forward):
+    """The same, with a copy of the input."""
+    return lambda x, options: checkpoint(lambda y: forward(y.clone(), options), x, use_reentrant=False)
 
 
 def test_checkpointing_computes_again_what_was_computed_at_first() -> None:
@@ -82,12 +86,12 @@ def test_checkpointing_computes_again_what_was_computed_at_first() -> None:
         assert torch.equal(gradient(chain), plain)
     assert not any("forward" in vars(block) for block in chain.blocks)
     assert torch.equal(gradient(chain), plain)
-    try:
-        with wrapped(chain.blocks, naively):
-            careless = gradient(chain)
-    except RuntimeError:
-        return  # torch noticed that the input had changed
-    assert not torch.allclose(careless, plain, rtol=1e-3), "the control: nothing here can tell a wrong second call"
+    with wrapped(chain.blocks, with_the_notes_as_they_were_left):
+        assert not torch.allclose(gradient(chain), plain, rtol=1e-3, atol=0), (
+            "the control: no wrong second call can be told"
+        )
+    with pytest.raises(RuntimeError, match="inplace"), wrapped(chain.blocks, with_the_input_as_it_was_left):
+        gradient(chain)
 
 
 def test_a_block_whose_forward_was_replaced_before_gets_that_one_back() -> None:
@@ -227,7 +231,7 @@ def erased_toy(name: str, report: Report, **changes) -> ErasedUNet:
 
 def same(one: ErasedUNet, other: ErasedUNet) -> bool:
     """Whether two edits are the same to rounding; Adam makes more of that than there was."""
-    return all(torch.allclose(one.tensors[key], value, atol=1e-3) for key, value in other.tensors.items())
+    return all(torch.allclose(one.tensors[key], value, atol=1e-4) for key, value in other.tensors.items())
 
 
 @pytest.mark.usefixtures("few_words")
