@@ -53,16 +53,14 @@ class Playground:
         return [[states, {"pooled_output": pooled}]]
 
     @torch.inference_mode()
-    def sample(self, model: Any, prompts: Sequence[str], noise: Tensor, seed: int) -> Tensor:
-        """Latents of one picture a prompt, as KSampler gives them, from noise (n, channels, 8, 8)."""
+    def sample(self, model: Any, positive: list[Any], negative: list[Any], noise: Tensor, seed: int) -> Tensor:
+        """Latents of one picture a prompt, as KSampler gives them, from `conditioning` and noise (n, channels, 8, 8)."""
         import comfy.sample
 
-        positive, negative = self.conditioning(prompts), self.conditioning([""])
-        with fast_precision():
-            return comfy.sample.sample(
-                model, noise, STEPS, GUIDANCE_SCALE, SAMPLER, SCHEDULER, positive, negative, torch.zeros_like(noise),
-                disable_pbar=True, seed=seed,
-            )  # fmt: skip
+        return comfy.sample.sample(
+            model, noise, STEPS, GUIDANCE_SCALE, SAMPLER, SCHEDULER, positive, negative, torch.zeros_like(noise),
+            disable_pbar=True, seed=seed,
+        )  # fmt: skip
 
     def noise(self, n: int, seed: int) -> Tensor:
         """Noise for n pictures; equal seeds mean equal noise."""
@@ -74,8 +72,9 @@ class Playground:
         """One picture a prompt, (n, 3, 64, 64) in [0, 1], by ComfyUI's own sampler; equal seeds mean equal noise."""
         noise, pictures = self.noise(len(prompts), seed), []
         for rows in torch.arange(len(prompts)).split(BATCH):
-            latents = self.sample(model, [prompts[int(row)] for row in rows], noise[rows], seed)
+            positive, negative = self.conditioning([prompts[int(row)] for row in rows]), self.conditioning([""])
             with fast_precision():
+                latents = self.sample(model, positive, negative, noise[rows], seed)
                 pictures.append(self.vae.decode(latents.float()).movedim(-1, 1).float())
         return torch.cat(pictures)
 

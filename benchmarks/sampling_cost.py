@@ -36,7 +36,16 @@ EDITS = {
     "saeuron": ("saeuron", {"selectivity": 1.0, "steps": 20}),
     "kpop, its key": ("kpop", {}),
 }
-QUICK = {"steps": 2, "scale_steps": 1, "trajectories": 2, "sampling_steps": 4, "candidates": 4}
+QUICK = {
+    "steps": 2,
+    "scale_steps": 1,
+    "trajectories": 2,
+    "sampling_steps": 4,
+    "candidates": 4,
+    "sentences": 2,
+    "kept_sentences": 0,
+    "vocabulary": "shapes_and_colours",
+}
 """Settings of every method that has them, if `EDITS` says nothing else: none of them decides what sampling costs."""
 
 
@@ -73,15 +82,15 @@ def sampling_seconds(bed: Playground, model: Any, prompt: str) -> float:
     from concept_erasure.nodes import host
 
     host.use(model)
-    bed.encoded(prompt)
-    noise, started = bed.noise(1, 0), time.process_time()
-    bed.sample(model, [prompt], noise, 0)
+    given = bed.conditioning([prompt]), bed.conditioning([""]), bed.noise(1, 0)
+    started = time.process_time()
+    bed.sample(model, *given, 0)
     return time.process_time() - started
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     """Lower quartile, median, upper quartile."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else 3 * [*values]
     return round(low, 3), round(middle, 3), round(high, 3)
 
 
@@ -115,7 +124,13 @@ def measured(bed: Playground, found: dict[str, tuple[str, Any]], repeats: int) -
                 prompt = f"a solid red {shape}"
                 base, edited = (partial(sampling_seconds, bed, one, prompt) for one in (bed.model, model))
                 turns.setdefault((name, what), []).append(abba(base, edited))
-        print(f"# {repeat} of {repeats}", flush=True)
+        if repeat:
+            print(f"# {repeat} of {repeats}: {json.dumps([row['ratio'] for row in rows_of(turns, found)])}", flush=True)
+    return rows_of(turns, found)
+
+
+def rows_of(turns: dict[tuple[str, str], list[tuple[float, float]]], found: dict[str, tuple[str, Any]]) -> list[Row]:
+    """A row for each edit and prompt, from all its turns but the first."""
     rows = []
     for (name, what), pairs in turns.items():
         ratios, seconds = zip(*pairs[1:], strict=True)
@@ -131,7 +146,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--edits", nargs="*", default=list(EDITS), choices=EDITS)
-    parser.add_argument("--repeats", type=int, default=15, help="at least 2")
+    parser.add_argument("--repeats", type=int, default=15, help="turns of each edit")
     arguments = parser.parse_args()
     started, bed = time.time(), load_playground()
     rows = measured(bed, models(bed, arguments.edits), arguments.repeats)

@@ -127,12 +127,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--concepts", nargs="*", type=int, default=list(CONCEPTS))
     parser.add_argument("--sizes", nargs="*", type=int, default=list(SIZES), help="width and height of the pictures")
-    parser.add_argument("--steps", type=int, default=100, help="optimiser steps a concept, by default AP's own")
+    parser.add_argument("--settings", type=json.loads, default={}, help="of ap, as a JSON object; else its defaults")
     runs.add_arguments(parser)
     arguments = parser.parse_args()
     os.environ.setdefault(*NO_CACHE)
     started, bed = time.time(), load_playground()
-    settings = {"steps": arguments.steps}
+    settings = arguments.settings
     keys = [("concepts", n, settings) for n in arguments.concepts] + [("size", s, settings) for s in arguments.sizes]
     rows = []
     for row in runs.each(
