@@ -10,6 +10,7 @@ from torch import Tensor
 from .contexts import WORDS
 from .denoiser import Conditioning, Denoiser
 
+WORDS_AT_ONCE = 128
 SYNONYM_SIMILARITY = 0.7
 """Words more similar than this (`similarities`) count as synonyms where the user sets nothing else."""
 
@@ -17,15 +18,18 @@ SYNONYM_SIMILARITY = 0.7
 def similarities(words: Conditioning, targets: Conditioning) -> Tensor:
     """Cosine of each of n words to its nearest target, (n,), after taking off the words' mean: all prompts share their
     begin, end and padding tokens, and without that every two words look alike."""
-
     if words.tokens.shape[1] != targets.tokens.shape[1]:
         both = Conditioning.cat([words, targets])
         words, targets = both.rows(slice(len(words))), both.rows(slice(len(words), None))
-    states, erased = words.tokens.float().flatten(1), targets.tokens.float().flatten(1)
-    centre = states.mean(0, keepdim=True)
-    states, erased = states - centre, erased - centre
-    unit = torch.nn.functional.normalize  # a product of matrices: pairs of words times all tokens would fill the memory
-    return (unit(states) @ unit(erased).T).amax(1)
+    states = words.tokens.flatten(1)
+    centre = states.mean(0, keepdim=True, dtype=torch.float32)
+
+    def directions(rows: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(rows.float() - centre)
+
+    # a product of matrices: pairs of words times all tokens would fill the memory; so would copies of 3,000 words' text
+    erased = directions(targets.tokens.flatten(1)).T
+    return torch.cat([(directions(rows) @ erased).amax(1) for rows in states.split(WORDS_AT_ONCE)])
 
 
 def context_words_like(denoiser: Denoiser, targets: Sequence[str]) -> frozenset[str]:

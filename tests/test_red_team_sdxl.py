@@ -49,7 +49,7 @@ def test_a_words_vectors_read_as_the_word_and_gradients_reach_those_of_both_enco
         soft, said = denoiser.encode_soft(Soft("a red {}", vector)), denoiser.encode(["a red circle"])
         assert set(soft.values) == set(said.values) and "y" in said.values
         for name, value in said.values.items():
-            assert torch.allclose(soft.values[name], value, atol=1e-4), name
+            assert torch.allclose(soft.values[name], value, rtol=2**-11, atol=1e-4), name  # text is in half precision
         other = denoiser.encode(["a red square"])
         assert not torch.allclose(other.tokens, said.tokens, atol=1e-2)
         soft.tokens.square().sum().backward()

@@ -175,3 +175,33 @@ def test_a_textual_inversion_is_encoded_each_time(bed: Playground, folder: Path,
     finally:
         inner.embedding_directory = before
     assert not same(*answers)
+
+
+@pytest.mark.usefixtures("as_a_node_runs")
+def test_3000_words_fit_in_the_folder_and_are_off_by_half_precision_at_most(bed: Playground, folder: Path) -> None:
+    (own, _), *_ = bed.clip.encode_from_tokens_scheduled(bed.clip.tokenize("tree"), show_pbar=False)
+    values, _ = encoded(bed, bed.clip, "tree")
+    assert values["c_crossattn"].dtype == own.dtype == torch.float32
+    off = (values["c_crossattn"] - own).abs()
+    assert bool(off.any()) and bool((off <= own.abs() * 2**-11 + 2**-25).all())
+    assert 3000 * max(path.stat().st_size for path in folder.iterdir()) <= tensor_cache.LIMIT
+
+
+@pytest.mark.parametrize("states", [torch.tensor([[[1e5, 0.1]]]), torch.tensor([[[0.1, 0.3]]]).double()])
+def test_what_half_precision_cannot_hold_is_kept_as_it_is(states: Tensor, tmp_path: Path) -> None:
+    from concept_erasure.nodes.host.text import TextEncoder
+
+    class Clip:
+        cond_stage_model = torch.nn.Embedding(1, 1)
+
+        def tokenize(self, prompt: str) -> dict[str, list[list[tuple]]]:
+            return {"l": [[(len(prompt), 1.0)]]}
+
+        def encode_from_tokens_scheduled(self, tokens: dict, show_pbar: bool = True) -> list[list]:
+            return [[states, {"pooled_output": None}]]
+
+    for expected in ((2, 0), (1, 1)):  # the fingerprint takes one
+        encoder = TextEncoder(Clip(), TensorCache(tmp_path))
+        given, _ = encoder(Clip().tokenize("a"))
+        assert torch.equal(given, states) and given.dtype == states.dtype
+        assert (encoder.encoded, encoder.read) == expected

@@ -19,7 +19,7 @@ CACHE_SETTING = "CONCEPT_ERASURE_TEXT_CACHE"
 """Environment variable: another folder for the cache, or `off`."""
 _PROBE = "an old photo of two small, brightly painted wooden boats"
 _ROWS_AT_ONCE = 4096
-_STATES = "cond"
+_STATES, _IN_HALF = "cond", "cond in half precision"
 
 
 def text_cache() -> TensorCache | None:
@@ -34,7 +34,9 @@ def text_cache() -> TensorCache | None:
 class TextEncoder:
     """A CLIP whose answers are read from `cache` where it gave them before, in this run of ComfyUI or another.
 
-    `encoded` and `read` count the prompts that the CLIP encoded and those that were read.
+    Text states are rounded to half precision (`rounded`), which halves what is kept and is what a half-precision model
+    reads of them anyway; whether they were read or encoded makes no difference. `encoded` and `read` count the prompts
+    that the CLIP encoded and those that were read.
     """
 
     def __init__(self, clip: comfy.sd.CLIP, cache: TensorCache | None) -> None:
@@ -45,20 +47,30 @@ class TextEncoder:
     def __call__(self, tokens: Any) -> list[Any]:
         """The text states of a prompt, given by its tokens as the CLIP's `tokenize` has them, and what else the CLIP
         gives with them, as ComfyUI's CONDITIONING holds them."""
-        if self._cache is None or not _only_numbers(tokens):
+        if not _only_numbers(tokens):
             return self._encode(tokens)
+        if self._cache is None:
+            return self._rounded(tokens)
         if self._fingerprint is None:
             self._fingerprint = self._behaviour()
-        key = f"{self._fingerprint} {tokens!r}"
+        key = f"{self._fingerprint} {_IN_HALF} {tokens!r}"
         found = self._cache.get(key)
         if found is not None:
             self.read += 1
-            return [found.pop(_STATES), {"pooled_output": None} | found]
-        states, others = answer = self._encode(tokens)
-        given = {_STATES: states} | {name: value for name, value in others.items() if value is not None}
+            states = found.pop(_IN_HALF).float() if _IN_HALF in found else found.pop(_STATES)
+            return [states, {"pooled_output": None} | found]
+        states, others = answer = self._rounded(tokens)
+        given = {name: value for name, value in others.items() if value is not None}
+        halved = states.half()
+        fits = states.dtype == torch.float32 and torch.equal(halved.float(), states)
+        given |= {_IN_HALF: halved} if fits else {_STATES: states}
         if all(torch.is_tensor(value) for value in given.values()):
             self._cache.put(key, given)
         return answer
+
+    def _rounded(self, tokens: Any) -> list[Any]:
+        states, others = self._encode(tokens)
+        return [rounded(states), others]
 
     def _encode(self, tokens: Any) -> list[Any]:
         self.encoded += 1
@@ -80,6 +92,13 @@ class TextEncoder:
                 sums = torch.cat([rows.float().sum(1) for rows in module.weight.detach().split(_ROWS_AT_ONCE)])
                 digest.update(name.encode() + _bytes(sums))
         return digest.hexdigest()
+
+
+def rounded(states: Tensor) -> Tensor:
+    """Float32 numbers as half precision has them, as float32: off by at most 2^-11 of each, or 2^-25 where that is more.
+    What is of another type, or too large for half precision, is left as it is."""
+    halved = states.half()
+    return halved.float() if states.dtype == torch.float32 and bool(halved.isfinite().all()) else states
 
 
 def _bytes(value: Tensor) -> bytes:
