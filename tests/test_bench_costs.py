@@ -92,9 +92,8 @@ def test_a_steady_slowdown_cancels_and_only_more_than_the_noise_counts() -> None
     clock = iter((1.0, 1.1, 1.2, 1.3))
     assert sampling_cost.abba(lambda: next(clock), lambda: next(clock)) == (pytest.approx(1.0), pytest.approx(1.15))
     plain = {"edit": sampling_cost.BASE, "prompt": "any", "ratio": 1.0, "low": 0.98, "high": 1.01}
-    found = sampling_cost.summary(
-        [plain, plain | {"edit": "esd", "ratio": 1.015}, plain | {"edit": "dumo", "ratio": 1.3}]
-    )
+    wide, slow = {"edit": "esd", "ratio": 1.03, "low": 1.01}, {"edit": "dumo", "ratio": 1.3, "low": 1.25}
+    found = sampling_cost.summary([plain, plain | wide, plain | slow])
     assert found["noise"] == 0.02
     assert not found["esd, any"]["adds_time"] and found["dumo, any"]["adds_time"]
 
