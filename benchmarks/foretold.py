@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from .live_memory import LiveBytes
+from .live_memory import LiveMemory
 from .random_models import SIZES, RandomText, random_model
 from .runs import Row
 
@@ -54,10 +54,10 @@ def checkpointed(denoiser: Any) -> AbstractContextManager | None:
     return by_block(denoiser.blocks("checkpointed").values())
 
 
-def shapes_only(denoiser: Any, samples: int, run: Callable[[Callable[[], Tensor], LiveBytes], float]) -> Row:
+def shapes_only(denoiser: Any, samples: int, run: Callable[[Callable[[], Tensor], LiveMemory], float]) -> Row:
     """Gigabytes that live at most, and those that `run` says. It is given what predicts for so many samples."""
     said = denoiser.encode(["cat"]).repeat(samples)
-    with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
+    with FakeTensorMode(allow_non_fake_inputs=True), LiveMemory() as live:
         latents = torch.randn(denoiser.empty_latents(samples).shape)
         held = run(lambda: denoiser.predict(latents, torch.ones(samples), said), live)
     return {"samples": samples, "held_GB": round(held / 1e9, 2), "peak_GB": round(live.peak / 1e9, 2)}
@@ -67,7 +67,7 @@ def update(denoiser: Any, method: Any, samples: int, checkpointing: AbstractCont
     """One optimiser step with `samples` in its batch, with the deltas, their gradients and Adam's state."""
     from concept_erasure.erasure_core.adapters import Deltas
 
-    def run(predict: Callable[[], Tensor], live: LiveBytes) -> float:
+    def run(predict: Callable[[], Tensor], live: LiveMemory) -> float:
         deltas = Deltas(denoiser.layers(method.layers), method.rank, torch.Generator(), denoiser.rows(method.layers))
         optimiser = torch.optim.Adam(deltas.parameters())
         with deltas.attached(), checkpointing:
@@ -84,7 +84,7 @@ def forward_only(denoiser: Any, samples: int) -> Row:
     """Predictions without gradient, as the search and the sampling runs ask for them."""
 
     @torch.no_grad()
-    def run(predict: Callable[[], Tensor], live: LiveBytes) -> float:
+    def run(predict: Callable[[], Tensor], live: LiveMemory) -> float:
         predicted = predict()  # noqa: F841  (lives while it is counted)
         return live.now
 

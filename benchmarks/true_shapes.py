@@ -25,7 +25,7 @@ from devtools.pack import load_pack
 
 from . import runs
 from .foretold import foretold
-from .live_memory import LiveBytes
+from .live_memory import LiveMemory
 from .quality import markdown_table
 from .random_models import SIZES, RandomText, random_model
 from .runs import Row
@@ -73,7 +73,7 @@ def measured(family: str, updates: int, settings: dict[str, Any]) -> Row:
     with host.opened(model, RandomText(family), size, size) as denoiser, MemoryMeter(host.device()) as meter:
         watch = Stopwatch(counters(denoiser))
         replaced = patch.object(trajectory, "sample_trajectories", random_trajectories)
-        with replaced, parts_of_ap(watch), LiveBytes() as live:
+        with replaced, parts_of_ap(watch), LiveMemory() as live:
             method.erase(denoiser, parse_request("cat"), report)
         watch.stop()
         device = str(denoiser.device)

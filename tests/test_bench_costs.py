@@ -14,7 +14,7 @@ from erasure_tests.toy import ToyDenoiser
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks import sampling_cost, scaling, true_shapes
-from benchmarks.live_memory import LiveBytes
+from benchmarks.live_memory import LiveMemory
 from benchmarks.random_models import RandomText, random_model
 from benchmarks.stopwatch import STEPS, Stopwatch, counters, parts_of_ap
 from devtools.inprocess import load_comfy
@@ -105,7 +105,7 @@ def network_step() -> None:
 
 
 def test_live_bytes_are_those_of_the_tensors_alive_at_one_time() -> None:
-    with LiveBytes() as live:
+    with LiveMemory() as live:
         one = torch.ones(1000)
         view = one[:500].reshape(50, 10)
         two = one + 1
@@ -114,9 +114,9 @@ def test_live_bytes_are_those_of_the_tensors_alive_at_one_time() -> None:
         del two
         assert live.now == 4000
     assert live.peak == 8004
-    with LiveBytes() as real:
+    with LiveMemory() as real:
         network_step()
-    with FakeTensorMode(), LiveBytes() as foretold:
+    with FakeTensorMode(), LiveMemory() as foretold:
         network_step()
     assert foretold.peak == real.peak > 1000 * 50 * 4 and real.now == 0
 
