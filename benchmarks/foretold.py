@@ -96,6 +96,7 @@ def foretold(family: str) -> list[Row]:
     batch of sampling runs."""
     from concept_erasure.erasure_core.method import methods
     from concept_erasure.erasure_core.methods.ap import PROBE_LEVELS
+    from concept_erasure.erasure_core.trajectory import SAMPLES_AT_ONCE
     from concept_erasure.nodes import host
 
     method, size, rows = methods()["ap"](), SIZES[family], []
@@ -107,5 +108,5 @@ def foretold(family: str) -> list[Row]:
             if blocks is not None:
                 rows.append({"what": "update, checkpointed"} | update(denoiser, method, samples, blocks))
         rows.append({"what": "search"} | forward_only(denoiser, method.scan_width * PROBE_LEVELS))
-        rows.append({"what": "sampling runs"} | forward_only(denoiser, 2 * method.trajectories))
+        rows.append({"what": "sampling runs"} | forward_only(denoiser, SAMPLES_AT_ONCE))
     return [{"family": family, "size": size} | row for row in rows]

@@ -21,6 +21,9 @@ from .guidance import classifier_free, euler_step
 from .parts import InParts, Predict
 from .report import Check, unwatched
 
+SAMPLES_AT_ONCE = 16
+"""Of the frozen model's predictions: as many fill a GPU, and more would take more memory than an optimiser step."""
+
 
 @dataclass(frozen=True)
 class NoisyBatch:
@@ -134,6 +137,7 @@ class TrajectoryPool:
     ) -> None:
         self.kept_on = denoiser.device
         self.in_parts = InParts(denoiser.predict, say, doing=" without gradients")
+        self.in_parts.at_once = SAMPLES_AT_ONCE
         self._denoiser, self._steps, self._scale = denoiser, steps, guidance_scale
         self._generator, self._avoid, self._frozen, self._check = generator, avoid, frozen, check
         self._samples: dict[str, NoisyBatch] = {}
