@@ -71,14 +71,15 @@ def random_model(family: str, *, empty: bool = False) -> Any:
     config.set_inference_dtype(torch.float16, cast, device=device)
     model = config.get_model(shapes, "", device=offload)
     if not empty:
-        _fill(model.diffusion_model, torch.Generator(offload).manual_seed(1))
+        fill(model.diffusion_model, torch.Generator(offload).manual_seed(1))
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
 
 
 @torch.no_grad()
-def _fill(network: torch.nn.Module, generator: torch.Generator) -> None:
+def fill(network: torch.nn.Module, generator: torch.Generator) -> None:
     """Matrices that keep the size of what they are given, norms near the identity."""
-    for name, value in network.named_parameters():
+    tables = ((name, value) for name, value in network.named_buffers() if value.ndim > 1)  # SD3's positions
+    for name, value in (*network.named_parameters(), *tables):
         if value.ndim > 1:
             value.normal_(0, value[0].numel() ** -0.5, generator=generator)
         else:

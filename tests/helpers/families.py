@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.playground import Playground
+from benchmarks.random_models import fill
 from devtools.inprocess import load_comfy
 
 from .layouts import LAYOUTS, UNET, Layout
@@ -81,23 +82,10 @@ def _weights(layout: Layout, checkpoint: bool) -> dict[str, Tensor]:
     network = getattr(importlib.import_module(module), name)(
         **layout.config, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init
     )
-    _fill(network, torch.Generator().manual_seed(1))
+    fill(network, torch.Generator().manual_seed(1))
     prefix = "model.diffusion_model." if checkpoint else ""
     weights = {f"{prefix}{key}": value.half() for key, value in network.state_dict().items()}
     return weights | {key: torch.zeros(shape) for key, shape in layout.markers.items()}
-
-
-@torch.no_grad()
-def _fill(network: nn.Module, generator: torch.Generator) -> None:
-    """Matrices that keep the size of what they are given, norms near the identity."""
-    tables = ((name, value) for name, value in network.named_buffers() if value.ndim > 1)  # SD3's positions
-    for name, value in (*network.named_parameters(), *tables):
-        if value.ndim > 1:
-            value.normal_(0, value[0].numel() ** -0.5, generator=generator)
-        else:
-            value.normal_(0, 0.02, generator=generator)
-            if not name.endswith("bias"):
-                value += 1
 
 
 @contextmanager
