@@ -73,7 +73,8 @@ def test_the_node_shows_what_it_is_at_from_the_start(bed: Playground, monkeypatc
     monkeypatch.setattr(host.services, "send_text", lambda text, node: shown.append(f"{node}: {text}"))
     monkeypatch.setattr(host, "send_text", host.services.send_text)
     erase(bed.model, bed.clip, parse_request("circle"), make("ap", **QUICK), 64, 64, node_id="7")
-    assert shown[0] == "7: sampling step 1 of 3, 3 at once" and shown[-1].startswith("7: optimiser step 3 of 3")
+    assert shown[0].startswith("7: memory: about ") and shown[1] == "7: sampling step 1 of 3, 3 at once"
+    assert shown[-1].startswith("7: optimiser step 3 of 3")
     assert "7: encoding words, 0 of 7" in shown
 
 
