@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import comfyui, server
 from .graph import dumps
-from .sheets import first_steps, mechanisms
+from .sheets import first_steps, mechanisms, whole
 
 FOLDER = comfyui.PACK / "workflows"
 
@@ -25,6 +25,7 @@ MAKERS: tuple[Callable[[dict], dict], ...] = (
     first_steps.stock_lora_loader,
     first_steps.evaluate,
     first_steps.red_team,
+    whole.erase_measure_attack_save,
     mechanisms.closed_form_in_seconds,
     mechanisms.gated_by_the_prompt,
     mechanisms.sae_features,

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from concept_erasure.erasure_core.erased_unet import load_erased_unet
-from erasure_tests.server import WORKFLOWS
+from erasure_tests.server import QUICK, WORKFLOWS
 
 from devtools import make_workflows
 from devtools.sheets.first_steps import SAVED
@@ -30,7 +30,7 @@ def test_a_workflow_runs_and_its_pictures_have_the_size_asked_for(bench, name):
         node for node, entry in done.prompt.items()
         if entry["class_type"] in ("SaveImage", "PreviewImage") and entry["_meta"]["title"] not in CHARTS
     ]  # fmt: skip
-    assert shown or name in ("evaluate", "red_team"), "these show nothing but charts"
+    assert shown or name in ("evaluate", "red_team", "erase_measure_attack_save"), "these show nothing but charts"
     for node in shown:
         pictures = done.pictures(node)
         assert len(pictures) == 8
@@ -97,6 +97,24 @@ def test_an_edit_is_attacked_and_the_figures_are_kept(bench):
     assert [found["attack"] for found in json.loads(stored.read_text("utf-8"))["attacks"]] == ["completion", "img2img"]
     (picture,) = output.glob("erasure/red_team_0*strongest.png")
     assert picture.stat().st_size > 0
+
+
+def test_one_workflow_erases_measures_attacks_and_saves(bench):
+    done = bench.workflow("erase_measure_attack_save")
+    measured, attacked = (
+        done.output(done.node(f"Report of the {what}"))["text"][0] for what in ("measurement", "attacks")
+    )
+    assert "| look-alike | PSR-1 |" in measured and "survives: " in attacked and "| completion |" in attacked
+    output = bench.running.base_directory / "output"
+    (saved,) = output.glob("loras/erased/whole*.safetensors")
+    kept = load_erased_unet(saved).provenance
+    assert kept.targets == (("circle", ""),) and {row["score"] for row in kept.scores["shares"]} >= {"ESR-1", "PSR-1"}
+    (stored,) = output.glob("erasure/whole_measured*.json")
+    pictures = json.loads(stored.read_text("utf-8"))["pictures"]
+    alike = {one["prompt"]["concept"] for one in pictures if one["prompt"]["group"] == "look-alike"}
+    assert len(alike) == 3 and alike <= set(QUICK["candidates"].splitlines()), (
+        "the list that Find Adversarial Concept gave"
+    )
 
 
 def test_the_stock_lora_loader_draws_what_our_node_draws(bench):
