@@ -20,6 +20,7 @@ WORKFLOWS = comfyui.PACK / "workflows"
 WEIGHTS = comfyui.PACK / "playground" / "weights" / "unet.safetensors"
 QUICK = {
     "steps": 4,
+    "training_dtype": "fp32",  # not every CPU computes in bf16; those that imitate it take minutes for a step
     "pictures_per_prompt": 1,
     "method.steps": 8,
     "method.trajectories": 2,
