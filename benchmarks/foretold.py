@@ -45,15 +45,6 @@ def _floats(norm: nn.Module) -> list[Tensor | None]:
     return [None if part is None else part.float() for part in (norm.weight, norm.bias)]
 
 
-def checkpointed(denoiser: Any) -> AbstractContextManager | None:
-    """Gradient checkpointing as a trained method uses it; None if this pack has none."""
-    try:
-        from concept_erasure.erasure_core.checkpointing import by_block
-    except ImportError:
-        return None
-    return by_block(denoiser.blocks("checkpointed").values())
-
-
 def shapes_only(denoiser: Any, samples: int, run: Callable[[Callable[[], Tensor], LiveMemory], float]) -> Row:
     """Gigabytes that live at most, and those that `run` says. It is given what predicts for so many samples."""
     said = denoiser.encode(["cat"]).repeat(samples)
@@ -94,6 +85,7 @@ def forward_only(denoiser: Any, samples: int) -> Row:
 def foretold(family: str) -> list[Row]:
     """What AP at its defaults asks for at this family's size: its update with and without checkpointing, a search step and a
     batch of sampling runs."""
+    from concept_erasure.erasure_core.checkpointing import by_block
     from concept_erasure.erasure_core.method import methods
     from concept_erasure.erasure_core.methods.ap import PROBE_LEVELS
     from concept_erasure.erasure_core.trajectory import SAMPLES_AT_ONCE
@@ -104,9 +96,8 @@ def foretold(family: str) -> list[Row]:
     with host.opened(model, RandomText(family), size, size) as denoiser, types_of_a_gpu(denoiser):
         for samples in dict.fromkeys((2, method.batch + method.preserved)):
             rows.append({"what": "update"} | update(denoiser, method, samples, nullcontext()))
-            blocks = checkpointed(denoiser)
-            if blocks is not None:
-                rows.append({"what": "update, checkpointed"} | update(denoiser, method, samples, blocks))
+            blocks = by_block(denoiser.blocks("checkpointed").values())
+            rows.append({"what": "update, checkpointed"} | update(denoiser, method, samples, blocks))
         rows.append({"what": "search"} | forward_only(denoiser, method.scan_width * PROBE_LEVELS))
         rows.append({"what": "sampling runs"} | forward_only(denoiser, SAMPLES_AT_ONCE))
     return [{"family": family, "size": size} | row for row in rows]

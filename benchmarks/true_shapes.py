@@ -52,23 +52,16 @@ def random_trajectories(
     return NoisyBatch.cat(parts), noise[0]
 
 
-def method_of(updates: int, settings: dict[str, Any]) -> Any:
-    """AP with what is asked for; a setting that this version does not have is left out."""
-    from concept_erasure.erasure_core.method import methods, settings_of
-
-    known = {field.name for field in settings_of(methods()["ap"])}
-    return methods()["ap"](steps=updates, **{name: v for name, v in (KEPT | settings).items() if name in known})
-
-
 def measured(family: str, updates: int, settings: dict[str, Any]) -> Row:
     """AP's own loop: seconds and parts per update, and the memory of the whole of it over the loaded model."""
     from concept_erasure.erasure_core import trajectory
     from concept_erasure.erasure_core.concepts import parse_request
+    from concept_erasure.erasure_core.method import methods
     from concept_erasure.erasure_core.report import Report
     from concept_erasure.nodes import host
     from concept_erasure.nodes.memory import MemoryMeter
 
-    method, report, size = method_of(updates, settings), Report(), SIZES[family]
+    method, report, size = methods()["ap"](steps=updates, **KEPT | settings), Report(), SIZES[family]
     model = random_model(family)
     with host.opened(model, RandomText(family), size, size) as denoiser, MemoryMeter(host.device()) as meter:
         watch = Stopwatch(counters(denoiser))
@@ -84,7 +77,7 @@ def measured(family: str, updates: int, settings: dict[str, Any]) -> Row:
         "device": device,
         "updates": updates,
         "samples": method.batch + method.preserved,
-        "checkpointing": getattr(method, "checkpointing", None),
+        "checkpointing": method.checkpointing,
         "model_GB": round(sum(p.nbytes for p in model.model.parameters()) / 1e9, 2),
         "peak_GB": round(meter.peak / 1e9, 2),
         "tensors_peak_GB": round(live.peak / 1e9, 2),
