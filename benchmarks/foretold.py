@@ -16,11 +16,13 @@ from .live_memory import LiveMemory
 from .random_models import SIZES, RandomText, random_model
 from .runs import Row
 
+PUBLISHED = "update, published loop"
+
 
 @contextmanager
-def types_of_a_gpu(denoiser: Any) -> Iterator[None]:
-    """Inside, a network that holds half-precision weights on the CPU makes the tensors that it would make on a GPU: autocast
-    casts weights and activations to bf16, but computes norms in float32, and attention is torch's own."""
+def types_of_a_gpu(denoiser: Any, *, autocast: bool = True) -> Iterator[None]:
+    """Inside, a network on the CPU makes the tensors that it would make on a GPU: autocast casts weights and activations to
+    bf16, but computes norms in float32, and attention is torch's own. Without `autocast`, all is of the weights' type."""
     from comfy.ldm.modules import attention
 
     def group_norm(norm: nn.GroupNorm, x: Tensor) -> Tensor:
@@ -36,8 +38,8 @@ def types_of_a_gpu(denoiser: Any) -> Iterator[None]:
                     stack.enter_context(patch.object(module, "forward", forward.__get__(module)))
         for name in ("optimized_attention", "optimized_attention_masked"):
             stack.enter_context(patch.object(attention, name, attention.attention_pytorch))
-        autocast = torch.autocast("cpu", torch.bfloat16)
-        stack.enter_context(patch.object(denoiser, "_precision", lambda: autocast))
+        precision = torch.autocast("cpu", torch.bfloat16, enabled=autocast)
+        stack.enter_context(patch.object(denoiser, "_precision", lambda: precision))
         yield
 
 
@@ -82,9 +84,33 @@ def forward_only(denoiser: Any, samples: int) -> Row:
     return shapes_only(denoiser, samples, run)
 
 
+def published(family: str) -> Row:
+    """What the published loop's update takes, over a model of the same kind in half precision: float32 throughout, a second
+    copy of the UNet, gradients of all weights (its optimiser clears only those of the weights that it trains, so that the
+    rest are there in the next forward pass), and Adam's averages. A sample of the target and one of the candidate."""
+    from concept_erasure.nodes import host
+
+    size, samples = SIZES[family], 2
+    model = random_model(family, empty=True, dtype=torch.float32)
+    weights = 4 * sum(parameter.numel() for parameter in model.model.diffusion_model.parameters())
+
+    def run(predict: Callable[[], Tensor], live: LiveMemory) -> float:
+        predicted = predict()  # noqa: F841  (what it keeps for its backward pass lives while it is counted)
+        return live.now
+
+    with host.opened(model, RandomText(family), size, size) as denoiser, types_of_a_gpu(denoiser, autocast=False):
+        trained = sum(layer.weight.numel() for layer in denoiser.layers("cross_attention").values())
+        for parameter in model.model.diffusion_model.parameters():
+            parameter.requires_grad_(True)
+        counted = shapes_only(denoiser, samples, run)
+    over = weights / 2 + weights + (weights - 4 * trained) + 2 * 4 * trained
+    peak = {"peak_GB": round(counted["held_GB"] + over / 1e9, 2)}
+    return {"what": PUBLISHED} | counted | peak
+
+
 def foretold(family: str) -> list[Row]:
     """What AP at its defaults asks for at this family's size: its update with and without checkpointing, a search step and a
-    batch of sampling runs."""
+    batch of sampling runs. And what the published loop asks for."""
     from concept_erasure.erasure_core.checkpointing import by_block
     from concept_erasure.erasure_core.method import methods
     from concept_erasure.erasure_core.methods.ap import PROBE_LEVELS
@@ -100,4 +126,5 @@ def foretold(family: str) -> list[Row]:
             rows.append({"what": "update, checkpointed"} | update(denoiser, method, samples, blocks))
         rows.append({"what": "search"} | forward_only(denoiser, method.scan_width * PROBE_LEVELS))
         rows.append({"what": "sampling runs"} | forward_only(denoiser, SAMPLES_AT_ONCE))
+    rows.append(published(family))
     return [{"family": family, "size": size} | row for row in rows]

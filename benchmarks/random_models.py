@@ -50,9 +50,9 @@ SIZES = {"SD15": 512, "SDXL": 1024}
 POOLED = {"SD15": 0, "SDXL": 1280}
 
 
-def random_model(family: str, *, empty: bool = False) -> Any:
-    """A MODEL of that family as ComfyUI loads it from a file in half precision: its own detection chooses class and types
-    by the shapes, and its memory management moves it. Seeded.
+def random_model(family: str, *, empty: bool = False, dtype: torch.dtype = torch.float16) -> Any:
+    """A MODEL of that family as ComfyUI loads it from a file in half precision, or of another `dtype`: its own detection
+    chooses class and types by the shapes, and its memory management moves it. Seeded.
 
     With `empty` the weights are not even written, so that they take no memory yet, and the network computes in their own
     type, as on a GPU: for shapes.
@@ -64,11 +64,11 @@ def random_model(family: str, *, empty: bool = False) -> Any:
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     operations = comfy.ops.disable_weight_init
-    shapes = UNetModel(**CONFIGS[family], dtype=torch.float16, device="meta", operations=operations).state_dict()
+    shapes = UNetModel(**CONFIGS[family], dtype=dtype, device="meta", operations=operations).state_dict()
     config = comfy.model_detection.model_config_from_unet(shapes, "")
     device, offload = management.get_torch_device(), management.unet_offload_device()
-    cast = None if empty else management.unet_manual_cast(torch.float16, device, config.supported_inference_dtypes)
-    config.set_inference_dtype(torch.float16, cast, device=device)
+    cast = None if empty else management.unet_manual_cast(dtype, device, config.supported_inference_dtypes)
+    config.set_inference_dtype(dtype, cast, device=device)
     model = config.get_model(shapes, "", device=offload)
     if not empty:
         fill(model.diffusion_model, torch.Generator(offload).manual_seed(1))

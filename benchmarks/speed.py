@@ -1,24 +1,27 @@
 """`make bench-speed`: AP's fast schedule against the published loop on the playground, cost and quality side by side.
 
 The published loop runs with the published settings, and holds what the published code holds: a second copy of the UNet, and
-gradients of all its weights. Prints a Markdown table and, as its last line, one JSON object; every ratio is reference over
-fast. `--updates N` stops the reference after N of its optimiser steps. Its cost is then scaled up to all of them, for its
-loops are alike but for the noise level that each draws; its quality is that of an unfinished run, and the result says so.
+gradients of all its weights. Memory is counted in short runs of their own, to the byte and whatever the allocator does,
+because counting slows them down. Prints a Markdown table and, as its last line, one JSON object; every ratio is reference
+over fast. `--updates N` stops the reference after N of its optimiser steps. Its cost is then scaled up to all of them, for
+its loops are alike but for the noise level that each draws; its quality is that of an unfinished run, and the result says so.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import os
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from . import measure, runs
+from .live_memory import LiveMemory
 from .playground import Playground, load_playground
 from .quality import markdown_table
 from .runs import Row
@@ -44,7 +47,12 @@ PUBLISHED = {
 }
 """Of the published code's scripts for objects; each is a setting of `ap`."""
 NO_CACHE = ("CONCEPT_ERASURE_TEXT_CACHE", "off")
-COSTS = ("UNet_evaluations", "seconds", "peak_MB")
+COSTS = {"UNet_evaluations": "unet_evaluations_ratio", "seconds": "wall_ratio"}
+"""What a run costs, and the name of its ratio."""
+SCHEDULES = ("fast", "reference")
+MEMORY = "memory"
+MEMORY_STEPS = 3
+BY = "make bench-speed ARGS=--write"
 
 
 @contextmanager
@@ -85,14 +93,13 @@ def one_run(bed: Playground, schedule: str, target: str, seed: int, n: int, sett
     from concept_erasure.erasure_core.method import methods
     from concept_erasure.erasure_core.report import Report
     from concept_erasure.nodes import host
-    from concept_erasure.nodes.memory import MemoryMeter
 
     method, first = methods()["ap"](seed=seed, **settings), []
-    with host.opened(bed.model, bed.clip, 64, 64) as denoiser, MemoryMeter(host.device()) as meter:
+    with host.opened(bed.model, bed.clip, 64, 64) as denoiser:
         denoiser.text_encoder = text = TimedText(denoiser.text_encoder)
         report = Report()
         report.on_preview = lambda step: first.append((report.seconds(), denoiser.evaluations)) if step == 1 else None
-        with as_published(denoiser) if schedule == "reference" else nullcontext(0.0) as held:
+        with holding(denoiser, schedule):
             erased = method.erase(denoiser, parse_request(target), report)
         seconds = report.seconds()
     # what comes before the first step is spent once, however many follow
@@ -109,47 +116,72 @@ def one_run(bed: Playground, schedule: str, target: str, seed: int, n: int, sett
         "UNet_evaluations": round(evaluations + scale * (denoiser.evaluations - evaluations)),
         "seconds": round(before + scale * (seconds - before), 1),
         "text_seconds": round(text.seconds, 1),
-        "peak_MB": round(meter.peak / 1e6, 1),
-        "held_MB": round(held, 1),
     } | scores[target].row()
 
 
-def summary(rows: Sequence[Row]) -> dict[str, Any]:
+def holding(denoiser: Any, schedule: str) -> AbstractContextManager[float]:
+    """What a schedule's own code holds beside the run, and its megabytes."""
+    return as_published(denoiser) if schedule == "reference" else nullcontext(0.0)
+
+
+def memory_of(bed: Playground, schedule: str, target: str, settings: dict[str, Any]) -> Row:
+    """The most memory that the tensors of a run take at a time, over the loaded model, in a run of a few steps."""
+    from concept_erasure.erasure_core.concepts import parse_request
+    from concept_erasure.erasure_core.method import methods
+    from concept_erasure.erasure_core.report import Report
+    from concept_erasure.nodes import host
+
+    method = methods()["ap"](**settings | {"steps": MEMORY_STEPS})
+    opened = host.opened(bed.model, bed.clip, 64, 64)
+    with opened as denoiser, LiveMemory() as live, holding(denoiser, schedule) as held:
+        method.erase(denoiser, parse_request(target), Report())
+    return {"schedule": schedule, "peak_MB": round(live.peak / 1e6, 1), "held_MB": round(held, 1)}
+
+
+def summary(rows: Sequence[Row], memory: Sequence[Row] = ()) -> dict[str, Any]:
     """Means over the runs, and the ratios reference over fast."""
-    by = {name: [row for row in rows if row["schedule"] == name] for name in ("fast", "reference")}
-    keys = (*COSTS, "text_seconds", "held_MB", "esr1", "psr1")
+    by = {name: [row for row in rows if row["schedule"] == name] for name in SCHEDULES}
+    keys = (*COSTS, "text_seconds", "esr1", "psr1")
     mean = {name: {key: statistics.mean(row[key] for row in mine) for key in keys} for name, mine in by.items() if mine}
     result: dict[str, Any] = {
         f"{key}_{name}": round(values[key], 2) for name, values in mean.items() for key in ("esr1", "psr1")
     }
     if len(mean) == 2:
-        fast, slow = mean["fast"], mean["reference"]
-        ratios = dict(zip(("unet_evaluations_ratio", "wall_ratio", "peak_memory_ratio"), COSTS, strict=True))
-        result |= {name: round(slow[key] / fast[key], 2) for name, key in ratios.items()}
+        fast, slow = (mean[name] for name in SCHEDULES)
+        result |= {ratio: round(slow[key] / fast[key], 2) for key, ratio in COSTS.items()}
         computing = {name: values["seconds"] - values["text_seconds"] for name, values in mean.items()}
         result["wall_ratio_with_text_kept"] = round(computing["reference"] / computing["fast"], 2)
+        result["reference_is_whole"] = all(row["updates"] == row["of"] for row in by["reference"])
+    peaks = {row["schedule"]: row for row in memory}
+    if len(peaks) == 2:
+        fast, slow = (peaks[name] for name in SCHEDULES)
+        result["peak_memory_ratio"] = round(slow["peak_MB"] / fast["peak_MB"], 2)
         # without what the published code only holds: the schedule's own share
         result["peak_memory_ratio_of_the_schedule"] = round((slow["peak_MB"] - slow["held_MB"]) / fast["peak_MB"], 2)
-        result["reference_is_whole"] = all(row["updates"] == row["of"] for row in by["reference"])
     return result
 
 
 def table(rows: Sequence[Row]) -> str:
     """One line a run."""
-    head = (
-        "schedule",
-        "target",
-        "seed",
-        "updates",
-        *COSTS,
-        "text_seconds",
-        "held_MB",
-        "esr1",
-        "psr1",
-        "look_alike",
-        "drift",
-    )
+    head = ("schedule", "target", "seed", "updates", *COSTS, "text_seconds", "esr1", "psr1", "look_alike", "drift")
     return markdown_table(head, [[row[key] for key in head] for row in rows])
+
+
+def ratio_table(result: dict[str, Any]) -> str:
+    """The ratios, and both qualities."""
+    named = {
+        "UNet evaluations": "unet_evaluations_ratio",
+        "wall time": "wall_ratio",
+        "wall time, text read from disk": "wall_ratio_with_text_kept",
+        "peak memory over the model": "peak_memory_ratio",
+        "the same, without what the published code only holds": "peak_memory_ratio_of_the_schedule",
+    }
+    cells = [[name, result.get(key)] for name, key in named.items()]
+    for score in ("ESR-1", "PSR-1"):
+        key = score.lower().replace("-", "")
+        both = [result.get(f"{key}_{schedule}") for schedule in reversed(SCHEDULES)]
+        cells.append([f"{score}: reference, fast", ", ".join("-" if value is None else str(value) for value in both)])
+    return markdown_table(("reference over fast", "mean"), cells)
 
 
 def main() -> None:
@@ -161,22 +193,30 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=PUBLISHED["steps"], help="stop the reference after so many")
     parser.add_argument("--reference-learning-rate", type=float, default=PUBLISHED["learning_rate"])
     runs.add_arguments(parser)
+    runs.add_processes(parser, 1)
     arguments = parser.parse_args()
     os.environ.setdefault(*NO_CACHE)
-    started, bed = time.time(), load_playground()
+    started, bed = time.time(), functools.cache(load_playground)
     reference = PUBLISHED | {"steps": arguments.updates, "learning_rate": arguments.reference_learning_rate}
-    keys = [
-        (schedule, target, seed, arguments.n, reference if schedule == "reference" else {})
-        for target in arguments.targets
-        for seed in arguments.seeds
-        for schedule in ("fast", "reference")
-    ]
-    rows = []
-    for row in runs.each(keys, arguments, lambda *key: one_run(bed, *key)):
-        rows.append(row)
+    settings = {"fast": {}, "reference": reference}
+    keys: list[tuple] = [(MEMORY, name, arguments.targets[0], settings[name]) for name in SCHEDULES]
+    # in this order two processes share the default cases so that both schedules of a case run on the same core
+    cases = [(target, seed) for target in arguments.targets for seed in arguments.seeds]
+    keys += [(name, *case, arguments.n, settings[name]) for name in SCHEDULES for case in cases]
+
+    def run(what: str, *key: Any) -> Row:
+        return memory_of(bed(), *key) if what == MEMORY else one_run(bed(), what, *key)
+
+    rows, memory = [], []
+    for row in runs.each(keys, arguments, run, runs.divided("benchmarks.speed", keys, arguments)):
+        (memory if row["key"][0] == MEMORY else rows).append(row)
         print(f"# {json.dumps(row)}", flush=True)
-    print(table(rows), flush=True)
-    print(json.dumps(summary(rows) | runs.circumstances(started) | {"rows": rows}))
+    result = summary(rows, memory)
+    print(f"{table(rows)}\n\n{ratio_table(result)}", flush=True)
+    result |= runs.circumstances(started) | {"rows": rows, "memory": memory}
+    if arguments.write:
+        runs.write_tables("performance", BY, result, ratios=ratio_table(result), speed=table(rows))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

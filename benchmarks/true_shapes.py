@@ -24,7 +24,7 @@ from devtools.inprocess import load_comfy
 from devtools.pack import load_pack
 
 from . import runs
-from .foretold import foretold
+from .foretold import PUBLISHED, foretold
 from .live_memory import LiveMemory
 from .quality import markdown_table
 from .random_models import SIZES, RandomText, random_model
@@ -107,15 +107,18 @@ def parts(watch: Stopwatch, clock: str, updates: int) -> dict[str, dict[str, flo
 
 
 def summary(expected: Sequence[Row], found: Sequence[Row]) -> dict[str, Any]:
-    """Memory of a checkpointed update of the largest batch beside its bar, and of whatever takes most; an update's time over
-    its floor, its own forward and backward passes."""
+    """Memory of a checkpointed update of the largest batch beside its bar, of whatever takes most, and how many times that
+    the published loop takes; an update's time over its floor, its own forward and backward passes."""
     result: dict[str, Any] = {}
     for family, bar in BARS_GB.items():
         peaks = {row["what"]: row["peak_GB"] for row in expected if row["family"] == family and row["what"] != "update"}
+        published = peaks.pop(PUBLISHED, None)
         if "update, checkpointed" in peaks:
-            update = peaks["update, checkpointed"]
+            update, most = peaks["update, checkpointed"], max(peaks.values())
             result |= {f"foretold_update_GB_{family}": update, f"foretold_update_fits_{family}": update <= bar}
-            result[f"foretold_peak_GB_{family}"] = max(peaks.values())
+            result[f"foretold_peak_GB_{family}"] = most
+            if published:
+                result[f"foretold_published_over_peak_{family}"] = round(published / most, 1)
     for row in found:
         floor = sum(row["parts"][part]["seconds"] for part in FLOOR)
         result[f"update_over_floor_{row['family']}"] = round(row["seconds_per_update"] / floor, 2)

@@ -13,7 +13,7 @@ from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks import sampling_cost, scaling, true_shapes
+from benchmarks import foretold, sampling_cost, scaling, true_shapes
 from benchmarks.live_memory import LiveMemory
 from benchmarks.random_models import RandomText, random_model
 from benchmarks.stopwatch import STEPS, Stopwatch, counters, parts_of_ap
@@ -143,11 +143,13 @@ def test_the_floor_is_the_updates_own_passes_and_no_part_is_lost() -> None:
         {"family": "SD15", "what": "update", "peak_GB": 9.0},
         {"family": "SD15", "what": "update, checkpointed", "peak_GB": 2.0},
         {"family": "SD15", "what": "sampling runs", "peak_GB": 3.5},
+        {"family": "SD15", "what": foretold.PUBLISHED, "peak_GB": 14.0},
     ]
     assert true_shapes.summary(expected, [row]) == {
         "foretold_update_GB_SD15": 2.0,
         "foretold_update_fits_SD15": True,
         "foretold_peak_GB_SD15": 3.5,
+        "foretold_published_over_peak_SD15": 4.0,
         "update_over_floor_SD15": 1.6,
     }
     (text,) = true_shapes.tables([], [row | {"key": [], "notes": []}], profile=True)[1:]

@@ -7,27 +7,51 @@ from types import SimpleNamespace
 import torch
 
 from benchmarks import speed
-from benchmarks.speed import PUBLISHED, TimedText, as_published, summary, table
+from benchmarks.speed import PUBLISHED, SCHEDULES, TimedText, as_published, memory_of, ratio_table, summary, table
+
+SHORT = {
+    "fast": {"candidates": 4, "trajectories": 1, "sampling_steps": 2},
+    "reference": PUBLISHED | {"candidates": 4, "sampling_steps": 2},
+}
 
 
 def row(schedule: str, factor: float, **changes) -> dict:
     """A row as `one_run` gives it, its costs `factor` times those of the fast schedule."""
-    costs = {"UNet_evaluations": 1000 * factor, "seconds": 10 * factor + 5, "text_seconds": 5.0, "peak_MB": 50 * factor}
-    plain = {"schedule": schedule, "target": "circle", "seed": 0, "updates": 1000, "of": 1000, "held_MB": 0.0}
+    costs = {"UNet_evaluations": 1000 * factor, "seconds": 10 * factor + 5, "text_seconds": 5.0}
+    plain = {"schedule": schedule, "target": "circle", "seed": 0, "updates": 1000, "of": 1000}
     return plain | costs | {"esr1": 90.0 + factor, "psr1": 80.0, "look_alike": None, "drift": 1.0} | changes
 
 
+MEMORY = [
+    {"schedule": "fast", "peak_MB": 100.0, "held_MB": 0.0},
+    {"schedule": "reference", "peak_MB": 2000.0, "held_MB": 1000.0},
+]
+
+
 def test_ratios_are_reference_over_fast() -> None:
-    rows = [row("fast", 1), row("fast", 3), row("reference", 40, held_MB=1000.0, updates=20)]
-    result = summary(rows)
+    rows = [row("fast", 1), row("fast", 3), row("reference", 40, updates=20)]
+    result = summary(rows, MEMORY)
     assert result["unet_evaluations_ratio"] == 20.0
     assert result["wall_ratio"] == 16.2 and result["wall_ratio_with_text_kept"] == 20.0
     assert result["peak_memory_ratio"] == 20.0 and result["peak_memory_ratio_of_the_schedule"] == 10.0
     assert (result["esr1_fast"], result["psr1_fast"]) == (92.0, 80.0)
     assert (result["esr1_reference"], result["psr1_reference"]) == (130.0, 80.0)
     assert not result["reference_is_whole"] and summary([row("fast", 1), row("reference", 2)])["reference_is_whole"]
-    assert table(rows).count("\n") == 4
-    assert "unet_evaluations_ratio" not in summary(rows[:2]), "one share of a divided series has no ratio"
+    assert table(rows).count("\n") == 4 and "| wall time | 16.2 |" in ratio_table(result)
+
+
+def test_a_part_of_a_series_has_no_ratio() -> None:
+    result = summary([row("fast", 1)], MEMORY[:1])
+    assert set(result) == {"esr1_fast", "psr1_fast"} and "| wall time | - |" in ratio_table(result)
+    assert "ESR-1: reference, fast | -, 91.0 |" in ratio_table(result)
+
+
+def test_memory_is_that_of_tensors_and_of_what_the_published_code_holds(bed, few_words) -> None:
+    found = {name: memory_of(bed, name, "circle", SHORT[name]) for name in SCHEDULES}
+    weights = sum(p.numel() for p in bed.model.model.diffusion_model.parameters()) * 4 / 1e6
+    assert found["reference"]["held_MB"] >= 2 * weights - 1, "a second copy, and the gradients"
+    assert found["reference"]["peak_MB"] > found["reference"]["held_MB"] > found["fast"]["held_MB"] == 0
+    assert found["fast"]["peak_MB"] > 10
 
 
 def test_the_reference_holds_a_second_copy_and_a_gradient_of_every_weight() -> None:
