@@ -19,14 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from devtools.pack import load_pack
+from devtools.pages import markdown_table
 
 load_pack()
 from concept_erasure.erasure_core.concepts import parse_request  # noqa: E402
 from concept_erasure.erasure_core.denoiser import Conditioning  # noqa: E402
 from concept_erasure.erasure_core.method import methods  # noqa: E402
 from concept_erasure.erasure_core.report import Report  # noqa: E402
-
-from .quality import markdown_table  # noqa: E402
 
 TOKENS = 77
 SHAPES = {  # family -> (rows, attentions) of keys and of values, and the width of the text states

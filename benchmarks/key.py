@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 
+from devtools.pages import markdown_table
+
 from . import measure
 from .playground import Playground, load_playground
-from .quality import erase_once, markdown_table
+from .quality import erase_once
 
 
 def rows_of(bed: Playground, target: str, seed: int, n: int, **settings: Any) -> list[dict[str, Any]]:

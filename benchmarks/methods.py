@@ -19,10 +19,11 @@ from typing import Any
 import torch
 
 from devtools import method_docs
+from devtools.pages import markdown_table
 
 from . import measure
 from .playground import Playground, load_playground
-from .quality import erase_once, markdown_table
+from .quality import erase_once
 from .runs import DOCS, Row, add_arguments, add_processes, circumstances, divided, each, write_tables
 from .scatter import Point, scatter
 

@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from devtools.pages import markdown_table
 from playground.drawing import BACKGROUND, SHAPES, caption, draw, random_scene
 from playground.training import bf16_is_fast
 
 from . import measure
 from .playground import Playground, load_playground
-from .quality import erase_once, markdown_table
+from .quality import erase_once
 
 LIGHT = (0.80, 0.95, 1.0)
 CASES = ("benign", "target")

@@ -12,6 +12,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from devtools.pages import markdown_table
+
 from . import measure, runs
 from .playground import Playground, load_playground
 from .runs import Row
@@ -96,12 +98,6 @@ def compared_run(bed: Playground, n: int, encoded: dict, variant: str, seed: int
         "preserved": dict(sorted(report.adversarial.items(), key=lambda item: -item[1])[:8]),
         "scores": [score.row() for score in scores.values()],
     }
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Rows as a Markdown table; None becomes a dash."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join("-" if v is None else str(v) for v in row) + " |" for row in rows])
 
 
 def main_table(rows: Sequence[Row], base: Sequence[Row]) -> str:

@@ -18,12 +18,13 @@ from typing import Any
 import torch
 
 from devtools import comfyui
+from devtools.pages import markdown_table
 from devtools.playground_files import JUDGE, gold_checkpoint, playground_models
 from playground.drawing import SIZE, SYNONYMS
 
 from .measure import factor_of, prompts
 from .playground import BATCH, GUIDANCE_SCALE, SAMPLER, SCHEDULER, STEPS, Playground, load_playground
-from .quality import erase_once, markdown_table
+from .quality import erase_once
 from .runs import Row, add_arguments, add_processes, circumstances, divided, each, write_tables
 
 METHODS = ("ap", "esd", "uce", "rece", "sdd", "age")

@@ -17,9 +17,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from devtools.pages import markdown_table
+
 from . import runs
 from .playground import Playground, load_playground
-from .quality import markdown_table
 from .runs import Row
 
 TARGET, OTHER = "circle", "square"

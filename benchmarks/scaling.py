@@ -15,9 +15,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from devtools.pages import markdown_table
+
 from . import runs
 from .playground import Playground, load_playground
-from .quality import markdown_table
 from .runs import Row
 from .speed import NO_CACHE
 from .stopwatch import STEPS, Path, Stopwatch, counters, parts_of_ap

@@ -20,10 +20,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+from devtools.pages import markdown_table
+
 from . import measure, runs
 from .live_memory import LiveMemory
 from .playground import Playground, load_playground
-from .quality import markdown_table
 from .runs import Row
 
 TARGETS = ("circle", "star", "red")

@@ -22,11 +22,11 @@ import torch
 
 from devtools.inprocess import load_comfy
 from devtools.pack import load_pack
+from devtools.pages import markdown_table
 
 from . import runs
 from .foretold import PUBLISHED, foretold
 from .live_memory import LiveMemory
-from .quality import markdown_table
 from .random_models import SIZES, RandomText, random_model
 from .runs import Row
 from .speed import NO_CACHE

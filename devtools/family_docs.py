@@ -11,7 +11,7 @@ import sys
 
 from .comfyui import PACK
 from .pack import load_pack
-from .pages import filled
+from .pages import filled, markdown_table
 
 PAGE = PACK / "README.md"
 BY = "python -m devtools.family_docs"
@@ -41,15 +41,13 @@ def table() -> str:
             return f"refused ({reasons.index(why or maybe) + 1})"
         return "not tried" if name in UNTRIED else "tested"
 
+    head = ("family (its name in ComfyUI)", "it predicts", *map(", ".join, columns.values()))
     rows = [
-        "| family (its name in ComfyUI) | it predicts | " + " | ".join(map(", ".join, columns.values())) + " |",
-        "|---|---|" + "---|" * len(columns),
+        (f"{family.title} (`{name}`)", family.predicts, *(cell(name, needs) for needs in columns))
+        for name, family in FAMILIES.items()
     ]
-    for name, family in FAMILIES.items():
-        cells = (cell(name, needs) for needs in columns)
-        rows.append(f"| {family.title} (`{name}`) | {family.predicts} | " + " | ".join(cells) + " |")
     notes = [f"{number}. {reason[0].upper()}{reason[1:]}." for number, reason in enumerate(reasons, 1)]
-    return "\n".join([*rows, "", "Refused because:", "", *notes])
+    return "\n".join([markdown_table(head, rows), "", "Refused because:", "", *notes])
 
 
 def updated() -> str:

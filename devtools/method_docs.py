@@ -22,7 +22,7 @@ from typing import Any
 from .comfyui import PACK
 from .errors import ToolError
 from .pack import load_pack
-from .pages import filled
+from .pages import filled, markdown_table
 
 PAGE = PACK / "web" / "docs" / "ErasureEraseConcept" / "en.md"
 ATTACKS_PAGE = PACK / "web" / "docs" / "ErasureRedTeam" / "en.md"
@@ -35,22 +35,21 @@ BY = "python -m devtools.method_docs"
 
 def overview(found: dict[str, type]) -> str:
     """One line a method: name, what it does (the first line of the class's docstring), source."""
-    rows = ["| method | what it does | source |", "|---|---|---|"]
+    rows = []
     for name, method in found.items():
         idea = inspect.getdoc(method).split("\n")[0]
-        rows.append(f"| [`{name}`]({ONLINE}/{name}.md) | {method.title.split(': ', 1)[-1]}. {idea} | {method.paper} |")
-    return "\n".join(rows)
+        rows.append((f"[`{name}`]({ONLINE}/{name}.md)", f"{method.title.split(': ', 1)[-1]}. {idea}", method.paper))
+    return markdown_table(("method", "what it does", "source"), rows)
 
 
 def attacks_overview(found: dict[str, type]) -> str:
     """One line an attack, then the settings of each."""
-    rows = ["| attack | what it does | source |", "|---|---|---|"]
-    parts = []
+    rows, parts = [], []
     for name, attack in found.items():
         idea = " ".join(inspect.getdoc(attack).split("\n\n")[0].split())
-        rows.append(f"| `{name}` | {idea} | {attack.paper} |")
+        rows.append((f"`{name}`", idea, attack.paper))
         parts.append(f"Settings of `{name}`:\n\n{settings_table(attack)}")
-    return "\n\n".join(["\n".join(rows), *parts])
+    return "\n\n".join([markdown_table(("attack", "what it does", "source"), rows), *parts])
 
 
 def settings_table(method: type) -> str:
@@ -58,15 +57,12 @@ def settings_table(method: type) -> str:
     load_pack()
     from concept_erasure.erasure_core.method import settings_of
 
-    return "\n".join(
-        ["| setting | default | range | what it does |", "|---|---|---|---|", *map(_row, settings_of(method))]
-    )
+    return markdown_table(("setting", "default", "range", "what it does"), list(map(_row, settings_of(method))))
 
 
-def _row(field: dataclasses.Field) -> str:
+def _row(field: dataclasses.Field) -> list[str]:
     help_text = field.metadata["help"] + (" *(advanced)*" if field.metadata["advanced"] else "")
-    cells = [f"`{field.name}`", _value(field.default), _range(field), help_text]
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return [f"`{field.name}`", _value(field.default), _range(field), help_text]
 
 
 def _value(value: Any) -> str:
@@ -96,14 +92,14 @@ def measured_table(runs: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]
     """A row a target; a figure a seed, in per cent. Before it, what the base model has."""
     runs = sorted(runs, key=lambda run: run["seed"])
     head = ("erased", "ESR-1", "PSR-1", "look-alikes", "rest of the prompt", "synonym ESR-1")
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines = []
     for target in dict.fromkeys(run["target"] for run in runs):
         mine = [run for run in runs if run["target"] == target]
         rest = "; ".join(
             f"{factor} {_figures([run['rest'][factor] for run in mine])}" for factor in dict.fromkeys(mine[0]["rest"])
         )
         cells = [_figures([run[key] for run in mine]) for key in ("esr1", "psr1", "look_alike", "synonym_esr1")]
-        lines.append("| " + " | ".join([target, *cells[:3], rest, cells[3]]) + " |")
+        lines.append([target, *cells[:3], rest, cells[3]])
     seeds = ", ".join(str(seed) for seed in dict.fromkeys(run["seed"] for run in runs))
     esr1, psr1 = (statistics.mean(run[key] for run in base) for key in ("esr1", "psr1"))
     said = (
@@ -111,7 +107,7 @@ def measured_table(runs: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]
         f"seeds {seeds}. The base model has ESR-1 {esr1:.0f} and PSR-1 {psr1:.0f} on average. All methods beside each other: "
         "[comparison](../comparison.md)."
     )
-    return f"{said}\n\n" + "\n".join(lines)
+    return f"{said}\n\n{markdown_table(head, lines)}"
 
 
 def _figures(values: Sequence[float | None]) -> str:

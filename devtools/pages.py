@@ -1,8 +1,11 @@
-"""Text in a Markdown page that a command writes, between two markers; the rest of the page is written by hand."""
+"""Text in a Markdown page that a command writes, between two markers, and its tables; the rest of the page is written by
+hand."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .errors import ToolError
 
@@ -20,3 +23,14 @@ def filled(page: str, what: str, by: str, text: str, path: Path) -> str:
         raise ToolError(f"{path} needs the lines {begin!r} and {end!r}, once each and in this order")
     before, rest = page.split(begin)
     return f"{before}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}"
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Rows as a Markdown table; None becomes a dash."""
+    lines = [_line(head), "|" + "---|" * len(head), *map(_line, rows)]
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[Any]) -> str:
+    said = ("-" if cell is None else str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells)
+    return "| " + " | ".join(said) + " |"
