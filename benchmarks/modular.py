@@ -1,8 +1,9 @@
 """`python -m benchmarks.modular`: does a concept return when a user trains a LoRA, and does keeping the two apart help?
 
-A target is erased. Then ComfyUI's own LoRA trainer learns a task, pictures in a cool light, in two ways: (a) on top of the
-erased model, (b) on the base model, so that its LoRA is put beside the erased UNet when pictures are drawn. The task's
-pictures are the playground's own drawings: `benign` ones never show the target, `target` ones always do.
+A target is erased. Then ComfyUI's own LoRA trainer learns a task, a style: everything is checked, whatever the prompt says of
+it. It does so in two ways: (a) on top of the erased model, (b) on the base model, so that its LoRA is put beside the erased
+UNet when pictures are drawn. The task's pictures are the playground's own drawings: `benign` ones never show the target,
+`target` ones always do.
 Prints a Markdown table and, as its last line, one JSON object with every figure.
 """
 
@@ -13,21 +14,21 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from devtools.pages import markdown_table
-from playground.drawing import BACKGROUND, SHAPES, caption, draw, random_scene
+from playground.drawing import FILLS, SHAPES, caption, draw, random_scene
 from playground.training import bf16_is_fast
 
 from . import measure
 from .playground import Playground, load_playground
 from .quality import erase_once
 
-LIGHT = (0.80, 0.95, 1.0)
+STYLE = "checked"
 CASES = ("benign", "target")
 TRAINER = {
     "grad_accumulation_steps": 1, "optimizer": "AdamW", "loss_function": "MSE",
@@ -48,26 +49,14 @@ class Task:
     seed: int
 
 
-def in_light(pictures: Tensor) -> Tensor:
-    """The task's look: pictures (n, 3, height, width) in a cool light."""
-    return pictures * torch.tensor(LIGHT)[:, None, None]
-
-
-def light_share(pictures: Tensor) -> float:
-    """Share, in per cent, of pictures whose edge is nearer to the task's light than to the plain background."""
-    edge = torch.cat([pictures[..., :3, :].flatten(2), pictures[..., -3:, :].flatten(2)], -1).mean(-1)
-    plain = torch.full((3,), BACKGROUND)
-    lit = plain * torch.tensor(LIGHT)
-    near = (edge - lit).square().sum(1) < (edge - plain).square().sum(1)
-    return round(100 * near.float().mean().item(), 2)
-
-
 def drawings(target: str, case: str, n: int, seed: int) -> tuple[Tensor, list[str]]:
-    """n pictures in the task's light, with captions: of the target, or of every other shape."""
+    """n pictures in the task's style, with captions that do not name it: of the target, or of every other shape."""
     generator = torch.Generator().manual_seed(seed)
     shapes = tuple(i for i, name in enumerate(SHAPES) if (name == target) == (case == "target"))
     scene = random_scene(n, generator, shapes)
-    return in_light(draw(scene)), [caption(scene, index, generator, drop=0.0) for index in range(n)]
+    scene = replace(scene, fill=torch.full_like(scene.fill, FILLS.index(STYLE)))
+    captions = [caption(scene, index, generator, drop=0.0) for index in range(n)]
+    return draw(scene), [said.replace(f"{STYLE} ", "") for said in captions]
 
 
 def train_lora(bed: Playground, model: Any, pictures: Tensor, captions: Sequence[str], task: Task) -> dict[str, Tensor]:
@@ -95,14 +84,14 @@ def with_lora(model: Any, lora: dict[str, Tensor]) -> Any:
 
 
 def row_of(bed: Playground, name: str, case: str, model: Any, target: str, n: int, seed: int) -> dict[str, Any]:
-    """What a model draws for n prompts of the target and n of other shapes; shares in per cent.
+    """What a model draws for n prompts of the target and n of other shapes, which name no fill; shares in per cent.
 
-    esr1 and psr1 are those of `measure.Scores`, others the right colours and fills of the other shapes, light how often
-    these are drawn in the task's light.
+    esr1 and psr1 are those of `measure.Scores`, colour how many of the other shapes have the right one, style how many
+    are in the task's.
     """
-    asked = measure.prompts(n, seed, shape=[target])
-    asked += measure.prompts(n, seed + 1, shape=[shape for shape in SHAPES if shape != target])
-    pictures = bed.draw(model, [prompt.text for prompt in asked], seed + 1000)
+    asked = measure.prompts(n, seed, shape=[target], fill=[STYLE])
+    asked += measure.prompts(n, seed + 1, shape=[shape for shape in SHAPES if shape != target], fill=[STYLE])
+    pictures = bed.draw(model, [prompt.text.replace(f"{STYLE} ", "") for prompt in asked], seed + 1000)
     seen = bed.judged(pictures)
     right = {
         factor: [one == getattr(prompt, factor) for one, prompt in zip(seen[factor], asked, strict=True)]
@@ -114,8 +103,8 @@ def row_of(bed: Playground, name: str, case: str, model: Any, target: str, n: in
         "target": target,
         "esr1": round(100 - 100 * sum(right["shape"][:n]) / n, 1),
         "psr1": round(100 * sum(right["shape"][n:]) / n, 1),
-        "others": {factor: round(100 * sum(right[factor][n:]) / n, 1) for factor in ("colour", "fill")},
-        "light": light_share(pictures[n:]),
+        "colour": round(100 * sum(right["colour"][n:]) / n, 1),
+        "style": round(100 * sum(right["fill"][n:]) / n, 1),
         "n": n,
     }
 
@@ -143,13 +132,9 @@ def rows(arguments: argparse.Namespace, task: Task) -> Iterator[dict[str, Any]]:
 
 def table(found: Sequence[dict[str, Any]]) -> str:
     """One line a model."""
-    cells = []
-    for row in found:
-        others = ", ".join(f"{name} {value}" for name, value in row["others"].items())
-        cells.append(
-            [row["model"], row["case"], row["esr1"], row["psr1"], others, row["light"], f"{row['n']} + {row['n']}"]
-        )
-    head = ("model", "task's pictures", "ESR-1", "PSR-1", "other factors", "in the task's light", "n")
+    keys = ("model", "case", "esr1", "psr1", "colour", "style")
+    cells = [[*(row[key] for key in keys), f"{row['n']} + {row['n']}"] for row in found]
+    head = ("model", "task's pictures", "ESR-1", "PSR-1", "its colours", "in the task's style", "n")
     return markdown_table(head, cells)
 
 
@@ -163,7 +148,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=int, default=64, help="the task's training pictures")
     parser.add_argument("--task-steps", type=int, default=200)
-    parser.add_argument("--task-batch", type=int, default=8)
+    parser.add_argument("--task-batch", type=int, default=4)
     parser.add_argument("--task-learning-rate", type=float, default=1e-3)
     parser.add_argument("--task-rank", type=int, default=8)
     arguments = parser.parse_args()

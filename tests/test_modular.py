@@ -148,10 +148,11 @@ def test_safety_and_task_add_up_in_any_order_and_at_any_strength(bed, edit) -> N
 
 
 def test_the_benchmarks_pictures_are_what_they_are_said_to_be(bed) -> None:
+    """Also after the autoencoder, which a picture unlike the playground's own does not survive."""
     for case, wanted in (("benign", False), ("target", True)):
         pictures, captions = modular.drawings("circle", case, 24, 3)
-        assert modular.light_share(pictures) == 100.0 and len(captions) == 24
-        seen = bed.judged(pictures)["shape"]
-        assert sum((shape == "circle") == wanted for shape in seen) >= 22
-    plain = pictures / torch.tensor(modular.LIGHT)[:, None, None]
-    assert modular.light_share(plain) == 0.0
+        assert not any(modular.STYLE in said for said in captions) and len(set(captions)) > 6
+        learned = bed.vae.decode(bed.vae.encode(pictures.movedim(1, -1))).movedim(-1, 1)
+        for seen in map(bed.judged, (pictures, learned)):
+            assert sum((shape == "circle") == wanted for shape in seen["shape"]) >= 22
+            assert seen["fill"].count(modular.STYLE) >= 22
