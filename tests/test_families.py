@@ -141,6 +141,7 @@ def test_checkpointing_by_block_changes_no_gradient(small: Small) -> None:
     with host.opened(small.bed.model, small.bed.clip, 64, 64) as denoiser:
         if denoiser.lacks("gradients"):
             pytest.skip("no gradients at all")
+        denoiser._precision = nullcontext  # in bf16 another order of sums is no small matter
         deltas = Deltas(denoiser.layers("all"), 2, torch.Generator().manual_seed(0))
         random = torch.Generator().manual_seed(3)
         for parameter in deltas.parameters():
