@@ -73,10 +73,10 @@ def update(denoiser: Any, method: Any, samples: int, checkpointing: AbstractCont
     return shapes_only(denoiser, samples, run)
 
 
-def forward_only(denoiser: Any, samples: int) -> Row:
-    """Predictions without gradient, as the search and the sampling runs ask for them."""
+def forward_only(denoiser: Any, samples: int, *, gradient: bool = False) -> Row:
+    """Predictions, without gradient as the search and the sampling runs ask for them, or with what a backward pass needs."""
 
-    @torch.no_grad()
+    @torch.set_grad_enabled(gradient)
     def run(predict: Callable[[], Tensor], live: LiveMemory) -> float:
         predicted = predict()  # noqa: F841  (lives while it is counted)
         return live.now
@@ -94,15 +94,11 @@ def published(family: str) -> Row:
     model = random_model(family, empty=True, dtype=torch.float32)
     weights = 4 * sum(parameter.numel() for parameter in model.model.diffusion_model.parameters())
 
-    def run(predict: Callable[[], Tensor], live: LiveMemory) -> float:
-        predicted = predict()  # noqa: F841  (what it keeps for its backward pass lives while it is counted)
-        return live.now
-
     with host.opened(model, RandomText(family), size, size) as denoiser, types_of_a_gpu(denoiser, autocast=False):
         trained = sum(layer.weight.numel() for layer in denoiser.layers("cross_attention").values())
         for parameter in model.model.diffusion_model.parameters():
             parameter.requires_grad_(True)
-        counted = shapes_only(denoiser, samples, run)
+        counted = forward_only(denoiser, samples, gradient=True)
     over = weights / 2 + weights + (weights - 4 * trained) + 2 * 4 * trained
     peak = {"peak_GB": round(counted["held_GB"] + over / 1e9, 2)}
     return {"what": PUBLISHED} | counted | peak
