@@ -71,7 +71,8 @@ def random_model(family: str, *, empty: bool = False, dtype: torch.dtype = torch
     config.set_inference_dtype(dtype, cast, device=device)
     model = config.get_model(shapes, "", device=offload)
     if not empty:
-        fill(model.diffusion_model, torch.Generator(offload).manual_seed(1))
+        # a GPU draws the numbers of SDXL in a moment, one thread of a CPU in a minute
+        fill(model.diffusion_model, torch.Generator(device).manual_seed(1))
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
 
 
@@ -80,12 +81,11 @@ def fill(network: torch.nn.Module, generator: torch.Generator) -> None:
     """Matrices that keep the size of what they are given, norms near the identity."""
     tables = ((name, value) for name, value in network.named_buffers() if value.ndim > 1)  # SD3's positions
     for name, value in (*network.named_parameters(), *tables):
-        if value.ndim > 1:
-            value.normal_(0, value[0].numel() ** -0.5, generator=generator)
-        else:
-            value.normal_(0, 0.02, generator=generator)
-            if not name.endswith("bias"):
-                value += 1
+        deviation = value[0].numel() ** -0.5 if value.ndim > 1 else 0.02
+        drawn = torch.empty(value.shape, dtype=value.dtype, device=generator.device)
+        value.copy_(drawn.normal_(0, deviation, generator=generator))
+        if value.ndim == 1 and not name.endswith("bias"):
+            value += 1
 
 
 class RandomText:

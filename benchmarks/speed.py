@@ -88,36 +88,40 @@ class TimedText:
             self.seconds += time.monotonic() - started
 
 
-def one_run(bed: Playground, schedule: str, target: str, seed: int, n: int, settings: dict[str, Any]) -> Row:
-    """Erase one target by one schedule, from nothing encoded, and judge."""
+def timed(denoiser: Any, schedule: str, target: str, settings: dict[str, Any]) -> tuple[Any, Row, Any]:
+    """The edit that one schedule makes of one target, what it cost, scaled up to all of its steps, and its report."""
     from concept_erasure.erasure_core.concepts import parse_request
     from concept_erasure.erasure_core.method import methods
     from concept_erasure.erasure_core.report import Report
-    from concept_erasure.nodes import host
 
-    method, first = methods()["ap"](seed=seed, **settings), []
-    with host.opened(bed.model, bed.clip, 64, 64) as denoiser:
-        denoiser.text_encoder = text = TimedText(denoiser.text_encoder)
-        report = Report()
-        report.on_preview = lambda step: first.append((report.seconds(), denoiser.evaluations)) if step == 1 else None
-        with holding(denoiser, schedule):
-            erased = method.erase(denoiser, parse_request(target), report)
-        seconds = report.seconds()
+    method, first, report = methods()["ap"](**settings), [], Report()
+    report.on_preview = lambda step: first.append((report.seconds(), denoiser.evaluations)) if step == 1 else None
+    denoiser.text_encoder = text = TimedText(denoiser.text_encoder)
+    with holding(denoiser, schedule):
+        erased = method.erase(denoiser, parse_request(target), report)
+    seconds = report.seconds()
     # what comes before the first step is spent once, however many follow
     whole = PUBLISHED["steps"] if schedule == "reference" else method.steps
     scale = (whole - 1) / max(1, method.steps - 1)
     (before, evaluations) = first[0]
-    scores = measure.evaluate(bed, host.patched(bed.model, erased, 1.0), [target], n=n, n_small=n // 2, seed=10 * seed)
-    return {
-        "schedule": schedule,
-        "target": target,
-        "seed": seed,
+    costs = {
         "updates": method.steps,
         "of": whole,
         "UNet_evaluations": round(evaluations + scale * (denoiser.evaluations - evaluations)),
         "seconds": round(before + scale * (seconds - before), 1),
         "text_seconds": round(text.seconds, 1),
-    } | scores[target].row()
+    }
+    return erased, costs, report
+
+
+def one_run(bed: Playground, schedule: str, target: str, seed: int, n: int, settings: dict[str, Any]) -> Row:
+    """Erase one target by one schedule, from nothing encoded, and judge."""
+    from concept_erasure.nodes import host
+
+    with host.opened(bed.model, bed.clip, 64, 64) as denoiser:
+        erased, costs, _ = timed(denoiser, schedule, target, settings | {"seed": seed})
+    scores = measure.evaluate(bed, host.patched(bed.model, erased, 1.0), [target], n=n, n_small=n // 2, seed=10 * seed)
+    return {"schedule": schedule, "target": target, "seed": seed} | costs | scores[target].row()
 
 
 def holding(denoiser: Any, schedule: str) -> AbstractContextManager[float]:
