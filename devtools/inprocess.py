@@ -10,8 +10,8 @@ from .errors import ToolError
 
 DEVICE_SETTING = "CONCEPT_ERASURE_DEVICE"
 """Environment variable: where tests and benchmarks compute, if not on the CPU."""
-FLAGS = {"cpu": "--cpu", "cuda": "--normalvram"}
-"""By device, the argument that ComfyUI is started with."""
+FLAGS = {"cpu": ("--cpu",), "cuda": ()}
+"""By device, what ComfyUI is started with."""
 
 
 def load_comfy(device: str | None = None) -> None:
@@ -27,7 +27,7 @@ def load_comfy(device: str | None = None) -> None:
     if chosen not in FLAGS:
         raise ToolError(f"{DEVICE_SETTING} is {chosen!r}; set it to one of {', '.join(FLAGS)}, or unset it for the CPU")
     sys.path.insert(0, str(ensure().path))
-    own_arguments, sys.argv = sys.argv, [sys.argv[0], FLAGS[chosen]]
+    own_arguments, sys.argv = sys.argv, [sys.argv[0], *FLAGS[chosen]]
     try:
         import comfy.options
 

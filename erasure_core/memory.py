@@ -55,15 +55,15 @@ def _nothing_was_held(_packed: object) -> Tensor:
 @dataclass(frozen=True)
 class Activations:
     """Bytes that one forward pass holds: everything, and with checkpointing by block what is `between` the blocks and, in
-    the backward pass, the largest `block`."""
+    the backward pass, one of the `blocks` at a time, here in the order of their calls."""
 
     everything: float
     between: float
-    block: float
+    blocks: tuple[float, ...] = ()
 
     def held(self, checkpointing: bool) -> float:
         """The most that is held at a time."""
-        return self.between + self.block if checkpointing else self.everything
+        return self.between + max(self.blocks, default=0) if checkpointing else self.everything
 
 
 def activations(call: Callable[[], object], blocks: Iterable[nn.Module], stays: Iterable[Tensor] = ()) -> Activations:
@@ -89,15 +89,15 @@ def activations(call: Callable[[], object], blocks: Iterable[nn.Module], stays: 
     for inside in insides:
         union |= inside.bytes_of
     between = outside.bytes_of | (given_to.bytes_of if insides else {})
-    largest = max((inside.total() for inside in insides), default=0)
-    return Activations(sum(union.values()), sum(between.values()), largest)
+    return Activations(sum(union.values()), sum(between.values()), tuple(inside.total() for inside in insides))
 
 
 def measured(
     denoiser: Denoiser, blocks: Mapping[str, nn.Module], stays: Iterable[Tensor]
 ) -> Callable[[int], Activations]:
     """The activations of a step of n samples, by n: those of one and of two are measured, the rest follows, because some
-    of them (weights in another precision) do not grow with the samples. Three evaluations of the network."""
+    of them (weights in another precision) do not grow with the samples. So each block is followed for itself: the largest
+    for one sample need not be so for many. Three evaluations of the network."""
     weights = [
         tensor
         for module in denoiser.modules().values()
@@ -115,7 +115,9 @@ def measured(
         return first + max(0.0, second - first) * (n - 1)
 
     return lambda n: Activations(
-        line(one.everything, two.everything, n), line(one.between, two.between, n), line(one.block, two.block, n)
+        line(one.everything, two.everything, n),
+        line(one.between, two.between, n),
+        tuple(line(*block, n) for block in zip(one.blocks, two.blocks, strict=True)),
     )
 
 

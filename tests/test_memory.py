@@ -127,8 +127,8 @@ def test_the_bytes_that_are_held_are_counted(sizes: tuple[int, ...]) -> None:
         return nn.Sequential(*blocks)(x * scale)
 
     held = activations(call, blocks, [x, scale])
-    assert held == Activations(sum(sizes) * ONE, len(sizes) * ONE, max(sizes) * ONE)
-    assert activations(call, [], [x, scale]) == Activations(sum(sizes) * ONE, sum(sizes) * ONE, 0)
+    assert held == Activations(sum(sizes) * ONE, len(sizes) * ONE, tuple(size * ONE for size in sizes))
+    assert activations(call, [], [x, scale]) == Activations(sum(sizes) * ONE, sum(sizes) * ONE)
     assert activations(call, [], [scale]).everything == (sum(sizes) + 1) * ONE, "without saying that the latents stay"
     for on in (False, True):  # and really: a gradient and what the present operation makes besides
         with LiveMemory() as live, by_block(blocks if on else []):
@@ -137,7 +137,7 @@ def test_the_bytes_that_are_held_are_counted(sizes: tuple[int, ...]) -> None:
 
 
 def test_plans_go_from_the_fastest_to_the_smallest() -> None:
-    needs = Needs(4, edit=100, samples=50, activations=lambda n: Activations(40.0 * n, 8.0 * n, 4.0 * n))
+    needs = Needs(4, edit=100, samples=50, activations=lambda n: Activations(40.0 * n, 8.0 * n, (3.0 * n, 4.0 * n)))
     plans = list(needs.plans(GPU, "auto", True))
     assert [(plan.at_once, plan.checkpointing) for plan in plans[::2]] == [
         (4, False),
@@ -153,6 +153,19 @@ def test_plans_go_from_the_fastest_to_the_smallest() -> None:
     assert {plan.checkpointing for plan in needs.plans(GPU, "on", True)} == {True}
     assert {plan.checkpointing for plan in needs.plans(GPU, "off", True)} == {False}
     assert [plan.at_once for plan in needs.plans(CPU, "auto", False)] == [4], "a method that cannot go in parts"
+
+
+def test_the_block_that_is_largest_for_many_samples_is_seen_from_two(monkeypatch) -> None:
+    """A block with large weights is the largest for one sample and for two, one with large activations for eight."""
+
+    def measured_for(n: int) -> Activations:
+        return Activations(100.0, 10.0, (100.0 + 1.0 * n, 20.0 * n))
+
+    sizes = iter((measured_for(1), measured_for(2)))
+    monkeypatch.setattr(memory, "activations", lambda *_: next(sizes))
+    toy = ToyDenoiser()
+    grows = memory.measured(toy, {}, [])
+    assert [grows(n).held(True) for n in (1, 2, 8)] == [111.0, 112.0, 170.0]
 
 
 MB = 1e6
@@ -175,7 +188,7 @@ def test_the_fastest_plan_that_fits_is_taken_and_said(free, expected, says, monk
     """Whole 4 x 40 MB, checkpointed 4 x 12 MB, single 40 or 12 MB, each times 1.25; the toy's edit is below 0.1 MB."""
 
     def known(*_arguments: object):
-        return lambda n: Activations(n * 40 * MB, n * 8 * MB, n * 4 * MB)
+        return lambda n: Activations(n * 40 * MB, n * 8 * MB, (n * 4 * MB,))
 
     monkeypatch.setattr(memory, "measured", known)
     toy, report = ToyDenoiser(), Report()
