@@ -22,7 +22,6 @@ from torch import Tensor
 
 from devtools.pages import markdown_table
 from playground.drawing import FILLS, SHAPES, caption, draw, random_scene
-from playground.training import bf16_is_fast
 
 from . import measure
 from .playground import Playground, load_playground
@@ -62,13 +61,14 @@ def drawings(target: str, case: str, n: int, seed: int) -> tuple[Tensor, list[st
 def train_lora(bed: Playground, model: Any, pictures: Tensor, captions: Sequence[str], task: Task) -> dict[str, Tensor]:
     """A LoRA from ComfyUI's node Train LoRA, on `model` as a user would link it."""
     from comfy_extras.nodes_train import TrainLoraNode
+    from concept_erasure.erasure_core.precision import cpu_computes_in_bf16
 
     with torch.inference_mode():
         latents = bed.vae.encode(pictures.movedim(1, -1))
         texts = [bed.clip.encode_from_tokens_scheduled(bed.clip.tokenize(text), show_pbar=False) for text in captions]
         torch.manual_seed(task.seed)  # the trainer starts from the global random numbers
         chosen = {"steps": task.steps, "batch_size": task.batch_size, "learning_rate": task.learning_rate}
-        chosen |= {"training_dtype": "bf16" if bf16_is_fast() else "fp32"}
+        chosen |= {"training_dtype": "bf16" if cpu_computes_in_bf16() else "fp32"}
         settings = TRAINER | chosen | {"rank": task.rank, "seed": task.seed}
         lists = {name: [value] for name, value in settings.items()}
         output = TrainLoraNode.execute(model=[model], latents=[{"samples": latents}], positive=texts, **lists)

@@ -56,7 +56,8 @@ def add_processes(parser: argparse.ArgumentParser, processes: int) -> None:
     parser.add_argument("--write", action=argparse.BooleanOptionalAction, default=False, help="store it all in docs/")
 
 
-def _finished(path: Path | None) -> dict[str, Row]:
+def finished(path: Path | None) -> dict[str, Row]:
+    """The rows of a file of rows, by their keys as JSON; none without a file."""
     if path is None or not path.exists():
         return {}
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -70,7 +71,7 @@ def divided(module: str, keys: Sequence[Sequence[Any]], arguments: argparse.Name
 
     Raises SystemExit if one of them fails.
     """
-    before = _finished(arguments.rows)
+    before = finished(arguments.rows)
     processes = min(arguments.processes, sum(json.dumps(key) not in before for key in keys))
     if processes < 2:
         return []
@@ -88,7 +89,7 @@ def divided(module: str, keys: Sequence[Sequence[Any]], arguments: argparse.Name
         finally:
             for child in children:
                 child.kill()
-            found = {name: row for file in files for name, row in _finished(file).items() if name not in before}
+            found = {name: row for file in files for name, row in finished(file).items() if name not in before}
             for row in found.values():
                 _keep(arguments.rows, row)
     if failed:
@@ -107,10 +108,10 @@ def each(
 ) -> Iterator[Row]:
     """`run(*key)` for each key of this process's share, or its row from the file or from `done`; each row gets its `key`."""
     share, shares = (int(part) for part in arguments.share.split("/"))
-    finished = _finished(arguments.rows) | {json.dumps(row["key"]): row for row in done}
+    found = finished(arguments.rows) | {json.dumps(row["key"]): row for row in done}
     for key in keys[share::shares]:
         name = json.dumps(key)
-        if name not in finished:
-            finished[name] = {"key": list(key)} | run(*key)
-            _keep(arguments.rows, finished[name])
-        yield finished[name]
+        if name not in found:
+            found[name] = {"key": list(key)} | run(*key)
+            _keep(arguments.rows, found[name])
+        yield found[name]

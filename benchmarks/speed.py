@@ -4,7 +4,8 @@ The published loop runs with the published settings, and holds what the publishe
 gradients of all its weights. Memory is counted in short runs of their own, to the byte and whatever the allocator does,
 because counting slows them down. Prints a Markdown table and, as its last line, one JSON object; every ratio is reference
 over fast. `--updates N` stops the reference after N of its optimiser steps. Its cost is then scaled up to all of them, for
-its loops are alike but for the noise level that each draws; its quality is that of an unfinished run, and the result says so.
+its loops are alike but for the noise level that each draws; its quality is that of an unfinished run, and counts in no mean.
+A whole reference run that is among `--rows` is taken all the same.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from operator import itemgetter
 from typing import Any
+
+import torch
 
 from devtools.pages import markdown_table
 
@@ -51,6 +55,7 @@ NO_CACHE = ("CONCEPT_ERASURE_TEXT_CACHE", "off")
 COSTS = {"UNet_evaluations": "unet_evaluations_ratio", "seconds": "wall_ratio"}
 """What a run costs, and the name of its ratio."""
 SCHEDULES = ("fast", "reference")
+QUALITIES = ("esr1", "psr1")
 MEMORY = "memory"
 MEMORY_STEPS = 3
 BY = "make bench-speed ARGS=--write"
@@ -58,13 +63,14 @@ BY = "make bench-speed ARGS=--write"
 
 @contextmanager
 def as_published(denoiser: Any) -> Iterator[float]:
-    """Hold what the published code holds besides: a second copy of the UNet in float32, and a gradient of every weight.
-    Gives their megabytes."""
+    """Hold what the published code holds besides: a second copy of the UNet in float32, and a gradient of every weight, which
+    stays from one step to the next, because its optimiser clears only those that it trains. Gives their megabytes."""
     unet = denoiser._model.diffusion_model
     second = copy.deepcopy(unet).float()
     asked = [parameter for parameter in unet.parameters() if not parameter.requires_grad]
     for parameter in asked:
         parameter.requires_grad_(True)
+        parameter.grad = torch.zeros_like(parameter)  # our backward pass asks for none of them
     try:
         yield sum(4 * p.numel() for p in second.parameters()) / 1e6 + sum(p.nbytes for p in asked) / 1e6
     finally:
@@ -88,8 +94,8 @@ class TimedText:
             self.seconds += time.monotonic() - started
 
 
-def timed(denoiser: Any, schedule: str, target: str, settings: dict[str, Any]) -> tuple[Any, Row, Any]:
-    """The edit that one schedule makes of one target, what it cost, scaled up to all of its steps, and its report."""
+def timed(denoiser: Any, schedule: str, target: str, settings: dict[str, Any]) -> tuple[Any, Row]:
+    """The edit that one schedule makes of one target, and what it cost, scaled up to all of its steps."""
     from concept_erasure.erasure_core.concepts import parse_request
     from concept_erasure.erasure_core.method import methods
     from concept_erasure.erasure_core.report import Report
@@ -104,14 +110,13 @@ def timed(denoiser: Any, schedule: str, target: str, settings: dict[str, Any]) -
     whole = PUBLISHED["steps"] if schedule == "reference" else method.steps
     scale = (whole - 1) / max(1, method.steps - 1)
     (before, evaluations) = first[0]
-    costs = {
+    return erased, {
         "updates": method.steps,
         "of": whole,
         "UNet_evaluations": round(evaluations + scale * (denoiser.evaluations - evaluations)),
         "seconds": round(before + scale * (seconds - before), 1),
         "text_seconds": round(text.seconds, 1),
     }
-    return erased, costs, report
 
 
 def one_run(bed: Playground, schedule: str, target: str, seed: int, n: int, settings: dict[str, Any]) -> Row:
@@ -119,7 +124,7 @@ def one_run(bed: Playground, schedule: str, target: str, seed: int, n: int, sett
     from concept_erasure.nodes import host
 
     with host.opened(bed.model, bed.clip, 64, 64) as denoiser:
-        erased, costs, _ = timed(denoiser, schedule, target, settings | {"seed": seed})
+        erased, costs = timed(denoiser, schedule, target, settings | {"seed": seed})
     scores = measure.evaluate(bed, host.patched(bed.model, erased, 1.0), [target], n=n, n_small=n // 2, seed=10 * seed)
     return {"schedule": schedule, "target": target, "seed": seed} | costs | scores[target].row()
 
@@ -143,19 +148,26 @@ def memory_of(bed: Playground, schedule: str, target: str, settings: dict[str, A
     return {"schedule": schedule, "peak_MB": round(live.peak / 1e6, 1), "held_MB": round(held, 1)}
 
 
+def mean_ratio(rows: Sequence[Row], cost: Callable[[Row], float]) -> float:
+    """Reference over fast of one cost, in the mean over the cases that both have run."""
+    fast, slow = (
+        {(row["target"], row["seed"]): cost(row) for row in rows if row["schedule"] == name} for name in SCHEDULES
+    )
+    return statistics.mean(slow[case] / fast[case] for case in fast if case in slow)
+
+
 def summary(rows: Sequence[Row], memory: Sequence[Row] = ()) -> dict[str, Any]:
-    """Means over the runs, and the ratios reference over fast."""
+    """Qualities in the mean over the whole runs, and ratios reference over fast in the mean over the cases."""
     by = {name: [row for row in rows if row["schedule"] == name] for name in SCHEDULES}
-    keys = (*COSTS, "text_seconds", "esr1", "psr1")
-    mean = {name: {key: statistics.mean(row[key] for row in mine) for key in keys} for name, mine in by.items() if mine}
-    result: dict[str, Any] = {
-        f"{key}_{name}": round(values[key], 2) for name, values in mean.items() for key in ("esr1", "psr1")
-    }
-    if len(mean) == 2:
-        fast, slow = (mean[name] for name in SCHEDULES)
-        result |= {ratio: round(slow[key] / fast[key], 2) for key, ratio in COSTS.items()}
-        computing = {name: values["seconds"] - values["text_seconds"] for name, values in mean.items()}
-        result["wall_ratio_with_text_kept"] = round(computing["reference"] / computing["fast"], 2)
+    result: dict[str, Any] = {}
+    for name, mine in by.items():
+        whole = [row for row in mine if row["updates"] == row["of"]]  # an unfinished run says nothing of quality
+        result |= {f"{key}_{name}": round(statistics.mean(row[key] for row in whole), 2) for key in QUALITIES if whole}
+        result |= {f"whole_runs_{name}": len(whole)} if mine else {}
+    if all(by.values()):
+        result |= {ratio: round(mean_ratio(rows, itemgetter(key)), 2) for key, ratio in COSTS.items()}
+        computing = mean_ratio(rows, lambda row: row["seconds"] - row["text_seconds"])
+        result["wall_ratio_with_text_kept"] = round(computing, 2)
         result["reference_is_whole"] = all(row["updates"] == row["of"] for row in by["reference"])
     peaks = {row["schedule"]: row for row in memory}
     if len(peaks) == 2:
@@ -185,8 +197,19 @@ def ratio_table(result: dict[str, Any]) -> str:
     for score in ("ESR-1", "PSR-1"):
         key = score.lower().replace("-", "")
         both = [result.get(f"{key}_{schedule}") for schedule in reversed(SCHEDULES)]
-        cells.append([f"{score}: reference, fast", ", ".join("-" if value is None else str(value) for value in both)])
+        cells.append(
+            [
+                f"{score}: reference, fast (whole runs)",
+                ", ".join("-" if value is None else str(value) for value in both),
+            ]
+        )
     return markdown_table(("reference over fast", "mean"), cells)
+
+
+def best_key(key: tuple, finished: Container[str]) -> tuple:
+    """That of the same run with all of its optimiser steps, if it is finished."""
+    whole = (*key[:-1], key[-1] | {"steps": PUBLISHED["steps"]})
+    return whole if json.dumps(whole) in finished else key
 
 
 def main() -> None:
@@ -208,6 +231,7 @@ def main() -> None:
     # in this order two processes share the default cases so that both schedules of a case run on the same core
     cases = [(target, seed) for target in arguments.targets for seed in arguments.seeds]
     keys += [(name, *case, arguments.n, settings[name]) for name in SCHEDULES for case in cases]
+    keys = [best_key(key, runs.finished(arguments.rows)) for key in keys]
 
     def run(what: str, *key: Any) -> Row:
         return memory_of(bed(), *key) if what == MEMORY else one_run(bed(), what, *key)

@@ -13,6 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from devtools.pack import load_pack
+
+load_pack()
+from concept_erasure.erasure_core.precision import cpu_computes_in_bf16  # noqa: E402
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -25,14 +30,9 @@ class Schedule:
     weight_decay: float = 0.01
 
 
-def bf16_is_fast() -> bool:
-    """Whether this CPU computes in bfloat16. One without its instructions imitates it, 7 to 20 times slower than float32."""
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
 def fast_precision() -> AbstractContextManager:
     """Inside, the CPU works in the precision that it is fastest in."""
-    return torch.autocast("cpu", torch.bfloat16) if bf16_is_fast() else nullcontext()
+    return torch.autocast("cpu", torch.bfloat16) if cpu_computes_in_bf16() else nullcontext()
 
 
 def warm_cosine(progress: float, warm_up: float = 0.08) -> float:

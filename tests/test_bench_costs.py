@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 
 import pytest
@@ -9,14 +10,18 @@ import torch
 from concept_erasure.erasure_core import trajectory
 from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.report import Report
+from erasure_tests.families import small_model
 from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks import foretold, sampling_cost, scaling, true_shapes
+from benchmarks import foretold, sampling_cost, scaling, true_shapes, whole_runs
 from benchmarks.live_memory import LiveMemory
 from benchmarks.random_models import RandomText, random_model
+from benchmarks.speed import PUBLISHED
 from benchmarks.stopwatch import STEPS, Stopwatch, counters, parts_of_ap
+from devtools import inprocess
+from devtools.errors import ToolError
 from devtools.inprocess import load_comfy
 
 
@@ -167,3 +172,37 @@ def test_random_models_are_recognised_and_of_true_size(family: str, parameters: 
     states, more = text.encode_from_tokens_scheduled(text.tokenize("a cat"))[0]
     assert states.shape == (1, 77, {"SD15": 768, "SDXL": 2048}[family]) and not torch.equal(states[0, 0], states[0, 1])
     assert (more["pooled_output"] is None) == (family == "SD15")
+
+
+def test_a_device_is_named_by_what_this_comfyui_starts_with(monkeypatch) -> None:
+    load_comfy()
+    from comfy.cli_args import parser
+
+    for flags in inprocess.FLAGS.values():
+        parser.parse_args(list(flags))  # a flag that is gone would end the program
+    monkeypatch.delitem(sys.modules, "comfy.cli_args")
+    with pytest.raises(ToolError, match="'tpu'; set it to one of cpu, cuda"):
+        load_comfy("tpu")
+
+
+def test_a_whole_run_at_true_shape_is_measured_with_both_schedules(few_words, monkeypatch) -> None:
+    """At 64 pixels and two steps, on the CPU: what a GPU does at its defaults."""
+    load_comfy()
+    small = small_model("SD1.5")
+    monkeypatch.setattr(whole_runs, "random_model", lambda _family: small.model)
+    monkeypatch.setattr(whole_runs, "RandomText", lambda _family: small.clip)
+    monkeypatch.setattr(whole_runs, "SIZES", {"SD15": 64})
+    few = {"candidates": 4, "sampling_steps": 3, "steps": 3}
+    rows = [
+        whole_runs.whole_run("SD15", "fast", few | {"trajectories": 1, "retain_sampling_steps": 2}),
+        whole_runs.whole_run("SD15", "reference", PUBLISHED | few),
+    ]
+    assert [row["updates"] for row in rows] == [3, 3] and rows[0]["UNet_evaluations"] < 300
+    assert rows[1]["UNet_evaluations"] == whole_runs.published_evaluations()
+    found = whole_runs.summary([rows[0] | {"settings": "defaults"}, rows[1]])
+    assert found["unet_evaluations_ratio_SD15"] > 500 and found["wall_ratio_SD15"] > 100 and found["in_time_SD15"]
+
+
+def test_the_published_loops_evaluations_are_counted_from_its_settings() -> None:
+    """1,999 loops: two latents of 24.5 guided steps each on average, three teachers, two samples with gradient."""
+    assert whole_runs.published_evaluations() == 195902 + 5997 + 3998

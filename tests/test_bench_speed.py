@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import torch
 
 from benchmarks import speed
-from benchmarks.speed import PUBLISHED, SCHEDULES, TimedText, as_published, memory_of, ratio_table, summary, table
+from benchmarks.speed import (
+    PUBLISHED,
+    SCHEDULES,
+    TimedText,
+    as_published,
+    best_key,
+    memory_of,
+    ratio_table,
+    summary,
+    table,
+)
 
 SHORT = {
     "fast": {"candidates": 4, "trajectories": 1, "sampling_steps": 2},
@@ -28,22 +39,29 @@ MEMORY = [
 ]
 
 
-def test_ratios_are_reference_over_fast() -> None:
-    rows = [row("fast", 1), row("fast", 3), row("reference", 40, updates=20)]
+def test_ratios_are_reference_over_fast_in_the_mean_over_the_cases() -> None:
+    rows = [row("fast", 1), row("reference", 41, updates=20), row("fast", 2, seed=1), row("reference", 38, seed=1)]
+    rows.append(row("fast", 9, target="star"))  # not done by the reference
     result = summary(rows, MEMORY)
-    assert result["unet_evaluations_ratio"] == 20.0
-    assert result["wall_ratio"] == 16.2 and result["wall_ratio_with_text_kept"] == 20.0
+    assert result["unet_evaluations_ratio"] == (41 + 19) / 2
+    assert result["wall_ratio"] == round((415 / 15 + 385 / 25) / 2, 2) and result["wall_ratio_with_text_kept"] == 30.0
     assert result["peak_memory_ratio"] == 20.0 and result["peak_memory_ratio_of_the_schedule"] == 10.0
-    assert (result["esr1_fast"], result["psr1_fast"]) == (92.0, 80.0)
-    assert (result["esr1_reference"], result["psr1_reference"]) == (130.0, 80.0)
+    assert (result["esr1_fast"], result["psr1_fast"], result["whole_runs_fast"]) == (94.0, 80.0, 3)
+    assert (result["esr1_reference"], result["whole_runs_reference"]) == (128.0, 1), "the unfinished run says nothing"
     assert not result["reference_is_whole"] and summary([row("fast", 1), row("reference", 2)])["reference_is_whole"]
-    assert table(rows).count("\n") == 4 and "| wall time | 16.2 |" in ratio_table(result)
+    assert table(rows).count("\n") == 6 and "| UNet evaluations | 30.0 |" in ratio_table(result)
 
 
 def test_a_part_of_a_series_has_no_ratio() -> None:
     result = summary([row("fast", 1)], MEMORY[:1])
-    assert set(result) == {"esr1_fast", "psr1_fast"} and "| wall time | - |" in ratio_table(result)
-    assert "ESR-1: reference, fast | -, 91.0 |" in ratio_table(result)
+    assert set(result) == {"esr1_fast", "psr1_fast", "whole_runs_fast"} and "| wall time | - |" in ratio_table(result)
+    assert "ESR-1: reference, fast (whole runs) | -, 91.0 |" in ratio_table(result)
+
+
+def test_a_finished_whole_run_is_taken_for_a_part_of_it() -> None:
+    part, whole = (("reference", "circle", 0, 100, PUBLISHED | {"steps": steps}) for steps in (20, 1000))
+    assert best_key(part, {json.dumps(whole)}) == whole
+    assert best_key(part, {json.dumps(part)}) == part
 
 
 def test_memory_is_that_of_tensors_and_of_what_the_published_code_holds(bed, few_words) -> None:

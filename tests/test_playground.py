@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
+from concept_erasure.erasure_core import precision
 from safetensors import safe_open
 from torch import Tensor
 
@@ -83,9 +85,26 @@ def test_the_velocity_loss_is_zero_for_a_network_that_knows_the_velocity() -> No
     assert mmdit.velocity_loss(lambda noisy, *_, **__: 0 * noisy, latents, nothing, generator) > 0.5
 
 
+@pytest.mark.parametrize(
+    ("machine", "supported", "native", "expected"),
+    [
+        ("x86_64", True, True, True),
+        ("AMD64", True, False, False),  # imitated: AVX-512 without its bf16 part
+        ("x86_64", False, False, False),
+        ("aarch64", True, False, True),
+    ],
+)
+def test_a_cpu_that_only_imitates_bfloat16_is_told_apart(machine, supported, native, expected, monkeypatch) -> None:
+    monkeypatch.setattr(precision.platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    assert precision.cpu_computes_in_bf16() == expected
+
+
 def test_bfloat16_is_only_used_where_the_cpu_computes_in_it(monkeypatch) -> None:
     for fast in (False, True):
-        monkeypatch.setattr(training, "bf16_is_fast", lambda fast=fast: fast)
+        monkeypatch.setattr(training, "cpu_computes_in_bf16", lambda fast=fast: fast)
         with training.fast_precision():
             assert torch.is_autocast_enabled("cpu") == fast
     assert not torch.is_autocast_enabled("cpu")

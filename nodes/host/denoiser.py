@@ -21,6 +21,7 @@ from ...erasure_core.denoiser import TOKENS, Conditioning
 from ...erasure_core.families import family_named
 from ...erasure_core.guidance import prediction_of
 from ...erasure_core.layers import blocks, rows, select
+from ...erasure_core.precision import cpu_computes_in_bf16
 from ..base_model import fingerprint, positions, whole_words
 from .conditioning import calls, processed
 from .services import check_cancelled, is_out_of_memory, load_fully, make_room
@@ -142,11 +143,9 @@ class ComfyDenoiser:
         return None
 
     def _precision(self) -> AbstractContextManager:
-        if self.device.type == "cpu":
-            fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        else:
-            # a float16 forward pass has no gradient scaling here, so its small gradients would vanish
-            fast = comfy.model_management.should_use_bf16(self.device)
+        # a float16 forward pass has no gradient scaling here, so its small gradients would vanish
+        of_gpu = comfy.model_management.should_use_bf16
+        fast = cpu_computes_in_bf16() if self.device.type == "cpu" else of_gpu(self.device)
         return torch.autocast(self.device.type, torch.bfloat16) if fast else nullcontext()
 
     def layers(self, group: str) -> dict[str, nn.Module]:
