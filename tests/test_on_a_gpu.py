@@ -1,4 +1,7 @@
-"""What only a GPU shows, at the true shape of SD 1.5 with random weights: `CONCEPT_ERASURE_DEVICE=cuda make test`."""
+"""What only a GPU shows, at the true shape of SD 1.5 with random weights.
+
+`CONCEPT_ERASURE_DEVICE=cuda make test ARGS=tests/test_on_a_gpu.py`
+"""
 
 from __future__ import annotations
 
