@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .denoiser import Conditioning, Denoiser
+from .descent import Descent
 from .guidance import squared_error
 from .parts import InParts
 from .report import unwatched
@@ -200,7 +201,7 @@ class Gumbel:
         self._generator = generator
         device = candidates.conditioning.tokens.device
         self.logits = torch.zeros(len(candidates), device=device, requires_grad=True)
-        self._optimiser = torch.optim.Adam([self.logits], lr=learning_rate)
+        self._descent = Descent([self.logits], learning_rate)
         self._scale = temperature
 
     def _noisy_logits(self, n: int) -> Tensor:
@@ -226,9 +227,7 @@ class Gumbel:
 
     def ascend(self, damage: Tensor) -> None:
         """One step of the logits towards more of `damage`, which hangs on a draw."""
-        (gradient,) = torch.autograd.grad(-damage.sum(), self.logits)
-        self.logits.grad = gradient
-        self._optimiser.step()
+        self._descent.step(-damage.sum())
 
     @torch.no_grad()
     def choose(self, n: int) -> list[str]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .adversary import Candidates, Damage
 from .denoiser import Conditioning
+from .descent import Descent
 from .report import Check, unwatched
 
 LATE_NOISE = 0.1  # what is left at the end of the run of the noise that makes the search try candidates out
@@ -86,7 +87,7 @@ class MixtureSearch:
         self._temperature, self._mixed, self._generator = temperature, mixed, generator
         device = candidates.conditioning.tokens.device
         self.logits = torch.zeros(len(candidates), device=device, requires_grad=True)
-        self._optimiser = torch.optim.Adam([self.logits], lr=learning_rate)
+        self._descent = Descent([self.logits], learning_rate)
         self._noise = 1.0
 
     def words(self, mixture: Mixture) -> list[str]:
@@ -105,6 +106,4 @@ class MixtureSearch:
         with torch.enable_grad():
             mixture = self.draw()
             parts = self._candidates.conditioning.rows(mixture.index)
-            (gradient,) = torch.autograd.grad(-self._gain(blended(parts, mixture.weights)), self.logits)
-        self.logits.grad = gradient
-        self._optimiser.step()
+            self._descent.step(-self._gain(blended(parts, mixture.weights)))

@@ -23,6 +23,7 @@ from .common_settings import (
 )
 from .concepts import ConceptPair, ErasureRequest
 from .denoiser import Denoiser
+from .descent import Descent
 from .erased_unet import ErasedUNet, weight_edit
 from .guidance import negative_guidance, squared_error
 from .layers import GROUPS
@@ -239,12 +240,10 @@ def optimise(run: Training, steps: int, learning_rate: float, losses: Callable[[
 
     Raises FloatingPointError, naming the step and the terms, if a loss is not finite.
     """
-    optimiser = torch.optim.Adam(run.deltas.parameters(), lr=learning_rate)
+    descent = Descent(run.deltas.parameters(), learning_rate)
     for step in range(steps):
         run.report.check()
         run.step = step
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate * min(1.0, 5 * (steps - step) / steps)
         terms = losses()
         values = {name: float(term.detach()) for name, term in terms.items()}
         if not all(math.isfinite(value) for value in values.values()):
@@ -252,9 +251,7 @@ def optimise(run: Training, steps: int, learning_rate: float, losses: Callable[[
                 f"the loss is not finite at optimiser step {step + 1} of {steps} ({values}); nothing was returned. "
                 f"Lower learning_rate (now {learning_rate:g})"
             )
-        optimiser.zero_grad(set_to_none=True)
-        sum(terms.values()).backward()
-        optimiser.step()
+        descent.step(sum(terms.values()), learning_rate * min(1.0, 5 * (steps - step) / steps))
         run.report.log(values)
         run.report.on_progress(step + 1, steps, sum(values.values()))
         run.report.on_preview(step + 1)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..concepts import ErasureRequest
+from ..descent import Descent
 from ..erased_unet import HOOK_PREFIX, ErasedUNet
 from ..inference import Forward, InferenceEdit, ModelCall, changed
 from ..method import setting
@@ -45,7 +46,7 @@ class Key:
 
     tokens: dict[str, nn.Parameter]
     modules: Mapping[str, nn.Module]
-    optimiser: torch.optim.Optimizer
+    descent: Descent
 
     @contextmanager
     def turned(self) -> Iterator[None]:
@@ -111,7 +112,7 @@ class KnowledgePrompt(TrainedMethod):
             )
             for name, layer in chosen.items()
         }
-        return Key(tokens, chosen, torch.optim.Adam(tokens.values(), lr=self.key_learning_rate))
+        return Key(tokens, chosen, Descent(tokens.values(), self.key_learning_rate))
 
     def _transfer(self, run: Training, key: Key) -> float:
         """One update of the key: with it, the edited network is to predict what the frozen one does."""
@@ -120,16 +121,11 @@ class KnowledgePrompt(TrainedMethod):
         with key.turned():
             (predicted,) = run.predict(batch)
         loss = run.error(predicted, batch.conditional, batch.sigma)
-        gradients = torch.autograd.grad(loss, list(key.tokens.values()))
-        for parameter, gradient in zip(key.tokens.values(), gradients, strict=True):
-            parameter.grad = gradient
-        key.optimiser.step()
+        key.descent.step(loss, self.key_learning_rate * min(1.0, 5 * (run.steps - run.step) / run.steps))
         return float(loss.detach())
 
     def losses(self, run: Training, state: Key) -> dict[str, Tensor]:
         """Teach the key, then `hide` with the weights: `hide`, `reach`, and `retain` if there are such lines."""
-        for group in state.optimiser.param_groups:
-            group["lr"] = self.key_learning_rate * min(1.0, 5 * (run.steps - run.step) / run.steps)
         for _ in range(self.key_updates):
             run.report.check()
             transfer = self._transfer(run, state)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..denoiser import Conditioning, Denoiser
+from ..descent import Descent
 from ..guidance import squared_error
 from ..pictures import Pictures, noised
 from ..report import Report
@@ -40,7 +41,7 @@ def minimise(
 
     Raises FloatingPointError, naming the step, if one is not finite, and whatever `report.check` raises on a cancel.
     """
-    optimiser = torch.optim.Adam(parameters, lr=learning_rate)
+    descent = Descent(parameters, learning_rate)
     for step in range(steps):
         report.check()
         error = loss(step)
@@ -49,7 +50,5 @@ def minimise(
             raise FloatingPointError(
                 f"the loss is {value} at optimiser step {step + 1} of {steps}; lower learning_rate (now {learning_rate:g})"
             )
-        optimiser.zero_grad(set_to_none=True)
-        error.backward()
-        optimiser.step()
+        descent.step(error)
         report.on_progress(step + 1, steps, value)
