@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import zlib
 from typing import Any
 
@@ -63,6 +64,9 @@ def random_model(family: str, *, empty: bool = False, dtype: torch.dtype = torch
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
+    # a model of an earlier run that is given up during the next would be taken off the memory that the next is seen to take
+    management.unload_all_models()
+    gc.collect()
     operations = comfy.ops.disable_weight_init
     shapes = UNetModel(**CONFIGS[family], dtype=dtype, device="meta", operations=operations).state_dict()
     config = comfy.model_detection.model_config_from_unet(shapes, "")

@@ -10,7 +10,6 @@ Prints a Markdown table and, as its last line, one JSON object.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import time
@@ -44,13 +43,9 @@ def published_evaluations(settings: dict[str, Any] = PUBLISHED) -> int:
 
 def whole_run(family: str, schedule: str, settings: dict[str, Any]) -> Row:
     """One erasure on a model of random weights: seconds without the text encoder's, and the most memory over the model."""
-    import comfy.model_management
     from concept_erasure.nodes import host
     from concept_erasure.nodes.memory import MemoryMeter
 
-    # a model of an earlier run that is given up during this one would be taken off its memory
-    comfy.model_management.unload_all_models()
-    gc.collect()
     model, size = random_model(family), SIZES[family]
     with host.opened(model, RandomText(family), size, size) as denoiser, MemoryMeter(host.device()) as meter:
         _, costs = timed(denoiser, schedule, TARGET, settings)

@@ -1,0 +1,245 @@
+"""A run that has less memory than it needs goes on, by parts and by checkpointing, and says so."""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Iterator
+
+import pytest
+import torch
+from concept_erasure.erasure_core import memory
+from concept_erasure.erasure_core.adapters import Deltas
+from concept_erasure.erasure_core.checkpointing import by_block
+from concept_erasure.erasure_core.concepts import parse_request
+from concept_erasure.erasure_core.erased_unet import ErasedUNet
+from concept_erasure.erasure_core.memory import MARGIN
+from concept_erasure.erasure_core.method import methods
+from concept_erasure.erasure_core.report import Report
+from concept_erasure.erasure_core.trained import TrainedMethod
+from concept_erasure.erasure_core.trajectory import TrajectoryPool
+from erasure_tests.runs import base_hash
+from erasure_tests.small import make
+from erasure_tests.toy import ToyDenoiser
+from torch import Tensor
+
+from benchmarks.live_memory import LiveMemory
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+TRAINED = [name for name, method in methods().items() if issubclass(method, TrainedMethod)]
+FACTOR = 1.5
+"""At least so many times less memory a pass of the playground's UNet takes with checkpointing."""
+
+
+def limited(monkeypatch, forward: int = 99, backward: int = 99, frozen: int = 99) -> None:
+    """Let the toy run out of memory on more samples than these: in a forward pass with gradient, in its backward pass, and
+    without gradients."""
+    plain = ToyDenoiser.predict
+
+    def predict(self, latents: Tensor, sigma: Tensor, conditioning) -> Tensor:
+        n = len(sigma)
+        if n > (forward if torch.is_grad_enabled() else frozen):
+            raise torch.OutOfMemoryError(f"out of memory on {n} samples")
+        predicted = plain(self, latents, sigma, conditioning)
+        if predicted.requires_grad and n > backward:
+
+            def run_out(_gradient: Tensor) -> None:
+                raise torch.OutOfMemoryError(f"out of memory in the backward pass of {n} samples")
+
+            predicted.register_hook(run_out)
+        return predicted
+
+    monkeypatch.setattr(ToyDenoiser, "predict", predict)
+
+
+def erased_toy(name: str, report: Report, **changes) -> ErasedUNet:
+    """An erasure of the toy's circle, by six samples a step."""
+    return make(name, batch=6, search="scan", **changes).erase(ToyDenoiser(), parse_request("circle", "ring"), report)
+
+
+def same(one: ErasedUNet, other: ErasedUNet) -> bool:
+    """Whether two edits are the same to rounding; Adam makes more of that than there was."""
+    return all(torch.allclose(one.tensors[key], value, atol=1e-4) for key, value in other.tensors.items())
+
+
+@pytest.mark.usefixtures("few_words")
+@pytest.mark.parametrize("name", ["ap", "esd", "sdd"])
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        ({"forward": 3}, r"memory ran out at \d+ samples at once; goes on with \d+ at once"),
+        ({"backward": 3}, r"memory ran out at \d+ samples at once in the backward pass; goes on with \d+ at once"),
+        ({"frozen": 1}, r"memory ran out at 2 samples at once without gradients; goes on with 1"),
+    ],
+)
+def test_a_run_that_runs_out_of_memory_goes_on_to_the_same_edit(name, limits, says, monkeypatch) -> None:
+    plenty, short = Report(), Report()
+    expected = erased_toy(name, plenty)
+    limited(monkeypatch, **limits)
+    erased = erased_toy(name, short)
+    assert same(erased, expected)
+    text = "\n".join(short.notes)
+    assert re.search(says, text) and "memory ran out" not in "\n".join(plenty.notes)
+    assert not same(erased_toy(name, Report(), seed=1), expected), "the control: edits that differ look the same"
+
+
+@pytest.mark.usefixtures("few_words")
+def test_when_a_single_sample_does_not_fit_checkpointing_is_the_last_resort(monkeypatch) -> None:
+    """The toy's memory is known by its block: with gradients it runs out there unless the block is computed again."""
+    expected = erased_toy("esd", Report())
+    plain = ToyDenoiser.predict
+
+    def predict(self, latents, sigma, conditioning):
+        if torch.is_grad_enabled() and conditioning.tokens.any() and "forward" not in vars(self.network["block"]):
+            raise torch.OutOfMemoryError("the block's activations do not fit")
+        return plain(self, latents, sigma, conditioning)
+
+    monkeypatch.setattr(ToyDenoiser, "predict", predict)
+    report = Report()
+    assert same(erased_toy("esd", report), expected)
+    assert any(
+        "at 1 sample at once in the backward pass; goes on with gradient checkpointing, same result" in note
+        for note in report.notes
+    )
+    with pytest.raises(torch.OutOfMemoryError):
+        erased_toy("esd", Report(), checkpointing="off")
+
+
+@pytest.mark.usefixtures("few_words")
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("checkpointing", ["on", "off"])
+def test_checkpointing_is_used_when_asked_for_and_the_edit_is_the_same(
+    name: str, checkpointing: str, monkeypatch
+) -> None:
+    seen = []
+    real = ToyDenoiser.predict
+
+    def predict(self, latents, sigma, conditioning):
+        seen.append("forward" in vars(self.network["block"]))
+        return real(self, latents, sigma, conditioning)
+
+    expected = make(name).erase(ToyDenoiser(), parse_request("circle"), Report())
+    monkeypatch.setattr(ToyDenoiser, "predict", predict)
+    report = Report()
+    erased = make(name, checkpointing=checkpointing).erase(ToyDenoiser(), parse_request("circle"), report)
+    measured = 2
+    cannot = any("cannot use checkpointing" in note for note in report.notes)
+    assert any(seen[measured:]) == (checkpointing == "on" and methods()[name].in_parts)
+    assert cannot == (checkpointing == "on" and not methods()[name].in_parts)
+    assert same(erased, expected)
+
+
+@pytest.mark.usefixtures("few_words")
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("changes", [{}, {"batch": 3, "preserved": 6}, {"schedule": "reference"}])
+def test_no_run_needs_more_samples_than_it_planned_for(name: str, changes: dict, monkeypatch) -> None:
+    asked, pools = [], []
+    real, filled = ToyDenoiser.predict, TrajectoryPool.fill
+
+    def predict(self, latents, sigma, conditioning):
+        asked.append(len(sigma) if torch.is_grad_enabled() and len(asked) >= 2 else 0)  # the first two measure
+        return real(self, latents, sigma, conditioning)
+
+    def fill(self, concepts, chains, steps=None):
+        filled(self, concepts, chains, steps)
+        pools.append((self, *concepts))
+
+    monkeypatch.setattr(ToyDenoiser, "predict", predict)
+    monkeypatch.setattr(TrajectoryPool, "fill", fill)
+    method, request = make(name, search="scan", **changes), parse_request("circle\nsquare", "ring")
+    method.erase(ToyDenoiser(), request, Report())
+    concepts = {word: pool for pool, *words in pools for word in words}
+    kept = sum(len(pool.samples(word).sigma) for word, pool in concepts.items())
+    assert max(asked) <= method.samples_in_a_step(request)
+    assert kept <= method.samples_kept(request)
+
+
+def test_samples_are_kept_where_the_plan_says() -> None:
+    toy = ToyDenoiser()
+    pool = TrajectoryPool(toy, steps=2, guidance_scale=3.0, generator=torch.Generator().manual_seed(0))
+    pool.fill(["circle"], 2)
+    assert pool.draw("circle", 1)[0].latents.device == CPU
+    pool.kept_on = torch.device("meta")  # a device that keeps nothing, so that what was kept there cannot come back
+    pool.fill(["square"], 2)
+    with pytest.raises(NotImplementedError, match="meta"):
+        pool.draw("square", 1)
+
+
+@pytest.mark.usefixtures("as_a_node_runs")
+def test_checkpointing_lowers_the_peak_of_a_real_unet_and_the_plan_knows_both(bed) -> None:
+    """The playground's UNet at 128x128, forward and backward, by what exists at a time to the byte."""
+    from concept_erasure.nodes import host
+
+    n, peaks = 8, {}
+    with host.opened(bed.model, bed.clip, 128, 128) as denoiser:
+        deltas = Deltas(denoiser.layers("cross_attention_kv"), 8, torch.Generator().manual_seed(0))
+        blocks = denoiser.blocks("checkpointed")
+        arguments = denoiser.empty_latents(n), denoiser.sigmas(2)[:1].expand(n), denoiser.encode(["circle"] * n)
+        with deltas.attached():
+            known = memory.measured(denoiser, blocks, deltas.parameters())(n)
+            for on in (False, True):
+                with LiveMemory() as live, by_block(blocks.values() if on else []):
+                    predicted = denoiser.predict(*arguments)
+                    torch.autograd.grad(predicted.square().mean(), deltas.parameters())
+                peaks[on] = live.peak
+    assert peaks[False] > FACTOR * peaks[True]
+    for on, peak in peaks.items():
+        assert 0.6 * peak < MARGIN * known.held(on) < 1.6 * peak, (on, peak, known)
+
+
+@pytest.fixture
+def loaded(bed) -> Iterator[types.SimpleNamespace]:
+    """ComfyUI's list of models on the device: another one, and the playground's."""
+    from comfy import model_management
+
+    real = model_management.current_loaded_models
+    own, other = (
+        types.SimpleNamespace(model=types.SimpleNamespace(model=model)) for model in (bed.model.model, object())
+    )
+    model_management.current_loaded_models = [other, own, types.SimpleNamespace(model=None)]
+    yield own
+    model_management.current_loaded_models = real
+
+
+def test_the_host_is_asked_for_room_and_the_model_itself_stays(bed, loaded, monkeypatch) -> None:
+    from comfy import model_management
+    from concept_erasure.nodes.host.services import make_room
+
+    asked = []
+    monkeypatch.setattr(model_management, "extra_reserved_memory", lambda: 100)
+    monkeypatch.setattr(model_management, "get_free_memory", lambda device: 1000)
+    monkeypatch.setattr(
+        model_management, "free_memory", lambda wanted, device, keep_loaded: asked.append((wanted, device, keep_loaded))
+    )
+    patcher = types.SimpleNamespace(model=bed.model.model, load_device=GPU)
+    assert make_room(patcher, 700) == 900 and asked == [(800, GPU, [loaded])]
+    patcher.load_device = CPU
+    assert make_room(patcher, 700) == 1000 and len(asked) == 1, "on the CPU no model makes room for another"
+
+
+@pytest.mark.usefixtures("as_a_node_runs", "few_words")
+def test_when_nothing_fits_the_error_says_what_to_lower_and_the_model_is_unchanged(bed, monkeypatch) -> None:
+    from concept_erasure.nodes.erase import erase
+    from concept_erasure.nodes.host import ComfyDenoiser
+
+    real, before = ComfyDenoiser.predict, base_hash(bed)
+
+    def predict(self, latents, sigma, conditioning):
+        if torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("out of memory")
+        return real(self, latents, sigma, conditioning)
+
+    request, size = parse_request("circle"), (64, 64)
+    whole, _ = erase(bed.model, bed.clip, request, make("esd", steps=1), *size)
+    monkeypatch.setattr(ComfyDenoiser, "predict", predict)
+    with pytest.raises(
+        RuntimeError, match=r"out of memory while erasing at 64x64 with esd\. Lower .*the model is unchanged"
+    ):
+        erase(bed.model, bed.clip, request, make("esd", steps=1), *size)
+    with pytest.raises(RuntimeError, match="or set checkpointing to auto; the model is unchanged"):
+        erase(bed.model, bed.clip, request, make("esd", steps=1, checkpointing="off"), *size)
+    network = bed.model.model.diffusion_model
+    assert base_hash(bed) == before and not any("forward" in vars(module) for module in network.modules())
+    monkeypatch.setattr(ComfyDenoiser, "predict", real)
+    again, _ = erase(bed.model, bed.clip, request, make("esd", steps=1), *size)
+    assert all(torch.equal(again.tensors[key], value) for key, value in whole.tensors.items())
