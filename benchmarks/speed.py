@@ -148,12 +148,13 @@ def memory_of(bed: Playground, schedule: str, target: str, settings: dict[str, A
     return {"schedule": schedule, "peak_MB": round(live.peak / 1e6, 1), "held_MB": round(held, 1)}
 
 
-def mean_ratio(rows: Sequence[Row], cost: Callable[[Row], float]) -> float:
-    """Reference over fast of one cost, in the mean over the cases that both have run."""
+def mean_ratio(rows: Sequence[Row], cost: Callable[[Row], float]) -> float | None:
+    """Reference over fast of one cost, in the mean over the cases that both have run; None if there is none."""
     fast, slow = (
         {(row["target"], row["seed"]): cost(row) for row in rows if row["schedule"] == name} for name in SCHEDULES
     )
-    return statistics.mean(slow[case] / fast[case] for case in fast if case in slow)
+    ratios = [slow[case] / fast[case] for case in fast if case in slow]
+    return round(statistics.mean(ratios), 2) if ratios else None
 
 
 def summary(rows: Sequence[Row], memory: Sequence[Row] = ()) -> dict[str, Any]:
@@ -165,9 +166,8 @@ def summary(rows: Sequence[Row], memory: Sequence[Row] = ()) -> dict[str, Any]:
         result |= {f"{key}_{name}": round(statistics.mean(row[key] for row in whole), 2) for key in QUALITIES if whole}
         result |= {f"whole_runs_{name}": len(whole)} if mine else {}
     if all(by.values()):
-        result |= {ratio: round(mean_ratio(rows, itemgetter(key)), 2) for key, ratio in COSTS.items()}
-        computing = mean_ratio(rows, lambda row: row["seconds"] - row["text_seconds"])
-        result["wall_ratio_with_text_kept"] = round(computing, 2)
+        result |= {ratio: mean_ratio(rows, itemgetter(key)) for key, ratio in COSTS.items()}
+        result["wall_ratio_with_text_kept"] = mean_ratio(rows, lambda row: row["seconds"] - row["text_seconds"])
         result["reference_is_whole"] = all(row["updates"] == row["of"] for row in by["reference"])
     peaks = {row["schedule"]: row for row in memory}
     if len(peaks) == 2:
@@ -197,12 +197,8 @@ def ratio_table(result: dict[str, Any]) -> str:
     for score in ("ESR-1", "PSR-1"):
         key = score.lower().replace("-", "")
         both = [result.get(f"{key}_{schedule}") for schedule in reversed(SCHEDULES)]
-        cells.append(
-            [
-                f"{score}: reference, fast (whole runs)",
-                ", ".join("-" if value is None else str(value) for value in both),
-            ]
-        )
+        said = ", ".join("-" if value is None else str(value) for value in both)
+        cells.append([f"{score}: reference, fast (whole runs)", said])
     return markdown_table(("reference over fast", "mean"), cells)
 
 

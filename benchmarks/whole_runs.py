@@ -102,6 +102,10 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=6, help="optimiser steps of the published loop")
     runs.add_arguments(parser)
     arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error(
+            "this needs a GPU of CUDA, and torch sees none; benchmarks.true_shapes measures an update on the CPU"
+        )
     os.environ.setdefault(*NO_CACHE)
     load_comfy("cuda")
     load_pack()

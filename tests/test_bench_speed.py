@@ -52,6 +52,11 @@ def test_ratios_are_reference_over_fast_in_the_mean_over_the_cases() -> None:
     assert table(rows).count("\n") == 6 and "| UNet evaluations | 30.0 |" in ratio_table(result)
 
 
+def test_two_halves_of_a_series_that_share_no_case_have_no_ratio() -> None:
+    result = summary([row("fast", 1), row("reference", 40, target="star")])
+    assert result["unet_evaluations_ratio"] is None and "| wall time | - |" in ratio_table(result)
+
+
 def test_a_part_of_a_series_has_no_ratio() -> None:
     result = summary([row("fast", 1)], MEMORY[:1])
     assert set(result) == {"esr1_fast", "psr1_fast", "whole_runs_fast"} and "| wall time | - |" in ratio_table(result)
