@@ -143,7 +143,7 @@ class ComfyDenoiser:
         return None
 
     def _precision(self) -> AbstractContextManager:
-        # a float16 forward pass has no gradient scaling here, so its small gradients would vanish
+        # bfloat16 before float16: it has the range of float32, so that gradients need no scaling (see `Descent`)
         of_gpu = comfy.model_management.should_use_bf16
         fast = cpu_computes_in_bf16() if self.device.type == "cpu" else of_gpu(self.device)
         return torch.autocast(self.device.type, torch.bfloat16) if fast else nullcontext()
