@@ -3,8 +3,9 @@
 python -m devtools.method_docs            rewrite what stands between the markers
 python -m devtools.method_docs --check    write nothing; exit 1 if a page is stale
 
-Erase Concept's help page gets the list of methods, each method's own page in docs/methods its settings and its figures of
-docs/comparison.json, and the help page of Red-Team Concept the list of attacks with theirs.
+The registries get their imports (`devtools.registries`), Erase Concept's help page the list of methods, each method's own
+page in docs/methods its settings and its figures of docs/comparison.json, and the help page of Red-Team Concept the list
+of attacks with theirs. Every help page is also written for languages without one of their own.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from . import registries
 from .comfyui import PACK
 from .errors import ToolError
 from .pack import load_pack
-from .pages import filled, markdown_table
+from .pages import filled, markdown_list, markdown_table
 
-PAGE = PACK / "web" / "docs" / "ErasureEraseConcept" / "en.md"
-ATTACKS_PAGE = PACK / "web" / "docs" / "ErasureRedTeam" / "en.md"
+HELP = PACK / "web" / "docs"
+PAGE = HELP / "ErasureEraseConcept" / "en.md"
+ATTACKS_PAGE = HELP / "ErasureRedTeam" / "en.md"
 FOLDER = PACK / "docs" / "methods"
 COMPARISON = PACK / "docs" / "comparison.json"
 BASE = "nothing (base)"
@@ -38,8 +41,8 @@ def overview(found: dict[str, type]) -> str:
     rows = []
     for name, method in found.items():
         idea = inspect.getdoc(method).split("\n")[0]
-        rows.append((f"[`{name}`]({ONLINE}/{name}.md)", f"{method.title.split(': ', 1)[-1]}. {idea}", method.paper))
-    return markdown_table(("method", "what it does", "source"), rows)
+        rows.append((f"[`{name}`]({ONLINE}/{name}.md)", f"{method.title.split(': ', 1)[-1]}. {idea} ({method.paper})"))
+    return markdown_list(rows)
 
 
 def attacks_overview(found: dict[str, type]) -> str:
@@ -47,9 +50,9 @@ def attacks_overview(found: dict[str, type]) -> str:
     rows, parts = [], []
     for name, attack in found.items():
         idea = " ".join(inspect.getdoc(attack).split("\n\n")[0].split())
-        rows.append((f"`{name}`", idea, attack.paper))
-        parts.append(f"Settings of `{name}`:\n\n{settings_table(attack)}")
-    return "\n\n".join([markdown_table(("attack", "what it does", "source"), rows), *parts])
+        rows.append((f"`{name}`", f"{idea} ({attack.paper})"))
+        parts.append(f"Settings of `{name}`:\n\n{settings_list(attack)}")
+    return "\n\n".join([markdown_list(rows), *parts])
 
 
 def settings_table(method: type) -> str:
@@ -58,6 +61,15 @@ def settings_table(method: type) -> str:
     from concept_erasure.erasure_core.method import settings_of
 
     return markdown_table(("setting", "default", "range", "what it does"), list(map(_row, settings_of(method))))
+
+
+def settings_list(attack: type) -> str:
+    """Every setting of an attack in Markdown, for the narrow panel of the help page."""
+    load_pack()
+    from concept_erasure.erasure_core.method import settings_of
+
+    rows = [_row(field) for field in settings_of(attack)]
+    return markdown_list([(name, f"{what} Default {default}; {values}.") for name, default, values, what in rows])
 
 
 def _row(field: dataclasses.Field) -> list[str]:
@@ -130,12 +142,15 @@ def updated() -> dict[Path, str]:
         pages[path] = filled(path.read_text(encoding="utf-8"), "settings", BY, settings_table(method), path)
         if runs := compared(name):
             pages[path] = filled(pages[path], "measured", BY, measured_table(runs, compared(BASE)), path)
+    for path in HELP.glob("*/en.md"):
+        # the browser asks for the page in its own language, then for this one
+        pages[path.parent.with_suffix(".md")] = pages.get(path) or path.read_text(encoding="utf-8")
     return pages
 
 
 def stale() -> list[Path]:
     """The pages that say something else than the code."""
-    return [path for path, text in updated().items() if path.read_text(encoding="utf-8") != text]
+    return [path for path, text in updated().items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -147,6 +162,7 @@ def main(argv: list[str] | None = None) -> int:
         for path in stale():
             print(f"{path} is stale; run: python -m devtools.method_docs", file=sys.stderr)
         return 1 if stale() else 0
+    registries.main([])
     for path, text in updated().items():
         path.write_text(text, encoding="utf-8")
         print(path)

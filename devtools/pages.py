@@ -31,6 +31,11 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join(lines)
 
 
+def markdown_list(rows: Sequence[tuple[str, str]]) -> str:
+    """Names and what they are as a Markdown list: help pages are read in a panel of 300 pixels, too narrow for a table."""
+    return "\n".join(f"- {name}: {' '.join(text.split())}" for name, text in rows)
+
+
 def _line(cells: Sequence[Any]) -> str:
     said = ("-" if cell is None else str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells)
     return "| " + " | ".join(said) + " |"

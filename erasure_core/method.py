@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import pkgutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -101,9 +99,8 @@ def check_setting(method: str, field: dataclasses.Field, value: Any) -> None:
 
 def methods() -> dict[str, type[ErasureMethod]]:
     """Every erasure method by name: all that the files in `methods/` define, sorted."""
-    package = importlib.import_module(".methods", __package__)
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+    from . import methods as _registering  # noqa: F401  (here, because a method's file imports this one)
+
     return dict(sorted(_REGISTRY.items()))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from erasure_tests.toy import ToyDenoiser
 
-from devtools import family_docs, method_docs, pages
+from devtools import family_docs, method_docs, pages, registries
 from devtools.errors import ToolError
 from devtools.inprocess import load_comfy
 from devtools.pack import load_pack
@@ -34,6 +34,10 @@ def schemas() -> dict:
 
     found = [node.define_schema() for node in asyncio.run(nodes())]
     return {schema.node_id: schema for schema in found}
+
+
+def test_the_registries_import_every_file_of_their_folders() -> None:
+    assert registries.stale() == [], "run: python -m devtools.registries"
 
 
 def test_the_pages_about_methods_are_current() -> None:
@@ -144,3 +148,38 @@ def test_the_readmes_method_works_as_it_stands(tmp_path: Path, monkeypatch) -> N
     erased = added(**settings).erase(ToyDenoiser(), parse_request("circle => square", "ring"), report)
     assert not erased.is_zero() and erased.provenance.method == "ablation"
     assert set(report.losses) == {"erase", "retain"}
+
+
+HELP_PAGES = sorted((ROOT / "web" / "docs").rglob("*.md"))
+ONLINE = "https://github.com/concept-erasure/ComfyUI-Concept-Erasure"
+
+
+@pytest.mark.parametrize("page", HELP_PAGES, ids=lambda page: str(page.relative_to(ROOT / "web" / "docs")))
+def test_a_help_page_fits_the_panel_and_leads_to_what_is_there(page: Path) -> None:
+    """The panel is 300 pixels wide, opens every link in a new tab, and takes pictures from the folder of all pages."""
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"^\|", text, re.MULTILINE), "a table does not fit: write a list"
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert not [target for target in targets if target.startswith("#")], "a link inside the page opens it anew"
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", text)
+    for target in set(targets) - set(pictures):
+        assert target.startswith(("https://", "http://")), target
+        if target.startswith(f"{ONLINE}/blob/main/"):
+            place = target.removeprefix(f"{ONLINE}/blob/main/").split("#")[0]
+            assert (ROOT / place).is_file(), f"{target}: there is no {place}"
+        elif target.startswith(f"{ONLINE}#"):
+            assert target.split("#")[1] in anchors((ROOT / "README.md").read_text(encoding="utf-8")), target
+    for picture in pictures:
+        assert (ROOT / "web" / "docs" / picture).is_file(), picture
+
+
+def anchors(markdown: str) -> set[str]:
+    """What a page's headings are linked by on GitHub."""
+    headings = re.findall(r"^#+ (.+)$", markdown, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def test_a_page_of_any_language_finds_its_help() -> None:
+    """The browser asks for `<Node>/<language>.md`, then for `<Node>.md`, and then gives up."""
+    for page in (ROOT / "web" / "docs").glob("*/en.md"):
+        assert page.parent.with_suffix(".md").read_text(encoding="utf-8") == page.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A method is one file: dropped into a copy of the pack it is in the registry, the node's schema and the property tests."""
+"""A method is one file: in a copy of the pack, and listed by the command, it is in the registry, the node and the tests."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def copy(tmp_path_factory) -> Path:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     code = code.replace('name = "ablation"', f'name = "{NAME}"')
     (pack / "erasure_core" / "methods" / f"{NAME}.py").write_text(code, encoding="utf-8")
+    run(pack, "-m", "devtools.registries")
     return pack
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,7 +15,6 @@ from .subject import ERASED, Subject, Text
 
 SEEDS = 2**64
 """Seeds beyond the largest one begin at 0 again."""
-PACKAGE = f"{__package__}.attacks"
 _REGISTRY: dict[str, type[Attack]] = {}
 
 
@@ -102,9 +99,8 @@ class Attack:
 
 def attacks() -> dict[str, type[Attack]]:
     """Every attack by name: all that the files in `attacks/` define, sorted."""
-    package = importlib.import_module(PACKAGE)
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{PACKAGE}.{module.name}")
+    from . import attacks as _registering  # noqa: F401  (here, because an attack's file imports this one)
+
     return dict(sorted(_REGISTRY.items()))
 
 
