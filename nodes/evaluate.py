@@ -131,12 +131,13 @@ def _inputs() -> list[io.Input]:
             "filename_prefix",
             default="erasure/evaluation",
             tooltip="Name of the files in the output folder (grid, chart, report and JSON), without number and ending.",
+            advanced=True,
         ),
     ]
 
 
 def _optional_inputs() -> list[io.Input]:
-    many = {"multiline": True, "optional": True}
+    many = {"multiline": True, "optional": True, "advanced": True}
     return [
         ConceptJudgeType.Input(
             "judge", optional=True, tooltip="From Load Concept Judge. Without one only the drift is measured."
