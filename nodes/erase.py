@@ -21,7 +21,7 @@ from ..erasure_core.trajectory import sample_trajectories
 from . import host
 from .memory import MemoryMeter
 from .types import ConceptSAEType, ErasedUNetType
-from .widgets import chosen_method, method_input, preset_input
+from .widgets import chosen_method, method_input, preset_input, strength_input
 
 CATEGORY = "model/erasure"
 PREVIEWS = 12
@@ -202,15 +202,10 @@ class EraseConcept(io.ComfyNode):
                     "trains small ones itself.",
                 ),
                 preset_input(),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=-10.0,
-                    max=10.0,
-                    step=0.05,
+                strength_input(
+                    "How strongly the edit acts on the MODEL that comes out, as in Apply Erased UNet: 1 is the edit as it was "
+                    "made, 0 none of it. ERASED_UNET is the edit as it was made, whatever stands here.",
                     optional=True,
-                    tooltip="How strongly the edit acts on the MODEL that comes out, as in Apply Erased UNet: 1 is the edit as "
-                    "it was made, 0 none of it. ERASED_UNET is the edit as it was made, whatever stands here.",
                 ),
             ],
             outputs=[

@@ -174,7 +174,6 @@ def _optional_inputs() -> list[io.Input]:
             default=prompt_files.NO_FILE,
             optional=True,
             tooltip="In place of the templates: Imagenette's ten classes, of which concepts names the erased ones, or a CSV "
-            "file in ComfyUI's input folder with prompts, their own seed, guidance and class (I2P), or a grid of style and "
-            "object (UnlearnCanvas). Bad rows are left out and named.",
+            "file in ComfyUI's input folder (I2P, UnlearnCanvas; see the help). Bad rows are left out and named.",
         ),
     ]

@@ -66,6 +66,11 @@ def preset_input() -> io.Combo.Input:
     )
 
 
+def strength_input(tooltip: str, optional: bool = False) -> io.Float.Input:
+    """How strongly an edit acts; the same range wherever one sets it."""
+    return io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05, optional=optional, tooltip=tooltip)
+
+
 def labels(found: Mapping[str, type]) -> dict[str, str]:
     """What people read in place of each name of a method or attack: what it does, the name behind."""
     says = {name: kind.title.partition(": ")[2] or kind.title for name, kind in found.items()}

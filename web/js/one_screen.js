@@ -12,6 +12,7 @@ import { app } from "../../../scripts/app.js";
 
 const CUSTOM = "custom"; // the preset that fills in nothing
 const BUTTON = "advanced";
+const AWAY = -100000;
 
 /** Call `then` after what `object[name]` does today, with the same `this` and arguments. */
 function after(object, name, then) {
@@ -30,13 +31,27 @@ const isLinked = (node, widget) => node.inputs?.some((input) => input.widget?.na
 /** Is it the choice of what happens to a seed after a run? The Vue renderer draws it inside the seed. */
 const goesWithAnother = (node, widget) => node.widgets.some((other) => other.linkedWidgets?.includes(widget));
 
+const hasAdvanced = (node) => node.widgets?.some((widget) => widget.options?.advanced);
+
 /** Hand the schema's mark on to the classic canvas. A linked widget is shown, so that its link has an end. */
 function markAdvanced(node) {
-  for (const widget of node.widgets ?? []) {
+  if (!hasAdvanced(node)) return;
+  for (const widget of node.widgets) {
     if (widget.options?.advanced || goesWithAnother(node, widget)) widget.advanced = !isLinked(node, widget);
   }
   const button = named(node, BUTTON);
   if (button) button.label = node.showAdvanced ? "▴ hide advanced" : "▾ show advanced";
+}
+
+/** The height of the rows that the choice hides. */
+function hiddenHeight(node) {
+  const chosen = node.showAdvanced;
+  const [few, all] = [false, true].map((shown) => {
+    node.showAdvanced = shown;
+    return node.computeSize()[1];
+  });
+  node.showAdvanced = chosen;
+  return all - few;
 }
 
 /** As high as `height` says, and never lower than what is shown. */
@@ -45,7 +60,7 @@ function fit(node, width, height) {
 }
 
 function addButton(node) {
-  if (!node.widgets?.some((widget) => widget.options?.advanced)) return;
+  if (!hasAdvanced(node)) return;
   // canvasOnly: the Vue renderer has a button of its own. Not serialized: saved values are read by position.
   const options = { serialize: false, canvasOnly: true };
   const button = node.addWidget("button", BUTTON, null, () => node.toggleAdvanced(), options);
@@ -108,7 +123,7 @@ class Presets {
   }
 }
 
-/** Nodes whose settings change with another widget than `method` only need their new widgets marked. */
+/** An attack's settings are new widgets after each change too, which only need the mark. */
 function markAfterChange(node) {
   const attack = named(node, "attack");
   if (!attack || attack.type !== "combo") return;
@@ -134,6 +149,7 @@ app.registerExtension({
       markAfterChange(this);
       const fillings = inputs.preset?.[1];
       if (fillings?.settings) presets.set(this, new Presets(this, fillings));
+      this.showAdvanced ??= false; // so that a saved node says that it knew the choice
       fit(this, this.size[0], 0);
     });
 
@@ -141,7 +157,9 @@ app.registerExtension({
       markAdvanced(this);
       presets.get(this)?.watch();
       presets.get(this)?.tellTheTruth();
-      fit(this, saved.size?.[0] ?? this.size[0], saved.size?.[1] ?? 0);
+      const [width, height] = saved.size ?? [this.size[0], 0];
+      // A file from before the choice gives back the rows that are hidden now; its text fields stay as high as they were.
+      fit(this, width, saved.showAdvanced === undefined ? height - hiddenHeight(this) : height);
     });
 
     after(node, "onConnectionsChange", function () {
@@ -158,9 +176,15 @@ app.registerExtension({
     };
 
     const layout = node.getLayoutWidgets;
+    if (!layout) return; // a front end that lays out otherwise
     node.getLayoutWidgets = function () {
+      const widgets = layout.call(this);
+      if (this.collapsed) return widgets;
       const takesRow = this.isWidgetRowVisible ?? this.isWidgetVisible;
-      return layout.call(this).filter((widget) => this.collapsed || takesRow.call(this, widget));
+      const shown = widgets.filter((widget) => takesRow.call(this, widget));
+      // The input of a hidden widget still lies where the widget does: far away, so that no dropped link finds it.
+      for (const widget of widgets) if (!shown.includes(widget)) widget.y = AWAY;
+      return shown;
     };
   },
 });
