@@ -1,8 +1,6 @@
 // A browser on ComfyUI's page, and what one does there. Needs `playwright-core` where node finds it (NODE_PATH does not
 // count for ES modules: set PLAYWRIGHT_CORE to the package's folder), and a Chromium: $CHROMIUM, else /usr/bin/chromium.
 
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
@@ -10,17 +8,13 @@ const folder = process.env.PLAYWRIGHT_CORE;
 const { chromium } = await import(folder ? pathToFileURL(join(folder, "index.mjs")).href : "playwright-core");
 const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"];
 
-/** A browser with a profile of its own, which goes with it. */
+/** A browser with a profile of its own, which Playwright makes and removes. */
 export async function started() {
-  const profile = mkdtempSync(join(tmpdir(), "concept_erasure_"));
-  const browser = await chromium.launchPersistentContext(profile, {
+  return chromium.launch({
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
     headless: true,
-    viewport: { width: 1300, height: 1300 },
     args: [...FLAGS, "--disable-component-update", "--disable-sync"],
   });
-  browser.on("close", () => rmSync(profile, { recursive: true, force: true, maxRetries: 5 }));
-  return browser;
 }
 
 /** Functions that run in the page, on `window.t`. */
@@ -60,7 +54,7 @@ function tools() {
 
 /** A page with an empty graph in the one or the other renderer, and what went wrong in it so far. */
 export async function opened(browser, url, vue) {
-  const page = await browser.newPage();
+  const page = await browser.newPage({ viewport: { width: 1300, height: 1300 } });
   const errors = [];
   page.on("pageerror", (error) => errors.push(String(error)));
   await ready(page, url);

@@ -238,6 +238,8 @@ try {
     check(errors.length === 0, `the page said: ${errors.join("; ")}`);
     await page.close();
   }
+} catch (error) {
+  failures.push(String(error.stack));
 } finally {
   await browser.close();
 }
