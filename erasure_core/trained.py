@@ -113,7 +113,8 @@ class TrainedMethod(ErasureMethod):
 
     layers: str = setting(
         "cross_attention_kv",
-        "Which layers may change. " + "; ".join(f"{name}: {what}" for name, what in GROUPS.items()) + ".",
+        "Which layers may change: those that read the text (cross_attention_kv), more, or all others (non_cross_attention), "
+        "which also act where the concept is only implied. See Layer groups in the help.",
         choices=tuple(GROUPS),
     )
     steps: int = optimiser_steps()

@@ -26,10 +26,18 @@ def sampling_inputs() -> list[io.Input]:
             "cfg", default=7.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance scale, as in KSampler."
         ),
         io.Combo.Input(
-            "sampler_name", options=list(host.SAMPLERS), default="euler", tooltip="Sampler, as in KSampler."
+            "sampler_name",
+            options=list(host.SAMPLERS),
+            default="euler",
+            tooltip="Sampler, as in KSampler.",
+            advanced=True,
         ),
         io.Combo.Input(
-            "scheduler", options=list(host.SCHEDULERS), default="normal", tooltip="Scheduler, as in KSampler."
+            "scheduler",
+            options=list(host.SCHEDULERS),
+            default="normal",
+            tooltip="Scheduler, as in KSampler.",
+            advanced=True,
         ),
         seed_input("Seed of the first picture; the next ones count up. Same seed, same pictures."),
         io.Int.Input(

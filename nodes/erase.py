@@ -14,13 +14,14 @@ from ..erasure_core.concepts import ErasureRequest, parse_request
 from ..erasure_core.denoiser import Conditioning, Denoiser
 from ..erasure_core.erased_unet import ErasedUNet
 from ..erasure_core.method import ErasureMethod, check_family, refusal, settings_of
+from ..erasure_core.presets import CUSTOM, preset_note
 from ..erasure_core.report import Report
 from ..erasure_core.sae import ConceptSAE
 from ..erasure_core.trajectory import sample_trajectories
 from . import host
 from .memory import MemoryMeter
 from .types import ConceptSAEType, ErasedUNetType
-from .widgets import chosen_method, method_input
+from .widgets import chosen_method, method_input, preset_input, strength_input
 
 CATEGORY = "model/erasure"
 PREVIEWS = 12
@@ -200,13 +201,19 @@ class EraseConcept(io.ComfyNode):
                     tooltip="From Train Concept SAE or Load Concept SAE, for the method saeuron; without it that method "
                     "trains small ones itself.",
                 ),
+                preset_input(),
+                strength_input(
+                    "How strongly the edit acts on the MODEL that comes out, as in Apply Erased UNet: 1 is the edit as it was "
+                    "made, 0 none of it. ERASED_UNET is the edit as it was made, whatever stands here.",
+                    optional=True,
+                ),
             ],
             outputs=[
                 io.Model.Output(
-                    display_name="MODEL", tooltip="A clone of the model with the edit applied at strength 1."
+                    display_name="MODEL", tooltip="A clone of the model with the edit applied at `strength`."
                 ),
                 ErasedUNetType.Output(
-                    display_name="ERASED_UNET", tooltip="The edit alone: save it, or apply it elsewhere."
+                    display_name="ERASED_UNET", tooltip="The edit alone, unscaled: save it, or apply it elsewhere."
                 ),
                 io.LossMap.Output(
                     display_name="LOSS_MAP", tooltip="The loss of every optimiser step, for Plot Loss Graph."
@@ -230,6 +237,8 @@ class EraseConcept(io.ComfyNode):
         vae=None,
         images=None,
         concept_sae: ConceptSAE | None = None,
+        preset: str = CUSTOM,
+        strength: float = 1.0,
     ) -> io.NodeOutput:
         """Erase, and return the patched clone, the edit, the losses and the report."""
         request = parse_request(concepts, retain or "")
@@ -237,7 +246,9 @@ class EraseConcept(io.ComfyNode):
         erased, report = erase(
             model, clip, request, chosen, width, height, vae, cls.hidden.unique_id, images, concept_sae
         )
+        if preset != CUSTOM:
+            report.note(preset_note(chosen, preset))
         total = [sum(values) for values in zip(*report.losses.values(), strict=False)]
         with _memory_errors(chosen, width, height):
-            edited = host.patched(model, erased, 1.0)
+            edited = host.patched(model, erased, strength) if strength else model.clone()
         return io.NodeOutput(edited, erased, {"loss": total or [0.0]}, report_text(erased, report))

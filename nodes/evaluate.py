@@ -131,12 +131,13 @@ def _inputs() -> list[io.Input]:
             "filename_prefix",
             default="erasure/evaluation",
             tooltip="Name of the files in the output folder (grid, chart, report and JSON), without number and ending.",
+            advanced=True,
         ),
     ]
 
 
 def _optional_inputs() -> list[io.Input]:
-    many = {"multiline": True, "optional": True}
+    many = {"multiline": True, "optional": True, "advanced": True}
     return [
         ConceptJudgeType.Input(
             "judge", optional=True, tooltip="From Load Concept Judge. Without one only the drift is measured."
@@ -173,7 +174,6 @@ def _optional_inputs() -> list[io.Input]:
             default=prompt_files.NO_FILE,
             optional=True,
             tooltip="In place of the templates: Imagenette's ten classes, of which concepts names the erased ones, or a CSV "
-            "file in ComfyUI's input folder with prompts, their own seed, guidance and class (I2P), or a grid of style and "
-            "object (UnlearnCanvas). Bad rows are left out and named.",
+            "file in ComfyUI's input folder (I2P, UnlearnCanvas; see the help). Bad rows are left out and named.",
         ),
     ]

@@ -188,7 +188,7 @@ def written(finding: Finding, judge: ConceptJudge, clip: object, prefix: str) ->
 
 def inputs_around(attack: io.Input, prefix: str) -> list[io.Input]:
     """The inputs of a node that attacks, with the one that chooses the attack."""
-    many = {"multiline": True, "optional": True}
+    many = {"multiline": True, "optional": True, "advanced": True}
     return [
         io.Model.Input("model", tooltip="The base model, unedited: some attacks start from its pictures."),
         io.Model.Input("erased_model", tooltip="The model with the concept erased."),
@@ -215,6 +215,7 @@ def inputs_around(attack: io.Input, prefix: str) -> list[io.Input]:
             "filename_prefix",
             default=prefix,
             tooltip="Name of the files in the output folder (grid, strongest picture, report, JSON), without number.",
+            advanced=True,
         ),
         io.String.Input(
             "synonyms",
