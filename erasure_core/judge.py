@@ -6,8 +6,6 @@ among whatever words it is given. A folder of several classifiers judges several
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,22 +13,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
+from .judge_folder import (
+    Accuracy,
+    JudgeFault,
+    accuracy_of,
+    check_answer,
+    check_question,
+    check_sight,
+    check_weights,
+    config_of,
+    is_timm,
+    labels_of,
+)
+from .labels import meaning, said_in
+
 ZERO_SHOT = ("clip", "siglip", "siglip2")
-ACCURACY_FILE = "accuracy.json"
 TOP = 5
 AT_ONCE = 32
 SENTENCE = "a photo of {}"
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """How often a judge was right, of n pictures whose content is known; `on` says which."""
-
-    right: int
-    n: int
-    on: str
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,10 @@ class Factor:
     accuracy: Accuracy | None = None
 
     def label_of(self, concept: str) -> str | None:
-        """The label that means `concept`, whatever its case; a label may list several names with commas."""
-        wanted = concept.strip().casefold()
-        return next((label for label in self.labels if wanted in _names(label)), None)
+        """The label that means `concept`: the one that is this word, else the first that lists it among several with
+        commas, whatever the case."""
+        found = meaning(self.labels, concept)
+        return found[1] if found else None
 
     def others(self, concept: str) -> list[str]:
         """What else it may answer, by the first name of each label."""
@@ -54,16 +58,7 @@ class Factor:
 
     def said_in(self, text: str) -> str | None:
         """The label that a prompt says as whole words, the longest name if it says several."""
-        found = [(len(name), label) for label in self.labels for name in _names(label) if _says(text, name)]
-        return max(found)[1] if found else None
-
-
-def _names(label: str) -> list[str]:
-    return [label.casefold(), *(name.strip().casefold() for name in label.split(","))]
-
-
-def _says(text: str, name: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(name)}(?:s|es)?(?!\w)", text.casefold()) is not None
+        return said_in(self.labels, text)
 
 
 @dataclass(frozen=True)
@@ -100,8 +95,9 @@ class ConceptJudge:
         return self
 
     def factor_of(self, concept: str) -> Factor | None:
-        """The first factor that has a label for `concept`."""
-        return next((factor for factor in self.factors if factor.label_of(concept)), None)
+        """The factor with the label that means `concept` best, the first of several."""
+        found = [(known[0], factor) for factor in self.factors if (known := meaning(factor.labels, concept))]
+        return min(found, key=lambda one: one[0])[1] if found else None
 
     @torch.no_grad()
     def seen(self, pictures: Tensor, k: int = TOP) -> list[dict[str, tuple[str, ...]]]:
@@ -160,11 +156,21 @@ def load_judge(folder: Path, name: str, device: torch.device) -> ConceptJudge:
             )
         return ConceptJudge(name, tuple(factor for part in parts for factor in part.factors))
     try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-        if kind in ZERO_SHOT:
-            return ConceptJudge(name, (), _zero_shot(folder, kind, device))
-        return ConceptJudge(name, (_classifier(folder, device),))
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        config = config_of(folder)
+        check_sight(folder)
+        if config.get("model_type") in ZERO_SHOT:
+            return ConceptJudge(name, (), _zero_shot(folder, config["model_type"], device))
+        return ConceptJudge(name, (_classifier(folder, config, device),))
+    except JudgeFault as error:
+        raise ValueError(f"the judge {name!r} in {folder} cannot be used: {error}") from error
+    except torch.OutOfMemoryError:
+        raise
+    except ImportError as error:
+        raise ValueError(
+            f"the judge {name!r} in {folder} needs a library that is not installed: {error}. Install it with pip in ComfyUI's "
+            f"Python"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"the judge {name!r} in {folder} cannot be read: {error}. It needs config.json, model.safetensors and "
             f"preprocessor_config.json of an image classifier, CLIP or SigLIP (these two also their tokenizer's files); get "
@@ -177,26 +183,38 @@ def _bytes(pictures: Tensor) -> list[Any]:
     return list((pictures.clamp(0, 1) * 255).round().byte().cpu().numpy())
 
 
-def _classifier(folder: Path, device: torch.device) -> Factor:
+def _classifier(folder: Path, config: dict[str, Any], device: torch.device) -> Factor:
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+    check_question(config)
+    labels = () if is_timm(config) else labels_of(config.get("id2label"))
+    accuracy = accuracy_of(folder)
     processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-    model = AutoModelForImageClassification.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    model = model.to(device).eval()
-    labels = tuple(str(model.config.id2label[index]) for index in range(model.config.num_labels))
+    model = _network(AutoModelForImageClassification, folder, device)
+    labels = labels or labels_of(model.config.id2label)
 
     def score(pictures: Tensor) -> Tensor:
         inputs = processor(images=_bytes(pictures), return_tensors="pt")
         return model(pixel_values=inputs["pixel_values"].to(device, model.dtype)).logits.float().cpu()
 
-    return Factor(folder.name, labels, score, _accuracy(folder))
+    check_answer(score, len(labels))
+    return Factor(folder.name, labels, score, accuracy)
+
+
+def _network(kind: Any, folder: Path, device: torch.device) -> Any:
+    """The folder's network with every weight from its file."""
+    options = {"local_files_only": True, "use_safetensors": True, "ignore_mismatched_sizes": True}
+    network, info = kind.from_pretrained(folder, output_loading_info=True, **options)
+    check_weights(network, info)
+    return network.to(device).eval()
 
 
 def _zero_shot(folder: Path, kind: str, device: torch.device) -> Callable[[Sequence[str]], Factor]:
     from transformers import AutoImageProcessor, AutoModel
 
+    accuracy = accuracy_of(folder)
     processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-    model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).to(device).eval()
+    model = _network(AutoModel, folder, device)
     longest = model.config.text_config.max_position_embeddings
     tokens_of = _clip_tokens(folder, longest) if kind == "clip" else _siglip_tokens(folder, longest)
 
@@ -207,7 +225,7 @@ def _zero_shot(folder: Path, kind: str, device: torch.device) -> Callable[[Seque
             inputs = processor(images=_bytes(pictures), return_tensors="pt")
             return model(**tokens.to(device), **inputs.to(device)).logits_per_image.float().cpu()
 
-        return Factor("label", tuple(labels), score, _accuracy(folder))
+        return Factor("label", tuple(labels), score, accuracy)
 
     return opened
 
@@ -234,9 +252,3 @@ def _siglip_tokens(folder: Path, longest: int) -> Callable[[list[str]], Any]:
         return type(found)({"input_ids": found["input_ids"]})
 
     return tokens
-
-
-def _accuracy(folder: Path) -> Accuracy | None:
-    """What the folder says of its own accuracy, if anything."""
-    path = folder / ACCURACY_FILE
-    return Accuracy(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
