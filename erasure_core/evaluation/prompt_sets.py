@@ -16,7 +16,8 @@ from .row_groups import PHOTO, NotSaid, Reading, cell, columns_of, reading
 
 SENTENCE = "A {object} image in {style} style."
 """UnlearnCanvas' prompt, for a grid without prompts of its own."""
-LARGEST_GUIDANCE = 100.0
+LARGEST_GUIDANCE = 1000.0
+"""Above the largest of I2P's rows, 255."""
 SIZES = (16, 8192)
 SHOWN = 10
 
