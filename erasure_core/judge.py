@@ -7,7 +7,6 @@ among whatever words it is given. A folder of several classifiers judges several
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from .concept_judge import AT_ONCE, ConceptJudge, Factor, Look
 from .judge_folder import (
     Accuracy,
     JudgeFault,
@@ -28,97 +28,11 @@ from .judge_folder import (
     is_timm,
     labels_of,
 )
-from .labels import meaning, said_in
 
 ZERO_SHOT = ("clip", "siglip", "siglip2")
-TOP = 5
-AT_ONCE = 32
 SENTENCE = "a photo of {}"
 
-
-@dataclass(frozen=True)
-class Factor:
-    """One question that a judge answers. `score` gives (n, labels) for images (n, height, width, 3) in [0, 1]."""
-
-    name: str
-    labels: tuple[str, ...]
-    score: Callable[[Tensor], Tensor]
-    accuracy: Accuracy | None = None
-
-    def label_of(self, concept: str) -> str | None:
-        """The label that means `concept`: the one that is this word, else the first that lists it among several with
-        commas, whatever the case."""
-        found = meaning(self.labels, concept)
-        return found[1] if found else None
-
-    def others(self, concept: str) -> list[str]:
-        """What else it may answer, by the first name of each label."""
-        own = self.label_of(concept)
-        return [label.split(",")[0].strip() for label in self.labels if label != own]
-
-    def said_in(self, text: str) -> str | None:
-        """The label that a prompt says as whole words, the longest name if it says several."""
-        return said_in(self.labels, text)
-
-
-@dataclass(frozen=True)
-class ConceptJudge:
-    """A judge of one or more factors. `labelled` must be asked before a zero-shot judge is used."""
-
-    name: str
-    factors: tuple[Factor, ...]
-    open: Callable[[Sequence[str]], Factor] | None = None
-
-    def labelled(self, concepts: Sequence[str], more: Sequence[str] = ()) -> ConceptJudge:
-        """A judge that knows these concepts: the judge itself, or a zero-shot judge that chooses among them and `more`,
-        which a classifier need not know.
-
-        Raises ValueError if a classifier has no label for one, or a zero-shot judge gets fewer than two.
-        """
-        wanted = list(dict.fromkeys(concept for concept in concepts if concept))
-        if self.open is not None:
-            wanted = list(dict.fromkeys([*wanted, *more]))
-            if len(wanted) < 2:
-                raise ValueError(
-                    f"the zero-shot judge {self.name!r} chooses among the concepts of the prompts, and there is only "
-                    f"{wanted!r}; add look_alikes, or retain_prompts with '=> concept'"
-                )
-            return replace(self, factors=(self.open(wanted),), open=None)
-        for concept in wanted:
-            if self.factor_of(concept) is None:
-                known = [label for factor in self.factors for label in factor.labels]
-                shown = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
-                raise ValueError(
-                    f"the judge {self.name!r} has no label for {concept!r}. Write 'prompt => label' with one that it has "
-                    f"({shown}), or choose a judge that knows the concept"
-                )
-        return self
-
-    def factor_of(self, concept: str) -> Factor | None:
-        """The factor with the label that means `concept` best, the first of several."""
-        found = [(known[0], factor) for factor in self.factors if (known := meaning(factor.labels, concept))]
-        return min(found, key=lambda one: one[0])[1] if found else None
-
-    @torch.no_grad()
-    def seen(self, pictures: Tensor, k: int = TOP) -> list[dict[str, tuple[str, ...]]]:
-        """What each picture (n, height, width, 3) shows: by factor, its k most likely labels, the likeliest first."""
-        found: list[dict[str, tuple[str, ...]]] = [{} for _ in range(len(pictures))]
-        for factor in self.factors:
-            best = _scores(factor, pictures).topk(min(k, len(factor.labels)), dim=1).indices.tolist()
-            for verdict, indices in zip(found, best, strict=True):
-                verdict[factor.name] = tuple(factor.labels[index] for index in indices)
-        return found
-
-    @torch.no_grad()
-    def confidence(self, pictures: Tensor, concept: str) -> Tensor:
-        """How sure the judge is that each picture (n, height, width, 3) shows the concept, (n,): the softmax of its scores.
-        It must have a label for it (`labelled`)."""
-        factor = self.factor_of(concept)
-        return _scores(factor, pictures).softmax(1)[:, factor.labels.index(factor.label_of(concept))]
-
-
-def _scores(factor: Factor, pictures: Tensor) -> Tensor:
-    return torch.cat([factor.score(part) for part in pictures.split(AT_ONCE)])
+__all__ = ["AT_ONCE", "Accuracy", "ConceptJudge", "Factor", "Look", "is_judge", "judges_in", "load_judge"]
 
 
 def is_judge(folder: Path) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..judge import ConceptJudge
+from .detections import CURVE, class_rows, curve_rows, figures
 from .drawing import Sampling
 from .scores import CRA, IRA, UA, DriftRow, Pair, ShareRow, canvas_rows, drift_rows, share_rows
 
@@ -64,7 +65,18 @@ class Evaluation:
         if len(self.pairs) < self.planned:
             head.append(f"- **stopped early**: {len(self.pairs)} of {self.planned} pairs were drawn")
         head += [f"- {note}" for note in self.notes]
-        return "\n".join([*head, "", *self._share_table(), *self._canvas_table(), *self._drift_table(), READING, ""])
+        return "\n".join(
+            [
+                *head,
+                "",
+                *self._share_table(),
+                *self._canvas_table(),
+                *self._found_tables(),
+                *self._drift_table(),
+                READING,
+                "",
+            ]
+        )
 
     def judge_line(self) -> str:
         """Who judged, and how good that judge says it is."""
@@ -86,6 +98,22 @@ class Evaluation:
         ]
         return table(["model", UA, IRA, CRA], lines)
 
+    def _found_tables(self) -> list[str]:
+        if self.judge is None or self.judge.detector is None:
+            return []
+        counts = [
+            [row.group, row.kind, *(f"{row.detections[i]} in {row.pictures[i]} of {row.n}" for i in (0, 1))]
+            for row in class_rows(self.pairs, self.judge.detector)
+        ]
+        curve = [
+            [group, who, *(f"{share.per_cent:.1f} %" for share in shares)]
+            for group, who, shares in curve_rows(self.pairs, self.judge.detector)
+        ]
+        return [
+            *table(["prompts", "class", "base: detections in pictures", "erased: detections in pictures"], counts),
+            *table(["prompts", "pictures with a detection at", *(f"{least:g}" for least in CURVE)], curve),
+        ]
+
     def _drift_table(self) -> list[str]:
         return table(
             ["prompts", "drift of", "base to erased"],
@@ -94,8 +122,10 @@ class Evaluation:
 
     def scores(self) -> dict[str, Any]:
         """The figures that an erased UNet's metadata keeps: no picture, no path."""
+        detector = self.judge.detector if self.judge else None
         return {
             **judge_figures(self.judge),
+            **({"detections": figures(self.pairs, detector)} if detector else {}),
             "sampling": asdict(self.sampling),
             "seed": self.seed,
             "complete": len(self.pairs) == self.planned,
@@ -107,6 +137,12 @@ class Evaluation:
             ],
         }
 
+    def _picture(self, pair: Pair) -> dict[str, Any]:
+        known = asdict(pair)
+        if self.judge is None or self.judge.detector is None:
+            del known["base_found"], known["erased_found"]
+        return known
+
     def as_json(self) -> dict[str, Any]:
         """Everything: the scores, and each picture with its prompt, seed, verdicts and drift."""
         return {
@@ -115,12 +151,12 @@ class Evaluation:
             "planned": self.planned,
             "notes": list(self.notes),
             **self.scores(),
-            "pictures": [asdict(pair) for pair in self.pairs],
+            "pictures": [self._picture(pair) for pair in self.pairs],
         }
 
 
 def accuracy_lines(judge: ConceptJudge) -> list[str]:
-    """How good each factor's judge says it is, for a report; a verdict never stands without it."""
+    """How good each factor's judge says it is, for a report, and what a detector counts; a verdict never stands without it."""
     lines = []
     for factor in judge.factors:
         known = factor.accuracy
@@ -129,7 +165,7 @@ def accuracy_lines(judge: ConceptJudge) -> list[str]:
         else:
             said = f"right in {100 * known.right / known.n:.1f} % of {known.n} {known.on}"
         lines.append(f"{factor.name} ({len(factor.labels)} labels) {said}")
-    return lines
+    return [*lines, judge.detector.text()] if judge.detector else lines
 
 
 def judge_figures(judge: ConceptJudge | None) -> dict[str, Any]:

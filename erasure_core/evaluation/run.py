@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..judge import ConceptJudge
+from ..judge import ConceptJudge, Look
 from ..report import Check, unwatched
 from .drawing import Drawn, Painter, Sampling
 from .drift import mean_square
@@ -147,11 +147,22 @@ def _pairs(
 ) -> list[Pair]:
     latents = mean_square(before.latents, after.latents).tolist()
     pixels = mean_square(before.pictures, after.pictures).tolist()
-    seen = [[None] * len(part)] * 2
+    looks = [Look(None)] * (2 * len(part))
     if judge is not None:
-        verdicts = judge.seen(torch.cat([before.pictures, after.pictures]))
-        seen = [verdicts[: len(part)], verdicts[len(part) :]]
+        looks = judge.look(torch.cat([before.pictures, after.pictures]))
     return [
-        Pair(prompt, seed, latents[i], pixels[i], expected[prompt], seen[0][i], seen[1][i])
-        for i, (prompt, seed) in enumerate(part)
+        Pair(
+            prompt,
+            seed,
+            latents[i],
+            pixels[i],
+            expected[prompt],
+            base.verdict,
+            erased.verdict,
+            base.found,
+            erased.found,
+        )
+        for i, ((prompt, seed), base, erased) in enumerate(
+            zip(part, looks[: len(part)], looks[len(part) :], strict=True)
+        )
     ]

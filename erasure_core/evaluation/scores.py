@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..detector import Found
 from ..judge import ConceptJudge
 from .drift import Drift, drift_of
 from .prompts import GONE, GROUPS, KEPT, TARGET, Prompt
@@ -46,7 +47,8 @@ def expected_of(prompt: Prompt, judge: ConceptJudge, prefer: str) -> Expected | 
 
 @dataclass(frozen=True)
 class Pair:
-    """One prompt drawn by both models from one seed: verdicts (None without a judge) and mean squared differences."""
+    """One prompt drawn by both models from one seed: verdicts (None without a judge), mean squared differences, and what a
+    detector found in the base and the erased model's picture."""
 
     prompt: Prompt
     seed: int
@@ -55,6 +57,8 @@ class Pair:
     expected: Expected | None = None
     base: Verdict | None = None
     erased: Verdict | None = None
+    base_found: Found = ()
+    erased_found: Found = ()
 
 
 @dataclass(frozen=True)
