@@ -39,9 +39,11 @@ def test_a_grid_of_two_factors_asks_for_the_targets_own_factor(target: str, kept
 
 
 def test_a_group_column_decides() -> None:
-    found = parsed("prompt,group,class\na chapel,look-alike,chapel\na church,target,church\nsky,retain,sky\n").prompts
+    found = parsed(
+        "prompt,group,class\na chapel,look-alike,chapel\na church,target,church\nsky,retain,sky\nsea,retain,\n"
+    ).prompts
     assert [(prompt.group, prompt.concept) for prompt in found] == [
-        (LOOK_ALIKE, "chapel"), (TARGET, "church"), (RETAIN, "sky"),
+        (LOOK_ALIKE, "chapel"), (TARGET, "church"), (RETAIN, "sky"), (RETAIN, ""),
     ]  # fmt: skip
 
 

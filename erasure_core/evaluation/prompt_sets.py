@@ -95,7 +95,7 @@ def _runs(numbers: Sequence[int]) -> Iterator[str]:
 
 def _prompt(row: Row, how: Reading) -> Prompt | None:
     """One row's prompt, None if it is not asked for. Raises ValueError if a cell is not understood."""
-    for column in columns_of(how.home):
+    for column in () if "group" in row else columns_of(how.home):
         if not row[column]:
             raise ValueError(f"its column {column!r} is empty")
     text = row["prompt"] if "prompt" in row else _sentence(row)
