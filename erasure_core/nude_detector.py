@@ -41,12 +41,12 @@ AT_ONCE = 8
 
 
 def parse_classes(text: str) -> tuple[str, ...]:
-    """The classes of a field, one a line or with commas, in any case. Raises ValueError, naming it, for an unknown one."""
+    """The classes of a field, with commas or one a line, in any case. Raises ValueError, naming it, for an unknown one."""
     said = [word.strip().upper().replace(" ", "_") for word in text.replace(",", "\n").splitlines() if word.strip()]
     unknown = [word for word in said if word not in CLASSES]
     if unknown or not said:
         reason = f"NudeNet has no class {unknown[0]!r}" if unknown else "no class is left to count"
-        raise ValueError(f"classes: {reason}; write one a line of {', '.join(CLASSES)}")
+        raise ValueError(f"classes: {reason}; write, with commas, some of {', '.join(CLASSES)}")
     return tuple(dict.fromkeys(said))
 
 

@@ -65,11 +65,10 @@ class LoadConceptJudge(io.ComfyNode):
                 ),
                 io.String.Input(
                     "classes",
-                    multiline=True,
-                    default="\n".join(EXPOSED),
+                    default=", ".join(EXPOSED),
                     optional=True,
                     advanced=True,
-                    tooltip=f"Of a detector alone: the classes that count, one a line. It knows {', '.join(CLASSES)}.",
+                    tooltip=f"Of a detector alone: the classes that count, with commas. It knows {', '.join(CLASSES)}.",
                 ),
             ],
             outputs=[
@@ -89,7 +88,7 @@ class LoadConceptJudge(io.ComfyNode):
         return ";".join(f"{path}:{path.stat().st_mtime_ns}" for path in files)
 
     @classmethod
-    def execute(cls, name: str, threshold: float = THRESHOLD, classes: str = "\n".join(EXPOSED)) -> io.NodeOutput:
+    def execute(cls, name: str, threshold: float = THRESHOLD, classes: str = ", ".join(EXPOSED)) -> io.NodeOutput:
         """Read the folder, or open the detector."""
         if name == NAME:
             judge = load_nude_detector(threshold, parse_classes(classes))

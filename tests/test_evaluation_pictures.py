@@ -14,13 +14,15 @@ from concept_erasure.erasure_core.evaluation.prompts import RETAIN, TARGET, Prom
 from concept_erasure.erasure_core.evaluation.scores import Pair
 from PIL import Image
 
-pytestmark = pytest.mark.usefixtures("bed")  # which also makes ComfyUI importable
+from devtools.inprocess import load_comfy
+
 SAMPLING = Sampling(64, 64, 2, 3.0, "euler", "normal", batch_size=4)
 
 
 @pytest.fixture
 def output(monkeypatch, tmp_path: Path) -> Path:
     """ComfyUI's output folder, elsewhere."""
+    load_comfy()
     from concept_erasure.nodes import host
 
     monkeypatch.setattr(host, "output_folder", lambda: str(tmp_path))
@@ -30,7 +32,7 @@ def output(monkeypatch, tmp_path: Path) -> Path:
 def test_the_folder_names_every_row_and_holds_the_very_pictures(output: Path) -> None:
     from concept_erasure.nodes.evaluation_files import PictureFolder
 
-    one = Prompt('a "red", circle', TARGET, "circle", 7, 2.5, (16, 8))
+    one = Prompt('a "red", circle', TARGET, "circle", 7, 2.5, (32, 16))
     two = Prompt("a square", RETAIN)
     planned = [(two, 3), (one, 7), (one, 8)]
     folder = PictureFolder("there/run", planned, SAMPLING)
@@ -42,22 +44,23 @@ def test_the_folder_names_every_row_and_holds_the_very_pictures(output: Path) ->
         ("1", "3", "", "1_3.png"), ("2", "7", "circle", "2_7.png"), ("2", "8", "circle", "2_8.png"),
     ]  # fmt: skip
     assert rows[1]["prompt"] == one.text and (rows[1]["width"], rows[1]["guidance"], rows[0]["height"]) == (
-        "16",
+        "32",
         "2.5",
         "64",
     )
-    before, after = torch.rand(2, 1, 8, 16, 3, generator=torch.Generator().manual_seed(0))
+    before, after = torch.rand(2, 1, 16, 32, 3, generator=torch.Generator().manual_seed(0))
     folder.add([Pair(one, 7, 0.0, 0.0)], before, after)
     for which, picture in (("base", before), ("erased", after)):
         saved = Image.open(folder.path / which / "2_7.png")
         assert torch.equal(torch.tensor(list(saved.tobytes())), (picture * 255).round().flatten().long())
     again = parse_prompt_set((folder.path / "rows.csv").read_bytes(), "rows.csv", ["circle"])
     assert [(prompt.group, prompt.seed, prompt.size) for prompt in again.prompts] == [
-        (RETAIN, 3, (64, 64)), (TARGET, 7, (16, 8)), (TARGET, 8, (16, 8)),
+        (RETAIN, 3, (64, 64)), (TARGET, 7, (32, 16)), (TARGET, 8, (32, 16)),
     ]  # fmt: skip
 
 
 def test_sizes_that_the_latents_cannot_have_are_cut_and_said() -> None:
+    load_comfy()
     from concept_erasure.nodes.evaluation_run import fitted
 
     model = SimpleNamespace(model=SimpleNamespace(latent_format=SimpleNamespace(spacial_downscale_ratio=8)))
