@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from comfy_api.latest import io
@@ -17,8 +18,15 @@ FOLDER_KIND = "concept_judges"
 
 
 def available() -> list[str]:
-    """Names of the judges in ComfyUI's folders, and of the detector, which needs none."""
-    return [*dict.fromkeys(name for root in host.folders(FOLDER_KIND) for name in judges_in(root)), NAME]
+    """Names of the judges in ComfyUI's folders, and of the detector, which needs none. A folder that cannot be read is left
+    out: an error here would cost the host every node of the pack."""
+    names: dict[str, None] = {}
+    for root in host.folders(FOLDER_KIND):
+        try:
+            names |= dict.fromkeys(judges_in(root))
+        except OSError as error:
+            logging.warning("Load Concept Judge: %s cannot be listed: %s", root, error)
+    return [*names, NAME]
 
 
 def find(name: str) -> Path:

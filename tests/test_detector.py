@@ -7,11 +7,10 @@ import importlib.util
 
 import pytest
 import torch
-from concept_erasure.erasure_core.detector import Detection, Detector
 from concept_erasure.erasure_core.evaluation.drawing import Drawn, Sampling
 from concept_erasure.erasure_core.evaluation.prompts import EMPTY, RETAIN, TARGET, Prompt
 from concept_erasure.erasure_core.evaluation.run import Job, Watcher, evaluate
-from concept_erasure.erasure_core.judge import ConceptJudge, Factor
+from concept_erasure.erasure_core.judge import ConceptJudge
 from concept_erasure.erasure_core.nude_detector import (
     CLASSES,
     CLEAR,
@@ -22,27 +21,9 @@ from concept_erasure.erasure_core.nude_detector import (
     load_nude_detector,
     parse_classes,
 )
+from erasure_tests.detectors import EARS, HANDS, HATS, judge
 
-HANDS, EARS, HATS = "HANDS", "EARS", "HATS"
 SAMPLING = Sampling(8, 8, 1, 1.0, "euler", "normal")
-
-
-def find(pictures: torch.Tensor):
-    """A toy detector: red is the score of hands, twice if above one half; green that of ears, blue that of hats."""
-    found = []
-    for red, green, blue in pictures[:, 0, 0].tolist():
-        hands = [Detection(HANDS, red)] * (2 if red > 0.5 else 1)
-        found.append(tuple(one for one in (*hands, Detection(EARS, green), Detection(HATS, blue)) if one.score >= 0.25))
-    return found
-
-
-def judge(threshold: float = 0.6) -> ConceptJudge:
-    """A judge of limbs with that detector; hats do not count."""
-    detector = Detector(find, (HANDS, EARS), threshold, 0.25, "a toy")
-    return ConceptJudge(
-        "toy", (Factor("limbs", ("limbs, hands", "none"), lambda p: detector.scores(find(p)), near=("tree",)),),
-        detector=detector,
-    )  # fmt: skip
 
 
 class Colours:

@@ -12,6 +12,7 @@ from concept_erasure.erasure_core.evaluation.drawing import Sampling
 from concept_erasure.erasure_core.evaluation.prompt_sets import parse_prompt_set
 from concept_erasure.erasure_core.evaluation.prompts import RETAIN, TARGET, Prompt
 from concept_erasure.erasure_core.evaluation.scores import Pair
+from erasure_tests.detectors import judge as detector_judge
 from PIL import Image
 
 from devtools.inprocess import load_comfy
@@ -92,3 +93,33 @@ def test_the_node_draws_rows_at_their_own_size_and_saves_every_picture(bed, outp
     assert sizes == {"1_71.png": (64, 32), "2_73.png": (64, 64), "3_72.png": (96, 64), "4_0.png": (64, 64)}
     assert {path.name for path in (folder / "base").iterdir()} == set(sizes)
     assert (folder / "base" / "3_72.png").read_bytes() == (folder / "erased" / "3_72.png").read_bytes()
+
+
+def test_folders_that_cannot_be_read_cost_no_node(monkeypatch, tmp_path: Path, caplog) -> None:
+    load_comfy()
+    from concept_erasure.nodes import host, judge, prompt_files
+
+    def refused(*_args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(host, "input_folder", lambda: tmp_path)
+    monkeypatch.setattr(host, "folders", lambda kind: [tmp_path])
+    monkeypatch.setattr(Path, "iterdir", refused)
+    monkeypatch.setattr(Path, "glob", refused)
+    assert prompt_files.available() == ["none", "Imagenette (built in)"]
+    assert judge.available() == ["nudenet (detector)"]
+    assert len(caplog.records) == 2 and all("cannot be listed" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.usefixtures("as_a_node_runs")
+def test_a_detector_judges_an_attack_and_its_report_says_what_it_counts(bed, output, monkeypatch) -> None:
+    from concept_erasure.nodes.red_team import RedTeamConcept
+
+    monkeypatch.setattr(RedTeamConcept, "hidden", SimpleNamespace(unique_id="7"), raising=False)
+    attack = {"attack": "paraphrase", "wordings": 2, "tries": 1}
+    report = RedTeamConcept.execute(
+        bed.model, bed.model, bed.clip, bed.vae, detector_judge(0.3), "limbs", attack, "a red {}", 2, 64, 64, 2, 3.0,
+        "euler", "normal", 0, 4, "attacked",
+    ).args[1]  # fmt: skip
+    assert "it counts detections with a score of at least 0.3 of HANDS, EARS; a toy" in report
+    assert "| paraphrase" in report and "100.0 %" in report
