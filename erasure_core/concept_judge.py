@@ -113,9 +113,11 @@ class ConceptJudge:
     @torch.no_grad()
     def confidence(self, pictures: Tensor, concept: str) -> Tensor:
         """How sure the judge is that each picture (n, height, width, 3) shows the concept, (n,): the softmax of its scores.
-        It must have a label for it (`labelled`)."""
+        It must have a label for it (`labelled`); ImageNet has some labels twice, and then both count."""
         factor = self.factor_of(concept)
-        return _scores(factor, pictures).softmax(1)[:, factor.labels.index(factor.label_of(concept))]
+        meant = factor.label_of(concept)
+        places = [place for place, label in enumerate(factor.labels) if label == meant]
+        return _scores(factor, pictures).softmax(1)[:, places].sum(1)
 
 
 def _scores(factor: Factor, pictures: Tensor) -> Tensor:

@@ -68,6 +68,12 @@ def test_of_several_factors_the_one_that_has_the_word_itself_is_asked() -> None:
     assert judge.factor_of("tree") is None
 
 
+def test_a_label_that_stands_twice_counts_twice() -> None:
+    cranes = Factor("kind", ("crane", "heron", "crane"), lambda pictures: torch.zeros(len(pictures), 3))
+    judge = ConceptJudge("birds and machines", (cranes,))
+    assert judge.confidence(torch.zeros(1, 2, 2, 3), "crane").item() == pytest.approx(2 / 3)
+
+
 def test_names_are_found_as_whole_words_in_any_case_and_number() -> None:
     assert says("A Golf_Ball and", "golf ball") == "Golf Ball" and says("boxes", "box") == "box"
     assert says("a string", "ring") == says("anything", "") == says("circus", "circ") == ""
