@@ -6,123 +6,33 @@ among whatever words it is given. A folder of several classifiers judges several
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
+from .concept_judge import AT_ONCE, ConceptJudge, Factor, Look
+from .judge_folder import (
+    Accuracy,
+    JudgeFault,
+    accuracy_of,
+    check_answer,
+    check_question,
+    check_sight,
+    check_weights,
+    config_of,
+    is_timm,
+    labels_of,
+)
+
 ZERO_SHOT = ("clip", "siglip", "siglip2")
-ACCURACY_FILE = "accuracy.json"
-TOP = 5
-AT_ONCE = 32
 SENTENCE = "a photo of {}"
 
-
-@dataclass(frozen=True)
-class Accuracy:
-    """How often a judge was right, of n pictures whose content is known; `on` says which."""
-
-    right: int
-    n: int
-    on: str
-
-
-@dataclass(frozen=True)
-class Factor:
-    """One question that a judge answers. `score` gives (n, labels) for images (n, height, width, 3) in [0, 1]."""
-
-    name: str
-    labels: tuple[str, ...]
-    score: Callable[[Tensor], Tensor]
-    accuracy: Accuracy | None = None
-
-    def label_of(self, concept: str) -> str | None:
-        """The label that means `concept`, whatever its case; a label may list several names with commas."""
-        wanted = concept.strip().casefold()
-        return next((label for label in self.labels if wanted in _names(label)), None)
-
-    def others(self, concept: str) -> list[str]:
-        """What else it may answer, by the first name of each label."""
-        own = self.label_of(concept)
-        return [label.split(",")[0].strip() for label in self.labels if label != own]
-
-    def said_in(self, text: str) -> str | None:
-        """The label that a prompt says as whole words, the longest name if it says several."""
-        found = [(len(name), label) for label in self.labels for name in _names(label) if _says(text, name)]
-        return max(found)[1] if found else None
-
-
-def _names(label: str) -> list[str]:
-    return [label.casefold(), *(name.strip().casefold() for name in label.split(","))]
-
-
-def _says(text: str, name: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(name)}(?:s|es)?(?!\w)", text.casefold()) is not None
-
-
-@dataclass(frozen=True)
-class ConceptJudge:
-    """A judge of one or more factors. `labelled` must be asked before a zero-shot judge is used."""
-
-    name: str
-    factors: tuple[Factor, ...]
-    open: Callable[[Sequence[str]], Factor] | None = None
-
-    def labelled(self, concepts: Sequence[str], more: Sequence[str] = ()) -> ConceptJudge:
-        """A judge that knows these concepts: the judge itself, or a zero-shot judge that chooses among them and `more`,
-        which a classifier need not know.
-
-        Raises ValueError if a classifier has no label for one, or a zero-shot judge gets fewer than two.
-        """
-        wanted = list(dict.fromkeys(concept for concept in concepts if concept))
-        if self.open is not None:
-            wanted = list(dict.fromkeys([*wanted, *more]))
-            if len(wanted) < 2:
-                raise ValueError(
-                    f"the zero-shot judge {self.name!r} chooses among the concepts of the prompts, and there is only "
-                    f"{wanted!r}; add look_alikes, or retain_prompts with '=> concept'"
-                )
-            return replace(self, factors=(self.open(wanted),), open=None)
-        for concept in wanted:
-            if self.factor_of(concept) is None:
-                known = [label for factor in self.factors for label in factor.labels]
-                shown = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
-                raise ValueError(
-                    f"the judge {self.name!r} has no label for {concept!r}. Write 'prompt => label' with one that it has "
-                    f"({shown}), or choose a judge that knows the concept"
-                )
-        return self
-
-    def factor_of(self, concept: str) -> Factor | None:
-        """The first factor that has a label for `concept`."""
-        return next((factor for factor in self.factors if factor.label_of(concept)), None)
-
-    @torch.no_grad()
-    def seen(self, pictures: Tensor, k: int = TOP) -> list[dict[str, tuple[str, ...]]]:
-        """What each picture (n, height, width, 3) shows: by factor, its k most likely labels, the likeliest first."""
-        found: list[dict[str, tuple[str, ...]]] = [{} for _ in range(len(pictures))]
-        for factor in self.factors:
-            best = _scores(factor, pictures).topk(min(k, len(factor.labels)), dim=1).indices.tolist()
-            for verdict, indices in zip(found, best, strict=True):
-                verdict[factor.name] = tuple(factor.labels[index] for index in indices)
-        return found
-
-    @torch.no_grad()
-    def confidence(self, pictures: Tensor, concept: str) -> Tensor:
-        """How sure the judge is that each picture (n, height, width, 3) shows the concept, (n,): the softmax of its scores.
-        It must have a label for it (`labelled`)."""
-        factor = self.factor_of(concept)
-        return _scores(factor, pictures).softmax(1)[:, factor.labels.index(factor.label_of(concept))]
-
-
-def _scores(factor: Factor, pictures: Tensor) -> Tensor:
-    return torch.cat([factor.score(part) for part in pictures.split(AT_ONCE)])
+__all__ = ["AT_ONCE", "Accuracy", "ConceptJudge", "Factor", "Look", "is_judge", "judges_in", "load_judge"]
 
 
 def is_judge(folder: Path) -> bool:
@@ -160,11 +70,21 @@ def load_judge(folder: Path, name: str, device: torch.device) -> ConceptJudge:
             )
         return ConceptJudge(name, tuple(factor for part in parts for factor in part.factors))
     try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-        if kind in ZERO_SHOT:
-            return ConceptJudge(name, (), _zero_shot(folder, kind, device))
-        return ConceptJudge(name, (_classifier(folder, device),))
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        config = config_of(folder)
+        check_sight(folder)
+        if config.get("model_type") in ZERO_SHOT:
+            return ConceptJudge(name, (), _zero_shot(folder, config["model_type"], device))
+        return ConceptJudge(name, (_classifier(folder, config, device),))
+    except JudgeFault as error:
+        raise ValueError(f"the judge {name!r} in {folder} cannot be used: {error}") from error
+    except torch.OutOfMemoryError:
+        raise
+    except ImportError as error:
+        raise ValueError(
+            f"the judge {name!r} in {folder} needs a library that is not installed: {error}. Install it with pip in ComfyUI's "
+            f"Python"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"the judge {name!r} in {folder} cannot be read: {error}. It needs config.json, model.safetensors and "
             f"preprocessor_config.json of an image classifier, CLIP or SigLIP (these two also their tokenizer's files); get "
@@ -177,26 +97,38 @@ def _bytes(pictures: Tensor) -> list[Any]:
     return list((pictures.clamp(0, 1) * 255).round().byte().cpu().numpy())
 
 
-def _classifier(folder: Path, device: torch.device) -> Factor:
+def _classifier(folder: Path, config: dict[str, Any], device: torch.device) -> Factor:
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+    check_question(config)
+    labels = () if is_timm(config) else labels_of(config.get("id2label"))
+    accuracy = accuracy_of(folder)
     processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-    model = AutoModelForImageClassification.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    model = model.to(device).eval()
-    labels = tuple(str(model.config.id2label[index]) for index in range(model.config.num_labels))
+    model = _network(AutoModelForImageClassification, folder, device)
+    labels = labels or labels_of(model.config.id2label)
 
     def score(pictures: Tensor) -> Tensor:
         inputs = processor(images=_bytes(pictures), return_tensors="pt")
         return model(pixel_values=inputs["pixel_values"].to(device, model.dtype)).logits.float().cpu()
 
-    return Factor(folder.name, labels, score, _accuracy(folder))
+    check_answer(score, len(labels))
+    return Factor(folder.name, labels, score, accuracy)
+
+
+def _network(kind: Any, folder: Path, device: torch.device) -> Any:
+    """The folder's network with every weight from its file."""
+    options = {"local_files_only": True, "use_safetensors": True, "ignore_mismatched_sizes": True}
+    network, info = kind.from_pretrained(folder, output_loading_info=True, **options)
+    check_weights(network, info)
+    return network.to(device).eval()
 
 
 def _zero_shot(folder: Path, kind: str, device: torch.device) -> Callable[[Sequence[str]], Factor]:
     from transformers import AutoImageProcessor, AutoModel
 
+    accuracy = accuracy_of(folder)
     processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-    model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).to(device).eval()
+    model = _network(AutoModel, folder, device)
     longest = model.config.text_config.max_position_embeddings
     tokens_of = _clip_tokens(folder, longest) if kind == "clip" else _siglip_tokens(folder, longest)
 
@@ -207,7 +139,7 @@ def _zero_shot(folder: Path, kind: str, device: torch.device) -> Callable[[Seque
             inputs = processor(images=_bytes(pictures), return_tensors="pt")
             return model(**tokens.to(device), **inputs.to(device)).logits_per_image.float().cpu()
 
-        return Factor("label", tuple(labels), score, _accuracy(folder))
+        return Factor("label", tuple(labels), score, accuracy)
 
     return opened
 
@@ -234,9 +166,3 @@ def _siglip_tokens(folder: Path, longest: int) -> Callable[[list[str]], Any]:
         return type(found)({"input_ids": found["input_ids"]})
 
     return tokens
-
-
-def _accuracy(folder: Path) -> Accuracy | None:
-    """What the folder says of its own accuracy, if anything."""
-    path = folder / ACCURACY_FILE
-    return Accuracy(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None

@@ -78,6 +78,7 @@ class EvaluateErasure(io.ComfyNode):
         retain_prompts: str = "",
         erased_unet: ErasedUNet | None = None,
         prompt_file: str = prompt_files.NO_FILE,
+        save_pictures: bool = False,
     ) -> io.NodeOutput:
         """Draw, judge, write the files, and return pictures and report."""
         safe_prefix(filename_prefix)  # before the drawing: a bad name must not cost an hour
@@ -91,12 +92,14 @@ class EvaluateErasure(io.ComfyNode):
         node_id = cls.hidden.unique_id
         result = run(
             model, erased_model, clip, vae, judge, targets, prompts, pictures_per_prompt, seed, sampling,
-            filename_prefix, node_id, from_file.notes,
+            filename_prefix, node_id, from_file.notes, save_pictures,
         )  # fmt: skip
         evaluation = result.evaluation
         grid, bars = result.album.grid(evaluation), chart(evaluation)
         path = evaluation_files.write_evaluation(evaluation, grid, bars, filename_prefix)
         text = f"{evaluation.markdown()}\nFigures and pictures: {path}\n"
+        if result.folder:
+            text += f"Every picture as <row>_<seed>.png, and rows.csv: {result.folder}\n"
         host.send_text(f"saved {path}", node_id)
         return io.NodeOutput(as_image(grid), as_image(bars), text, scored(erased_unet, evaluation))
 
@@ -175,5 +178,13 @@ def _optional_inputs() -> list[io.Input]:
             optional=True,
             tooltip="In place of the templates: Imagenette's ten classes, of which concepts names the erased ones, or a CSV "
             "file in ComfyUI's input folder (I2P, UnlearnCanvas; see the help). Bad rows are left out and named.",
+        ),
+        io.Boolean.Input(
+            "save_pictures",
+            default=False,
+            optional=True,
+            advanced=True,
+            tooltip="Also save every picture as <row>_<seed>.png, of base and erased model in folders of their own, with a "
+            "table rows.csv of prompts, concepts and seeds: for judges outside ComfyUI.",
         ),
     ]

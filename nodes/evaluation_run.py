@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from torch import Tensor
 
@@ -22,10 +23,11 @@ from .evaluation_pictures import Album, chart
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A finished evaluation with its pictures."""
+    """A finished evaluation with its pictures, and the folder in which all of them lie, if they were to be kept."""
 
     evaluation: Evaluation
     album: Album
+    folder: Path | None = None
 
 
 def painters(
@@ -48,6 +50,25 @@ def check_same_family(model: object, erased_model: object) -> None:
         )
 
 
+def fitted(model: object, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[str]]:
+    """The prompts with sizes that fit the model's latents, cut to the next smaller one where a table says another, and a
+    note on how many were."""
+    fitting, changed = [], []
+    for prompt in prompts:
+        size = host.fitting_size(model, *prompt.size) if prompt.size else None
+        changed += [prompt] if size != prompt.size else []
+        fitting.append(dataclasses.replace(prompt, size=size))
+    if not changed:
+        return fitting, []
+    one = changed[0]
+    size = host.fitting_size(model, *one.size)
+    note = (
+        f"{len(changed)} prompts have a size that the model cannot draw and were cut to the next smaller one, the first from "
+        f"{one.size[0]}x{one.size[1]} to {size[0]}x{size[1]}: {one.text[:60]!r}"
+    )
+    return fitting, [note]
+
+
 def run(
     model: object,
     erased_model: object,
@@ -62,26 +83,33 @@ def run(
     filename_prefix: str = "",
     node_id: str | None = None,
     notes: Sequence[str] = (),
+    save_pictures: bool = False,
 ) -> Result:
     """Evaluate, and leave the base model's weights in place. `notes` go into the report. On a cancel or error, what was
     measured so far is written to the output folder under `filename_prefix` and named on the node; then the exception goes on.
+    With `save_pictures` every picture is written there too, in a folder of its own (`evaluation_files.PictureFolder`).
     """
     if judge is not None:
         judge = judge.labelled(*concepts_of(prompts))
     base, erased = painters(model, erased_model, clip, vae, sampling, node_id)
-    job = Job(base, erased, judge, tuple(concepts), tuple(prompts), pictures_per_prompt, seed, sampling, tuple(notes))
+    prompts, resized = fitted(model, prompts)
+    notes = (*notes, *resized)
+    job = Job(base, erased, judge, tuple(concepts), tuple(prompts), pictures_per_prompt, seed, sampling, notes)
     bar, album = host.ProgressBar(len(job.planned()), node_id=node_id), Album(job.planned())
 
     def on_pairs(done: int, planned: int, pairs: Sequence[Pair], before: Tensor, after: Tensor) -> None:
         album.add(pairs, before, after)
+        if folder is not None:
+            folder.add(pairs, before, after)
         picture = album.latest()
         bar.update_absolute(done, planned, ("JPEG", picture, 512) if picture else None)
 
+    folder = evaluation_files.PictureFolder(filename_prefix, job.planned(), sampling) if save_pictures else None
     watcher = Watcher(on_pairs, partial(host.check_cancelled, node_id=node_id))
     started = time.monotonic()
     try:
         with host.memory_errors(f"drawing at {sampling.width}x{sampling.height}", "batch_size, width and height"):
-            return Result(evaluate(job, watcher), album)
+            return Result(evaluate(job, watcher), album, folder.path if folder else None)
     except BaseException:
         if watcher.pairs and filename_prefix:
             partly = summary(job, watcher.pairs, time.monotonic() - started)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from comfy_api.latest import io
 
 from ..erasure_core.evaluation.report import accuracy_lines
 from ..erasure_core.judge import judges_in, load_judge
+from ..erasure_core.nude_detector import CLASSES, EXPOSED, LOWEST, NAME, THRESHOLD, load_nude_detector, parse_classes
 from . import host
 from .erase import CATEGORY
 from .types import ConceptJudgeType
@@ -16,8 +18,15 @@ FOLDER_KIND = "concept_judges"
 
 
 def available() -> list[str]:
-    """Names of the judges in ComfyUI's folders."""
-    return list(dict.fromkeys(name for root in host.folders(FOLDER_KIND) for name in judges_in(root)))
+    """Names of the judges in ComfyUI's folders, and of the detector, which needs none. A folder that cannot be read is left
+    out: an error here would cost the host every node of the pack."""
+    names: dict[str, None] = {}
+    for root in host.folders(FOLDER_KIND):
+        try:
+            names |= dict.fromkeys(judges_in(root))
+        except OSError as error:
+            logging.warning("Load Concept Judge: %s cannot be listed: %s", root, error)
+    return [*names, NAME]
 
 
 def find(name: str) -> Path:
@@ -42,15 +51,33 @@ class LoadConceptJudge(io.ComfyNode):
             display_name="Load Concept Judge",
             category=CATEGORY,
             description="Loads a judge that says what a picture shows: an image classifier with its labels, or a CLIP or "
-            "SigLIP model that chooses among the concepts of the prompts. Nothing is downloaded.",
-            search_aliases=["classifier", "CLIP score", "evaluate", "judge"],
+            "SigLIP model that chooses among the concepts of the prompts, or NudeNet's detector. Nothing is downloaded.",
+            search_aliases=["classifier", "CLIP score", "evaluate", "judge", "NudeNet", "NSFW", "nudity", "detector"],
             inputs=[
                 io.Combo.Input(
                     "name",
                     options=available(),
                     tooltip="Folders under models/concept_judges in transformers format. A folder that holds several "
-                    "classifiers judges several factors of each picture, such as shape and colour.",
-                )
+                    "classifiers judges several factors of each picture, such as shape and colour. The last name is NudeNet, "
+                    "if its package is installed.",
+                ),
+                io.Float.Input(
+                    "threshold",
+                    default=THRESHOLD,
+                    min=LOWEST,
+                    max=0.95,
+                    step=0.05,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Of a detector alone: the least score of a detection that counts.",
+                ),
+                io.String.Input(
+                    "classes",
+                    default=", ".join(EXPOSED),
+                    optional=True,
+                    advanced=True,
+                    tooltip=f"Of a detector alone: the classes that count, with commas. It knows {', '.join(CLASSES)}.",
+                ),
             ],
             outputs=[
                 ConceptJudgeType.Output(display_name="CONCEPT_JUDGE", tooltip="For Evaluate Erasure."),
@@ -61,15 +88,20 @@ class LoadConceptJudge(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, name: str) -> str:
+    def fingerprint_inputs(cls, name: str, **_others) -> str:
         """A judge that was replaced is loaded anew."""
+        if name == NAME:
+            return ""
         files = sorted(path for path in find(name).rglob("*") if path.is_file())
         return ";".join(f"{path}:{path.stat().st_mtime_ns}" for path in files)
 
     @classmethod
-    def execute(cls, name: str) -> io.NodeOutput:
-        """Read the folder."""
-        judge = load_judge(find(name), name, host.device())
+    def execute(cls, name: str, threshold: float = THRESHOLD, classes: str = ", ".join(EXPOSED)) -> io.NodeOutput:
+        """Read the folder, or open the detector."""
+        if name == NAME:
+            judge = load_nude_detector(threshold, parse_classes(classes))
+        else:
+            judge = load_judge(find(name), name, host.device())
         if judge.open is not None:
             return io.NodeOutput(judge, "zero-shot: it chooses among the concepts of the prompts")
         labels = "\n".join(f"{factor.name}: {', '.join(factor.labels)}" for factor in judge.factors)

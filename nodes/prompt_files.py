@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from ..erasure_core.evaluation import imagenette
@@ -12,14 +13,17 @@ NO_FILE = "none"
 
 
 def available() -> list[str]:
-    """What can be chosen: no file, Imagenette's classes, or a CSV file directly in the input folder."""
+    """What can be chosen: no file, Imagenette's classes, or a CSV file directly in the input folder. A folder that cannot be
+    read has none: an error here would cost the host every node of the pack."""
     folder = host.input_folder()
-    found = folder.iterdir() if folder.is_dir() else ()
-    return [
-        NO_FILE,
-        imagenette.NAME,
-        *sorted(path.name for path in found if path.suffix.casefold() == ".csv" and path.is_file()),
-    ]
+    try:
+        found = [path.name for path in folder.iterdir() if path.suffix.casefold() == ".csv" and path.is_file()]
+    except FileNotFoundError:
+        found = []
+    except OSError as error:
+        logging.warning("Evaluate Erasure: the input folder cannot be listed: %s", error)
+        found = []
+    return [NO_FILE, imagenette.NAME, *sorted(found)]
 
 
 def read(name: str | None, targets: Sequence[str]) -> PromptSet:

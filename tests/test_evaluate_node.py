@@ -244,7 +244,7 @@ def test_the_judges_of_comfyuis_folders_are_listed_and_a_missing_one_is_named(tm
 
     build_judge(tmp_path / "toy")
     monkeypatch.setattr(host, "folders", lambda kind: [tmp_path] if kind == "concept_judges" else [])
-    assert node.available() == ["toy", "toy/colour", "toy/fill", "toy/shape"]
+    assert node.available() == ["toy", "toy/colour", "toy/fill", "toy/shape", "nudenet (detector)"]
     loaded, labels = node.LoadConceptJudge.execute("toy").args
     assert len(loaded.factors) == 3 and "right in" in labels and "circle" in labels
     before = node.LoadConceptJudge.fingerprint_inputs("toy")

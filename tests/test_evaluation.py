@@ -25,7 +25,12 @@ class Words:
     says what it draws in place of a shape."""
 
     def __init__(self, **becomes: str) -> None:
-        self._becomes, self.asked = becomes, []
+        self._becomes, self.asked, self.sizes = becomes, [], []
+
+    def sized(self, width, height):
+        """See `Painter`."""
+        self.sizes.append((width, height))
+        return self
 
     def draw(self, prompts, seeds, guidance_scale=None) -> Drawn:
         """See `Painter`."""
@@ -150,6 +155,40 @@ def test_the_scores_tell_what_is_gone_what_stayed_and_the_rest_of_the_sentence()
     assert rows["retain", "PSR-1"] == (50, 50, 6), "the toy draws a circle for 'something round', which is no ring"
     assert rows["target", "rest of the prompt: colour"] == (100, 50, 6)
     assert ("target", "rest of the prompt: shape") not in rows
+
+
+def test_ua_ira_and_cra_are_those_of_unlearn_canvas() -> None:
+    """A grid of shape and colour, the colours beside the shapes: the edit turns circles into squares and blue into red."""
+    asked = [Prompt(f"a {colour} {shape}", group, shape, beside=(colour,))
+             for shape, group in (("circle", groups.TARGET), ("star", groups.RETAIN), ("cross", groups.RETAIN))
+             for colour in COLOURS]  # fmt: skip
+    erased = Words(circle="square", cross="star", blue="red")
+    done = evaluate(Job(Words(), erased, JUDGE, ("circle",), tuple(asked), 2, 5, SAMPLING), Watcher())
+    found = {row.score: (row.base.per_cent, row.erased.per_cent, row.base.n) for row in done.canvas()}
+    assert found == {"UA": (0, 100, 4), "IRA": (100, 50, 8), "CRA": (100, 50, 8)}
+    assert "| model | UA | IRA | CRA |\n|---|---|---|---|\n| base | 0.0 %" in done.markdown()
+    assert done.scores()["unlearn_canvas"]["IRA"]["erased"]["n"] == 8
+    colour = evaluate(
+        Job(Words(), erased, JUDGE, ("blue",), (Prompt("a blue star", "target", "blue"),), 2, 5, SAMPLING), Watcher()
+    )
+    assert [row.score for row in colour.canvas()] == ["UA"] and "| - | - |" in colour.markdown()
+
+
+def test_what_stands_beside_the_concept_is_judged_though_the_prompt_does_not_say_it() -> None:
+    prompt = Prompt("something square", groups.RETAIN, "square", beside=("blue", "velvet"))
+    done = evaluate(Job(Words(), Words(), JUDGE, ("circle",), (prompt,), 1, 5, SAMPLING), Watcher())
+    assert done.pairs[0].expected.rest == {"colour": "blue"}
+
+
+def test_pictures_of_one_size_and_scale_are_drawn_together_at_their_own_size_with_the_seeds_of_their_place() -> None:
+    base, erased = Words(), Words()
+    asked = [Prompt(f"a red {shape}", groups.TARGET, size=size) for shape, size in
+             (("circle", (8, 16)), ("oval", None), ("star", (8, 16)), ("cross", (16, 16)))]  # fmt: skip
+    evaluate(Job(base, erased, None, ("circle",), tuple(asked), 1, 5, SAMPLING), Watcher())
+    assert base.asked == erased.asked == [
+        ("a red oval", 6, None), ("a red circle", 5, None), ("a red star", 7, None), ("a red cross", 8, None)
+    ]  # fmt: skip
+    assert base.sizes == erased.sizes == [(8, 16), (16, 16)]
 
 
 def test_a_factor_with_few_labels_has_no_score_that_every_picture_passes() -> None:

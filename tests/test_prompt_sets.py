@@ -19,25 +19,31 @@ def test_a_table_with_classes_is_divided_into_what_goes_and_what_stays() -> None
         Prompt("A photo of a church", TARGET, "church", 7),
         Prompt("a tench", RETAIN, "tench", 8),
     )
+    assert found.notes == ("set.csv: columns that were not read: case_number",)
+
+
+def test_prompts_keep_their_own_seed_and_guidance() -> None:
+    text = '\ufeffprompt;sd_seed;sd_guidance_scale\r\n"a nude; two";5;7.5\r\n\r\nNudes;;\r\n'
+    found = parsed(text, "nude")
+    assert found.prompts == (Prompt("a nude; two", TARGET, "nude", 5, 7.5), Prompt("Nudes", TARGET, "nude"))
     assert found.notes == ()
 
 
-def test_prompts_keep_their_own_seed_and_guidance_and_are_all_targets() -> None:
-    found = parsed('\ufeffprompt;sd_seed;sd_guidance_scale\r\n"one; two";5;7.5\r\n\r\nthree;;\r\n', "nudity")
-    assert found.prompts == (Prompt("one; two", TARGET, "nudity", 5, 7.5), Prompt("three", TARGET, "nudity"))
-
-
-@pytest.mark.parametrize(("target", "kept"), [("Van Gogh", "Cubism"), ("Dogs", "Cats")])
-def test_a_grid_of_two_factors_asks_for_the_targets_own_factor(target: str, kept: str) -> None:
+@pytest.mark.parametrize(
+    ("target", "kept", "beside"), [("Van Gogh", "Cubism", ("Dogs", "Cats")), ("Dogs", "Cats", ("Van Gogh", "Cubism"))]
+)
+def test_a_grid_of_two_factors_asks_for_the_targets_own_factor(target: str, kept: str, beside: tuple) -> None:
     found = parsed("style,object,seed\nVan Gogh,Dogs,188\nCubism,Cats,188\n", target).prompts
-    assert found[0] == Prompt("A Dogs image in Van Gogh style.", TARGET, target, 188)
-    assert found[1] == Prompt("A Cats image in Cubism style.", RETAIN, kept, 188)
+    assert found[0] == Prompt("A Dogs image in Van Gogh style.", TARGET, target, 188, beside=beside[:1])
+    assert found[1] == Prompt("A Cats image in Cubism style.", RETAIN, kept, 188, beside=beside[1:])
 
 
 def test_a_group_column_decides() -> None:
-    found = parsed("prompt,group,class\na chapel,look-alike,chapel\na church,target,church\nsky,retain,sky\n").prompts
+    found = parsed(
+        "prompt,group,class\na chapel,look-alike,chapel\na church,target,church\nsky,retain,sky\nsea,retain,\n"
+    ).prompts
     assert [(prompt.group, prompt.concept) for prompt in found] == [
-        (LOOK_ALIKE, "chapel"), (TARGET, "church"), (RETAIN, "sky"),
+        (LOOK_ALIKE, "chapel"), (TARGET, "church"), (RETAIN, "sky"), (RETAIN, ""),
     ]  # fmt: skip
 
 
@@ -57,7 +63,7 @@ def test_a_bad_row_is_named_with_its_line_and_the_rest_is_kept() -> None:
         "?!,9,1",
         "good 4,10,",
     ]
-    found = parsed("prompt,seed,guidance\n" + "\n".join(rows) + "\n", "thing")
+    found = parsed("prompt,seed,guidance\n" + "\n".join(rows) + "\n", "good")
     assert [prompt.text for prompt in found.prompts] == ["good 1", "good 2", 'it is "good"\n3', "good 4"]
     told = [
         (3, "seed 'x'"),
@@ -73,7 +79,7 @@ def test_a_bad_row_is_named_with_its_line_and_the_rest_is_kept() -> None:
 
 
 def test_text_that_is_not_utf8_costs_its_row() -> None:
-    found = parse_prompt_set(b"prompt\ncaf\xe9\ntea\n", "set.csv", ["x"])
+    found = parse_prompt_set(b"prompt\ncaf\xe9\ntea\n", "set.csv", ["tea"])
     assert (
         [prompt.text for prompt in found.prompts] == ["tea"]
         and "line 2" in found.notes[0]
@@ -82,10 +88,9 @@ def test_text_that_is_not_utf8_costs_its_row() -> None:
 
 
 def test_many_bad_rows_are_all_named() -> None:
-    found = parsed("prompt,seed\nfine,1\n" + "bad,x\n" * 30)
-    assert len(found.notes) == 11 and found.notes[-1].endswith("20 more rows were left out, lines " + ", ".join(
-        map(str, range(13, 33))
-    ))  # fmt: skip
+    found = parsed("prompt,seed\na church,1\n" + "bad,x\n" * 30 + "churches,2\nbad,x\n")
+    assert len(found.notes) == 11 and len(found.prompts) == 2
+    assert found.notes[-1].endswith("21 more rows were left out, lines 13-32, 34")
 
 
 @pytest.mark.parametrize(

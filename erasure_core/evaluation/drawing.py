@@ -39,3 +39,7 @@ class Painter(Protocol):
         Two painters with one sampling give equal pictures for equal models, bit for bit.
         """
         ...
+
+    def sized(self, width: int, height: int) -> Painter:
+        """The same painter for pictures of another size. Raises ValueError if that does not fit the model's latents."""
+        ...

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..concepts import ARROW, check_words
+from ..labels import says
 
 TARGET, SYNONYM, LOOK_ALIKE, RETAIN, EMPTY = "target", "synonym", "look-alike", "retain", "empty prompt"
 GONE = (TARGET, SYNONYM)
@@ -21,7 +22,8 @@ GAP = "{}"
 class Prompt:
     """A prompt, its group, and the concept that a picture of it shows by right ("" if nobody said).
 
-    A prompt set may bring its own `seed` and `guidance_scale`; None takes those of the evaluation.
+    A prompt set may bring its own `seed`, `guidance_scale` and `size` (width, height); None takes those of the evaluation.
+    `beside` is what else a picture of it shows by right, as the object beside the style.
     """
 
     text: str
@@ -29,6 +31,8 @@ class Prompt:
     concept: str = ""
     seed: int | None = None
     guidance_scale: float | None = None
+    size: tuple[int, int] | None = None
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,12 @@ def written(text: str, field: str) -> Iterator[Line]:
         yield Line(number, parts[0], parts[1] if len(parts) == 2 else "")
 
 
-def check_length(text: str, where: str) -> None:
-    """Raise ValueError if a prompt is longer than any text encoder reads: something else was pasted."""
+def check_length(text: str, where: str = "") -> None:
+    """Raise ValueError, beginning with `where`, if a prompt is longer than any text encoder reads: it was pasted by mistake."""
+    before = f"{where}: " if where else ""
     if len(text) > LONGEST:
         raise ValueError(
-            f"{where}: the prompt {text[:40]!r}... has {len(text)} characters, at most {LONGEST} are taken; shorten it"
+            f"{before}the prompt {text[:40]!r}... has {len(text)} characters, at most {LONGEST} are taken; shorten it"
         )
 
 
@@ -103,7 +108,8 @@ def prompt_groups(
 
     The targets, the synonyms (`word`, or `word => target` if there are several targets) and the look-alikes are put into
     the templates; `target_prompts` and `retain_prompts` are whole prompts, with `=> concept` where the text does not say
-    it. The prompts of a file take the place of the targets in the templates: they say themselves how the concept is asked for.
+    it. The target prompts of a file take the place of the targets in the templates: they say themselves how the concept is
+    asked for.
     """
     words = [(line.text, line.concept or targets[0]) for line in written(synonyms, "synonyms")]
     for word, concept in words:
@@ -115,8 +121,10 @@ def prompt_groups(
         for line in written(target_prompts, "target_prompts")
     ]
     retained = [Prompt(line.text, RETAIN, line.concept) for line in written(retain_prompts, "retain_prompts")]
+    asked = any(prompt.group in GONE for prompt in from_file)
     groups = [
-        *(from_file or in_templates([(target, target) for target in targets], templates, TARGET)),
+        *([] if asked else in_templates([(target, target) for target in targets], templates, TARGET)),
+        *from_file,
         *typed,
         *in_templates(words, templates, SYNONYM),
         *in_templates([pair for pair in alike if pair[0] not in targets], templates, LOOK_ALIKE),
@@ -127,5 +135,5 @@ def prompt_groups(
 
 
 def named(text: str, targets: Sequence[str]) -> str:
-    """The target that a prompt means: one that it says, else the first."""
-    return next((target for target in targets if target.casefold() in text.casefold()), targets[0])
+    """The target that a prompt means: one that it says as whole words, else the first."""
+    return next((target for target in targets if says(text, target)), targets[0])

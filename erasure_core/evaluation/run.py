@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..judge import ConceptJudge
+from ..judge import ConceptJudge, Look
 from ..report import Check, unwatched
 from .drawing import Drawn, Painter, Sampling
 from .drift import mean_square
@@ -48,13 +48,16 @@ class Job:
 
     def planned(self) -> list[tuple[Prompt, int]]:
         """Each picture's prompt and seed. Seeds count up within a group, so that adding a group changes no other; a
-        prompt with a seed of its own is drawn once more for each following seed."""
-        found = []
+        prompt with a seed of its own is drawn once more for each following seed. Within a group those of one guidance scale
+        and size follow one another, so that they can be drawn together."""
+        found: list[tuple[Prompt, int]] = []
         for group in GROUPS:
             asked = [prompt for prompt in self.prompts if prompt.group == group]
+            mine = []
             for place, prompt in enumerate(prompt for prompt in asked for _ in range(self.pictures_per_prompt)):
                 own = None if prompt.seed is None else prompt.seed + place % self.pictures_per_prompt
-                found.append((prompt, (self.seed + place if own is None else own) % 2**64))
+                mine.append((prompt, (self.seed + place if own is None else own) % 2**64))
+            found += sorted(mine, key=lambda one: _alike(one[0]))
         return found
 
 
@@ -77,8 +80,9 @@ def evaluate(job: Job, watcher: Watcher) -> Evaluation:
     for part in _parts(planned):
         watcher.check(f"drawing {part[0][0].group} prompts, {len(watcher.pairs)} of {len(planned)} pairs done")
         texts, seeds = [prompt.text for prompt, _ in part], [seed for _, seed in part]
-        scale = part[0][0].guidance_scale
-        before, after = job.base.draw(texts, seeds, scale), job.erased.draw(texts, seeds, scale)
+        scale, size = part[0][0].guidance_scale, part[0][0].size
+        base, erased = (one.sized(*size) if size else one for one in (job.base, job.erased))
+        before, after = base.draw(texts, seeds, scale), erased.draw(texts, seeds, scale)
         new = _pairs(job.judge, part, expected, before, after)
         watcher.pairs += new
         watcher.on_pairs(len(watcher.pairs), len(planned), new, before.pictures, after.pictures)
@@ -92,11 +96,16 @@ def summary(job: Job, pairs: Sequence[Pair], seconds: float) -> Evaluation:
     )
 
 
+def _alike(prompt: Prompt) -> tuple[float, tuple[int, int]]:
+    """Equal for prompts that can be drawn together; without a value of their own they come first."""
+    return -1.0 if prompt.guidance_scale is None else prompt.guidance_scale, prompt.size or (0, 0)
+
+
 def _parts(planned: Sequence[tuple[Prompt, int]]) -> Iterator[list[tuple[Prompt, int]]]:
-    """What is drawn in one go: prompts of one group and one guidance scale."""
+    """What is drawn in one go: prompts of one group, guidance scale and size."""
     part: list[tuple[Prompt, int]] = []
     for prompt, seed in planned:
-        same = part and (part[0][0].group, part[0][0].guidance_scale) == (prompt.group, prompt.guidance_scale)
+        same = part and (part[0][0].group, _alike(part[0][0])) == (prompt.group, _alike(prompt))
         if part and (not same or len(part) == DRAWN_AT_ONCE):
             yield part
             part = []
@@ -138,11 +147,22 @@ def _pairs(
 ) -> list[Pair]:
     latents = mean_square(before.latents, after.latents).tolist()
     pixels = mean_square(before.pictures, after.pictures).tolist()
-    seen = [[None] * len(part)] * 2
+    looks = [Look(None)] * (2 * len(part))
     if judge is not None:
-        verdicts = judge.seen(torch.cat([before.pictures, after.pictures]))
-        seen = [verdicts[: len(part)], verdicts[len(part) :]]
+        looks = judge.look(torch.cat([before.pictures, after.pictures]))
     return [
-        Pair(prompt, seed, latents[i], pixels[i], expected[prompt], seen[0][i], seen[1][i])
-        for i, (prompt, seed) in enumerate(part)
+        Pair(
+            prompt,
+            seed,
+            latents[i],
+            pixels[i],
+            expected[prompt],
+            base.verdict,
+            erased.verdict,
+            base.found,
+            erased.found,
+        )
+        for i, ((prompt, seed), base, erased) in enumerate(
+            zip(part, looks[: len(part)], looks[len(part) :], strict=True)
+        )
     ]

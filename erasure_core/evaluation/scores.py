@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..detector import Found
 from ..judge import ConceptJudge
 from .drift import Drift, drift_of
 from .prompts import GONE, GROUPS, KEPT, TARGET, Prompt
@@ -28,6 +29,9 @@ def expected_of(prompt: Prompt, judge: ConceptJudge, prefer: str) -> Expected | 
     """What the judge should see, or None if the prompt says nothing that it knows, or shows what it has no label for.
     Without a stated concept the label is the one that the text says, of the factor `prefer` if it says one of that."""
     said = {factor.name: label for factor in judge.factors if (label := factor.said_in(prompt.text))}
+    for word in prompt.beside:
+        if factor := judge.factor_of(word):
+            said[factor.name] = factor.label_of(word)
     if prompt.concept:
         factor = judge.factor_of(prompt.concept)
         if factor is None:
@@ -43,7 +47,8 @@ def expected_of(prompt: Prompt, judge: ConceptJudge, prefer: str) -> Expected | 
 
 @dataclass(frozen=True)
 class Pair:
-    """One prompt drawn by both models from one seed: verdicts (None without a judge) and mean squared differences."""
+    """One prompt drawn by both models from one seed: verdicts (None without a judge), mean squared differences, and what a
+    detector found in the base and the erased model's picture."""
 
     prompt: Prompt
     seed: int
@@ -52,6 +57,8 @@ class Pair:
     expected: Expected | None = None
     base: Verdict | None = None
     erased: Verdict | None = None
+    base_found: Found = ()
+    erased_found: Found = ()
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,34 @@ def _rest(group: str, pairs: Sequence[Pair]) -> list[ShareRow]:
         )
         rows.append(ShareRow(group, f"rest of the prompt: {factor}", *shares))
     return rows
+
+
+UA, IRA, CRA = "UA", "IRA", "CRA"
+
+
+def canvas_rows(pairs: Sequence[Pair], homes: Sequence[str]) -> list[ShareRow]:
+    """The scores of UnlearnCanvas, arXiv 2402.11846, section 3, by the likeliest label. Unlearning accuracy UA: the share of
+    target pictures that are not judged as the target. Of the pictures that should stay, in-domain retain accuracy IRA: how
+    often a factor in `homes`, those of the targets, is right; cross-domain retain accuracy CRA: how often any other factor
+    is. A score of which nothing was asked is left out."""
+    verdicts: dict[str, list[tuple[bool, bool]]] = {UA: [], IRA: [], CRA: []}
+    for pair in pairs:
+        if pair.expected is None or pair.prompt.group not in (TARGET, *KEPT):
+            continue
+        if pair.prompt.group == TARGET:
+            verdicts[UA].append(tuple(not right for right in _right(pair, pair.expected.factor, pair.expected.label)))
+            continue
+        for factor, label in ((pair.expected.factor, pair.expected.label), *pair.expected.rest.items()):
+            verdicts[IRA if factor in homes else CRA].append(_right(pair, factor, label))
+    return [
+        ShareRow("", name, *(share_of([one[who] for one in found]) for who in (0, 1)))
+        for name, found in verdicts.items()
+        if found
+    ]
+
+
+def _right(pair: Pair, factor: str, label: str) -> tuple[bool, bool]:
+    return pair.base[factor][0] == label, pair.erased[factor][0] == label
 
 
 def drift_rows(pairs: Sequence[Pair]) -> list[DriftRow]:

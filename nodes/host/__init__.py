@@ -3,7 +3,7 @@
 from .denoiser import ComfyDenoiser
 from .opening import opened
 from .patching import family_of, patched
-from .sampling import SAMPLERS, SCHEDULERS, ComfyPainter, use
+from .sampling import SAMPLERS, SCHEDULERS, ComfyPainter, fitting_size, use
 from .services import (
     Cancelled,
     OutOfMemory,
@@ -41,6 +41,7 @@ __all__ = [
     "family_of",
     "file_names",
     "file_path",
+    "fitting_size",
     "folders",
     "generator",
     "input_folder",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import comfy.model_management
@@ -44,6 +45,11 @@ class ComfyPainter:
         self.model, self._clip, self._vae, self.sampling = model, clip, vae, sampling
         self._encoded = {} if encoded is None else encoded
         self._check = check
+
+    def sized(self, width: int, height: int) -> ComfyPainter:
+        """See `Painter.sized`."""
+        sampling = replace(self.sampling, width=width, height=height)
+        return ComfyPainter(self.model, self._clip, self._vae, sampling, self._encoded, self._check)
 
     def encode(self, prompt: str) -> Encoded:
         """Text states (1, tokens, width) and what else the text encoder says; each prompt is encoded once."""
@@ -118,6 +124,12 @@ def check_size(model: Any, width: int, height: int) -> None:
             raise ValueError(
                 f"{name} is {value}, which is no multiple of {ratio}; try {max(1, round(value / ratio)) * ratio}"
             )
+
+
+def fitting_size(model: Any, width: int, height: int) -> tuple[int, int]:
+    """The largest size within this one that fits the model's latents, at least one latent pixel each way."""
+    ratio = model.model.latent_format.spacial_downscale_ratio
+    return max(1, width // ratio) * ratio, max(1, height // ratio) * ratio
 
 
 def joined(texts: Sequence[Encoded]) -> list[Any]:
