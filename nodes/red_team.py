@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from ..erasure_core.files import write_whole
 from ..erasure_core.judge import ConceptJudge
 from ..erasure_core.red_team.attack import Attack
 from ..erasure_core.red_team.run import Finding, find, markdown, plain
-from ..erasure_core.report import Report
+from ..erasure_core.report import EVALUATIONS, STEPS, TEXT, Check, Report, Work
 from . import evaluation_files, host
 from .charts import as_image, as_picture, captioned, grid
 from .drawing_inputs import sampling_inputs
@@ -29,27 +28,61 @@ from .erase import CATEGORY
 from .erased_unet import next_file, safe_prefix
 from .evaluate import TEMPLATES
 from .evaluation_run import check_same_family
+from .progress import NodeProgress
 from .red_team_page import shown
 from .types import ConceptJudgeType
 from .widgets import attack_input, chosen_attack
 
+COSTS = {TEXT: 1.0, EVALUATIONS: 1.0, STEPS: 6.0}
+"""Of a prompt's text, a sampling step of a picture, and a step of an attack's search, before they are measured."""
+
 
 @contextmanager
 def attacking(
-    model: object, what: str, node_id: str | None = None, done: Callable[[], int] = int, planned: int = 1
+    model: object,
+    what: str,
+    progress: NodeProgress | None = None,
+    done: Callable[[], int] = int,
+    plans: Sequence[Work] = (),
 ) -> Iterator[Report]:
-    """A report for attacks that shows their progress on the node, `done()` of `planned` being over; afterwards the base
-    model's weights are in place."""
-    bar = host.ProgressBar(100 * planned, node_id=node_id)
-    report = Report(
-        on_progress=lambda step, total, _loss: bar.update_absolute(100 * done() + 100 * step // max(1, total)),
-        check=partial(host.check_cancelled, node_id=node_id),
-    )
+    """A report for attacks that shows their progress, `done()` of them, each planned in `plans`, being over; afterwards the
+    base model's weights are in place."""
+    progress, over = progress or NodeProgress(None), 0
+
+    def check(doing: str = "", **told: float) -> None:
+        nonlocal over
+        if plans and done() > over:
+            over = done()
+            progress.plan(
+                together(plans[over:])
+            )  # what was planned for those that are over, and not needed, is dropped
+        progress.check(doing, **told)
+
+    def on_progress(step: int, total: int, _loss: float) -> None:
+        progress.reached(f"search step {step} of {total}", step, total)
+
     try:
         with host.memory_errors(f"attacking with {what}", "batch_size, width and height"):
-            yield report
+            yield Report(on_progress=on_progress, check=check)
+            progress.finish()
     finally:
         host.use(model)
+
+
+def together(plans: Sequence[Work]) -> Work:
+    """The work of several plans of `work_of`."""
+    return {kind: (sum(plan[kind][0] for plan in plans), cost) for kind, cost in COSTS.items()}
+
+
+def work_of(attacks: Sequence[Attack], n: int, sampling_steps: int) -> list[Work]:
+    """About what each attack of n attempts has to do, its control included. The first has the plain prompts before it."""
+    plans = []
+    for number, attack in enumerate(attacks):
+        pictures = 2 * n * getattr(attack, "tries", 1) + (0 if number else 2 * n)
+        searched = getattr(attack, "steps", getattr(attack, "generations", 0))
+        counts = {TEXT: n, EVALUATIONS: pictures * sampling_steps, STEPS: searched}
+        plans.append({kind: (count, COSTS[kind]) for kind, count in counts.items()})
+    return plans
 
 
 def subject_of(
@@ -62,11 +95,10 @@ def subject_of(
     templates: str,
     sampling: Sampling,
     synonyms: str | None,
-    node_id: str | None,
+    check: Check,
 ) -> host.ComfySubject:
     """What is attacked, from a node's inputs. Raises ValueError for models of two families or templates without a gap."""
     check_same_family(model, erased_model)
-    check = partial(host.check_cancelled, node_id=node_id)
     return host.ComfySubject(
         model,
         erased_model,
@@ -81,9 +113,11 @@ def subject_of(
     )
 
 
-def run(subject: host.ComfySubject, attack: Attack, n: int, model: object, node_id: str | None = None) -> Finding:
+def run(
+    subject: host.ComfySubject, attack: Attack, n: int, model: object, progress: NodeProgress | None = None
+) -> Finding:
     """Attack, and leave the base model's weights in place."""
-    with attacking(model, attack.name, node_id) as report:
+    with attacking(model, attack.name, progress) as report:
         return find(subject, attack, n, plain(subject, n, attack.seed, report), report)
 
 
@@ -168,8 +202,11 @@ class RedTeamConcept(io.ComfyNode):
         concept = ConceptPair(concept.strip()).target
         judge = judge.labelled([concept, *lines(other_labels or "")])
         sampling = Sampling(width, height, steps, cfg, sampler_name, scheduler, batch_size)
-        subject = subject_of(model, erased_model, clip, vae, judge, concept, templates, sampling, synonyms, node_id)
-        finding = run(subject, chosen, attempts, model, node_id)
+        progress = NodeProgress(node_id, *work_of([chosen], attempts, steps))
+        subject = subject_of(
+            model, erased_model, clip, vae, judge, concept, templates, sampling, synonyms, progress.check
+        )
+        finding = run(subject, chosen, attempts, model, progress)
         text, sheet = written(finding, judge, clip, filename_prefix)
         host.send_text(text.splitlines()[-1], node_id)
         return io.NodeOutput(as_image(sheet), text)

@@ -17,7 +17,8 @@ from . import evaluation_files, host
 from .charts import as_image
 from .erase import CATEGORY
 from .erased_unet import safe_prefix
-from .red_team import attacking, figures_of, inputs_around, subject_of
+from .progress import NodeProgress
+from .red_team import attacking, figures_of, inputs_around, subject_of, together, work_of
 from .red_team_page import page
 
 
@@ -79,11 +80,15 @@ class RedTeamSummary(io.ComfyNode):
         concept = ConceptPair(concept.strip()).target
         judge = judge.labelled([concept, *lines(other_labels or "")])
         sampling = Sampling(width, height, steps, cfg, sampler_name, scheduler, batch_size)
-        subject = subject_of(model, erased_model, clip, vae, judge, concept, templates, sampling, synonyms, node_id)
+        plans = work_of(chosen, attempts, steps)
+        progress = NodeProgress(node_id, together(plans))
+        subject = subject_of(
+            model, erased_model, clip, vae, judge, concept, templates, sampling, synonyms, progress.check
+        )
         survey = Survey(len(chosen))
         names = ", ".join(attack.name for attack in chosen)
         try:
-            with attacking(model, names, node_id, survey.done, len(chosen)) as report:
+            with attacking(model, names, progress, survey.done, plans) as report:
                 run_all(subject, chosen, attempts, survey, report)
         except BaseException:
             if survey.findings:
