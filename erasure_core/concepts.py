@@ -191,6 +191,14 @@ def parse_request(concepts: str, retain: str = "") -> ErasureRequest:
     return ErasureRequest(pairs, tuple(dict.fromkeys([*lines(retain), *wider])))
 
 
+def check_request(concepts: str | None, retain: str | None = None) -> None:
+    """Raise ValueError as `parse_request` does; a field that is not known yet is None."""
+    if concepts is not None:
+        parse_request(concepts, retain or "")
+    for line in lines(retain or ""):
+        check_concept(line)
+
+
 def _pair(line: str) -> ConceptPair:
     parts, inside = arrow_parts(line), _PART_OF.split(f" {line} ")
     if len(parts) > 2:

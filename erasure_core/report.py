@@ -30,7 +30,7 @@ class Progress:
 
     What is done is told as it is done, `progress("sampling", evaluations=32)`. `left` holds how much of each kind of work is
     still to be done; it may be corrected at any time. The speed of each kind is measured, and guessed from the others
-    before. The share moves by (1 - share) dt / (dt + seconds left), so that a wrong plan lets it move faster or slower, and
+    before that. The share moves by (1 - share) dt / (dt + seconds left): a wrong plan lets it move faster or slower, and
     never back.
 
     `show(share)` is called whenever anything is told; `say(text)`, with the time left behind it, at most every
@@ -90,8 +90,11 @@ class Progress:
 
     def seconds_left(self) -> float:
         """Seconds to the end, as far as is known: never nothing before the end."""
-        cost = sum(self._cost(kind) * count for kind, count in self._done.items())
-        each = sum(self._seconds.values()) / cost if cost else _GUESS
+        known = [EVALUATIONS] if self._done.get(EVALUATIONS) else list(self._done)
+        cost = sum(self._cost(kind) * self._done[kind] for kind in known)
+        each = sum(self._seconds[kind] for kind in known) / cost if cost else 0.0
+        if known != [EVALUATIONS]:
+            each = max(each, _GUESS)  # text that was read from the cache took no time
 
         def rate(kind: str) -> float:
             return self._seconds[kind] / self._done[kind] if self._done.get(kind) else each * self._cost(kind)

@@ -65,7 +65,7 @@ class TextRowsMethod(ClosedFormMethod):
         """See `ErasureMethod.work`; most of it is the text of the sentences."""
         work = super().work(request)
         kept = (self.candidates + len(request.retain)) * (1 + self.kept_sentences)
-        about = len(request.pairs) * (3 * self.sentences + 4 * self.kept_sentences)
+        about = len(request.pairs) * (2 * self.sentences + 4 * self.kept_sentences)
         return {**work, TEXT: (work[TEXT][0] + kept + about, 1.0)}
 
     def rows(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> tuple[Rows, Tensor]:

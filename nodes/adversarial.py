@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from ..erasure_core.adversary import Candidates, Damage, prefilter
 from ..erasure_core.candidates import encode_words
-from ..erasure_core.concepts import ErasureRequest, lines, parse_request
+from ..erasure_core.concepts import ErasureRequest, check_request, lines, parse_request
 from ..erasure_core.erased_unet import ErasedUNet
 from ..erasure_core.method import ErasureMethod, check_visible, methods
 from ..erasure_core.report import STEPS, TEXT, Report
@@ -19,6 +19,7 @@ from ..erasure_core.trajectory import NoisyBatch, sample_trajectories
 from ..erasure_core.vocabulary import VOCABULARIES, words_of
 from . import host
 from .charts import as_image
+from .drawing_inputs import check_sizes, refused
 from .erase import CATEGORY, erase
 from .erased_unet import apply
 from .progress import NodeProgress
@@ -146,7 +147,8 @@ class FindAdversarialConcept(io.ComfyNode):
                 io.String.Input(
                     "concepts",
                     multiline=True,
-                    default="circle",
+                    default="",
+                    placeholder="What is or will be erased, one concept a line",
                     tooltip="What is or will be erased, one concept a line.",
                 ),
                 io.Combo.Input(
@@ -189,6 +191,19 @@ class FindAdversarialConcept(io.ComfyNode):
                 io.String.Output(display_name="report", tooltip="Every concept and its damage."),
             ],
             hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        concepts: str | None = None,
+        candidates: str | None = None,
+        width: int | None = None,
+        height: int | None = None,
+    ) -> bool | str:
+        """What can be refused before a checkpoint is loaded; an input that is linked is None."""
+        return refused(
+            lambda: check_request(concepts), lambda: check_request(None, candidates), lambda: check_sizes(width, height)
         )
 
     @classmethod

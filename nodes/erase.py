@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
-from ..erasure_core.concepts import ErasureRequest, parse_request
+from ..erasure_core.concepts import ARROW, INSIDE, ErasureRequest, check_request, parse_request
 from ..erasure_core.denoiser import Conditioning, Denoiser
 from ..erasure_core.erased_unet import ErasedUNet
 from ..erasure_core.method import ErasureMethod, check_family, refusal, settings_of
@@ -17,6 +17,7 @@ from ..erasure_core.report import EVALUATIONS, TEXT, Report
 from ..erasure_core.sae import ConceptSAE
 from ..erasure_core.trajectory import sample_trajectories
 from . import host
+from .drawing_inputs import check_sizes, refused
 from .memory import MemoryMeter
 from .progress import NodeProgress
 from .types import ConceptSAEType, ErasedUNetType
@@ -83,7 +84,7 @@ def erase(
             if (why := denoiser.lacks(need)) is not None:
                 raise refusal(method.name, denoiser.family, need, why)
         denoiser.tell = shown
-        report = _reporting(denoiser, request, method, vae, shown)
+        report = reporting(denoiser, request, method, vae, shown)
         if images is not None:
             request = dataclasses.replace(request, examples=denoiser.latents_of(vae, images))
         if concept_sae is not None:
@@ -114,9 +115,10 @@ def _memory_errors(method: ErasureMethod, width: int, height: int) -> AbstractCo
     return host.memory_errors(f"erasing at {width}x{height} with {method.name}", lower)
 
 
-def _reporting(
+def reporting(
     denoiser: host.ComfyDenoiser, request: ErasureRequest, method: ErasureMethod, vae: object, progress: NodeProgress
 ) -> Report:
+    """What the run tells, shown by `progress`, with a picture of the first target now and then if there is a `vae`."""
     trains, steps = hasattr(method, "steps"), getattr(method, "steps", 1) * len(request.pairs)
     preview = Preview(denoiser, vae, request.targets[0], method.seed) if vae is not None else None
 
@@ -135,7 +137,10 @@ def _reporting(
 def report_text(erased: ErasedUNet, report: Report) -> str:
     """The report of one erasure in Markdown."""
     source = erased.provenance
-    pairs = "; ".join(f"{target} => {anchor or '(empty prompt)'}" for target, anchor in source.targets)
+    pairs = "; ".join(
+        f"{target} {INSIDE if target in source.inside else ARROW} {anchor or '(empty prompt)'}"
+        for target, anchor in source.targets
+    )
     head = [
         f"# Erased by {source.method}: {pairs}",
         "",
@@ -164,9 +169,11 @@ class EraseConcept(io.ComfyNode):
                 io.String.Input(
                     "concepts",
                     multiline=True,
-                    default="circle",
+                    default="",
+                    placeholder="What to erase, one concept a line, e.g.\nVan Gogh\ncat => dog\nred circle < circle",
                     tooltip="What to erase, one concept a line. 'cat => dog' makes cats into dogs; without '=>' the "
-                    "concept becomes what the model draws for the same sentence without it.",
+                    "concept becomes what the model draws for the same sentence without it. 'red circle < circle' erases "
+                    "red circles, and other circles stay.",
                 ),
                 method_input(),
                 io.Int.Input(
@@ -221,6 +228,13 @@ class EraseConcept(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(
+        cls, concepts: str | None = None, retain: str | None = None, width: int | None = None, height: int | None = None
+    ) -> bool | str:
+        """What can be refused before a checkpoint is loaded; an input that is linked is None."""
+        return refused(lambda: check_request(concepts, retain), lambda: check_sizes(width, height))
 
     @classmethod
     def execute(

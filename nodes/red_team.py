@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,69 +19,19 @@ from ..erasure_core.files import write_whole
 from ..erasure_core.judge import ConceptJudge
 from ..erasure_core.red_team.attack import Attack
 from ..erasure_core.red_team.run import Finding, find, markdown, plain
-from ..erasure_core.report import EVALUATIONS, STEPS, TEXT, Check, Report, Work
+from ..erasure_core.report import Check
 from . import evaluation_files, host
 from .charts import as_image, as_picture, captioned, grid
-from .drawing_inputs import sampling_inputs
+from .drawing_inputs import check_sizes, refused, sampling_inputs
 from .erase import CATEGORY
 from .erased_unet import next_file, safe_prefix
 from .evaluate import TEMPLATES
 from .evaluation_run import check_same_family
 from .progress import NodeProgress
 from .red_team_page import shown
+from .red_team_progress import attacking, work_of
 from .types import ConceptJudgeType
 from .widgets import attack_input, chosen_attack
-
-COSTS = {TEXT: 1.0, EVALUATIONS: 1.0, STEPS: 6.0}
-"""Of a prompt's text, a sampling step of a picture, and a step of an attack's search, before they are measured."""
-
-
-@contextmanager
-def attacking(
-    model: object,
-    what: str,
-    progress: NodeProgress | None = None,
-    done: Callable[[], int] = int,
-    plans: Sequence[Work] = (),
-) -> Iterator[Report]:
-    """A report for attacks that shows their progress, `done()` of them, each planned in `plans`, being over; afterwards the
-    base model's weights are in place."""
-    progress, over = progress or NodeProgress(None), 0
-
-    def check(doing: str = "", **told: float) -> None:
-        nonlocal over
-        if plans and done() > over:
-            over = done()
-            progress.plan(
-                together(plans[over:])
-            )  # what was planned for those that are over, and not needed, is dropped
-        progress.check(doing, **told)
-
-    def on_progress(step: int, total: int, _loss: float) -> None:
-        progress.reached(f"search step {step} of {total}", step, total)
-
-    try:
-        with host.memory_errors(f"attacking with {what}", "batch_size, width and height"):
-            yield Report(on_progress=on_progress, check=check)
-            progress.finish()
-    finally:
-        host.use(model)
-
-
-def together(plans: Sequence[Work]) -> Work:
-    """The work of several plans of `work_of`."""
-    return {kind: (sum(plan[kind][0] for plan in plans), cost) for kind, cost in COSTS.items()}
-
-
-def work_of(attacks: Sequence[Attack], n: int, sampling_steps: int) -> list[Work]:
-    """About what each attack of n attempts has to do, its control included. The first has the plain prompts before it."""
-    plans = []
-    for number, attack in enumerate(attacks):
-        pictures = 2 * n * getattr(attack, "tries", 1) + (0 if number else 2 * n)
-        searched = getattr(attack, "steps", getattr(attack, "generations", 0))
-        counts = {TEXT: n, EVALUATIONS: pictures * sampling_steps, STEPS: searched}
-        plans.append({kind: (count, COSTS[kind]) for kind, count in counts.items()})
-    return plans
 
 
 def subject_of(
@@ -173,6 +122,17 @@ class RedTeamConcept(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(
+        cls,
+        concept: str | None = None,
+        templates: str | None = None,
+        width: int | None = None,
+        height: int | None = None,
+    ) -> bool | str:
+        """What can be refused before a checkpoint is loaded; an input that is linked is None."""
+        return refused(lambda: check_attacked(concept, templates), lambda: check_sizes(width, height))
+
+    @classmethod
     def execute(
         cls,
         model,
@@ -212,6 +172,14 @@ class RedTeamConcept(io.ComfyNode):
         return io.NodeOutput(as_image(sheet), text)
 
 
+def check_attacked(concept: str | None, templates: str | None) -> None:
+    """Raise ValueError for a concept or templates that nothing can be attacked with; what is not known yet is None."""
+    if concept is not None:
+        ConceptPair(concept.strip())
+    if templates is not None:
+        parse_templates(templates)
+
+
 def written(finding: Finding, judge: ConceptJudge, clip: object, prefix: str) -> tuple[str, Image.Image]:
     """Write the report, the grid, the strongest picture, the figures, and an embedding if one was found; the report with
     the paths in its last lines, and the grid."""
@@ -232,7 +200,12 @@ def inputs_around(attack: io.Input, prefix: str) -> list[io.Input]:
         io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
         io.Vae.Input("vae", tooltip="The autoencoder of the same checkpoint."),
         ConceptJudgeType.Input("judge", tooltip="From Load Concept Judge; it decides whether the concept is back."),
-        io.String.Input("concept", default="circle", tooltip="The one concept to bring back, as the judge calls it."),
+        io.String.Input(
+            "concept",
+            default="",
+            placeholder="The one concept to bring back",
+            tooltip="The one concept to bring back, as the judge calls it.",
+        ),
         attack,
         io.String.Input(
             "templates",

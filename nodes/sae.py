@@ -15,6 +15,7 @@ from ..erasure_core.sae import ConceptSAE, default_block, load_sae, save_sae
 from ..erasure_core.sae_training import SAESettings, gather, train_sae
 from ..erasure_core.vocabulary import words_of
 from . import host
+from .drawing_inputs import check_sizes, refused
 from .erase import CATEGORY
 from .erased_unet import next_file, safe_prefix
 from .memory import MemoryMeter
@@ -181,6 +182,11 @@ class TrainConceptSAE(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, width: int | None = None, height: int | None = None) -> bool | str:
+        """What can be refused before a checkpoint is loaded; an input that is linked is None."""
+        return refused(lambda: check_sizes(width, height))
 
     @classmethod
     def execute(
