@@ -99,7 +99,7 @@ class Progress:
         def rate(kind: str) -> float:
             return self._seconds[kind] / self._done[kind] if self._done.get(kind) else each * self._cost(kind)
 
-        planned = sum(count * rate(kind) for kind, count in self.left.items() if count) - self._untold
+        planned = sum(count * rate(kind) for kind, count in self.left.items() if count)
         return max(planned, _LAST * (self._last - self._began), 1e-3)
 
     def _cost(self, kind: str) -> float:
