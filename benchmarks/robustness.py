@@ -67,7 +67,7 @@ def attacked(bed: Playground, name: str, target: str, arguments: argparse.Namesp
     from concept_erasure.erasure_core.evaluation.report import judge_figures
     from concept_erasure.erasure_core.red_team.survey import Survey, parse_attacks, run_all
     from concept_erasure.nodes import host
-    from concept_erasure.nodes.red_team import attacking
+    from concept_erasure.nodes.red_team_progress import attacking
 
     started = time.monotonic()
     if name == BASE:

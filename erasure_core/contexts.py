@@ -7,7 +7,7 @@ it is pushed towards the same sentence without it: what else the sentence says i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +51,11 @@ def kind_of(concept: str) -> str | None:
 def siblings(concept: str) -> list[str]:
     """The other attributes of a concept's kind, which are its nearest neighbours; none for a thing."""
     return [word for word in KINDS.get(kind_of(concept), ()) if word != concept.casefold()]
+
+
+def rivals(words: Iterable[str]) -> frozenset[str]:
+    """The attributes that rule one of `words` out: nothing red is blue."""
+    return frozenset(other for word in words for other in siblings(word))
 
 
 def draw_contexts(concept: str, n: int, generator: torch.Generator, avoid: Collection[str] = ()) -> list[Context]:

@@ -41,6 +41,8 @@ class Provenance:
     format_version: int = FORMAT_VERSION
     pack_version: str = PACK_VERSION
     scores: Mapping[str, Any] = field(default_factory=dict)
+    inside: tuple[str, ...] = ()
+    """The targets that are parts of their anchors (`concepts.ConceptPair.inside`)."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ def load_erased_unet(path: Path) -> ErasedUNet:
         check_version(fields, FORMAT_VERSION)
         fields["targets"] = tuple(tuple(pair) for pair in fields["targets"])
         fields["retain"] = tuple(fields["retain"])
+        fields["inside"] = tuple(fields.get("inside", ()))
         known = {entry.name for entry in dataclass_fields(Provenance)}
         provenance = Provenance(**{name: value for name, value in fields.items() if name in known})
     except (KeyError, TypeError, ValueError) as error:

@@ -20,7 +20,7 @@ def classifier_free(unconditional: Tensor, conditional: Tensor, scale: float) ->
     return unconditional + scale * (conditional - unconditional)
 
 
-def negative_guidance(anchor: Tensor, target: Tensor, unconditional: Tensor, eta: float) -> Tensor:
+def negative_guidance(anchor: Tensor, target: Tensor, unconditional: Tensor, eta: float | Tensor) -> Tensor:
     """The desired prediction: the anchor's, pushed away from the target. ESD, arXiv 2303.07345, equation 7, where the
     anchor is the unconditional prediction; eta 0 maps the target onto the anchor and nothing more (AP, equation 2)."""
     return anchor - eta * (target - unconditional)

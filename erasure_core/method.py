@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .concepts import ErasureRequest
+from .contexts import WORDS as CONTEXT_WORDS
 from .denoiser import Denoiser
 from .erased_unet import ErasedUNet, Provenance
 from .families import NEEDS, family_named
 from .inference import InferenceEdit
-from .report import Report
+from .report import EVALUATIONS, STEPS, TEXT, Report, Work
 
+VOCABULARY_WORDS, CLOSED_FORM_LAYERS = 140, 32
+"""Roughly, for `ErasureMethod.work`: words of a vocabulary of ours, and layers that a closed form edits."""
 _REGISTRY: dict[str, type[ErasureMethod]] = {}
 
 
@@ -77,6 +80,18 @@ class ErasureMethod:
         """
         raise TypeError(f"{type(self).__name__} does not say how it erases: implement erase()")
 
+    def work(self, request: ErasureRequest) -> Work:
+        """About how much a run has to do, from the settings that most methods have. It is only for the progress bar, which
+        measures how fast the work is done and corrects this by it."""
+        runs = len(request.pairs) * getattr(self, "trajectories", 0)
+        words = {None: 0, "none": 0, "model_words": 1000}.get(getattr(self, "vocabulary", None), VOCABULARY_WORDS)
+        steps, batch = getattr(self, "steps", None), getattr(self, "batch", 1)
+        return {
+            TEXT: (len(CONTEXT_WORDS) + words + 3 * runs, 1.0),
+            EVALUATIONS: (3 * runs * getattr(self, "sampling_steps", 0), 1.0),
+            STEPS: (CLOSED_FORM_LAYERS, 0.1) if steps is None else (steps * len(request.pairs), 3.0 * batch),
+        }
+
     @classmethod
     def inference(cls, erased: ErasedUNet) -> InferenceEdit:
         """What an erased UNet of kind `hook` that this method made does while the model runs."""
@@ -124,7 +139,8 @@ def provenance(method: ErasureMethod, denoiser: Denoiser, request: ErasureReques
     return Provenance(
         method=method.name,
         settings={field.name: getattr(method, field.name) for field in settings_of(type(method))},
-        targets=tuple(dataclasses.astuple(pair) for pair in request.pairs),
+        targets=tuple((pair.target, pair.anchor) for pair in request.pairs),
+        inside=tuple(pair.target for pair in request.pairs if pair.inside),
         retain=request.retain,
         seed=method.seed,
         family=denoiser.family,

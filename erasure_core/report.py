@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 Check = Callable[..., None]
@@ -12,8 +12,111 @@ Check = Callable[..., None]
 of 136")`; it may raise to cancel."""
 
 
-def unwatched(*_arguments: object) -> None:
+TEXT, EVALUATIONS, STEPS = "text", "evaluations", "steps"
+"""Kinds of work: prompts to encode, evaluations of the network on one sample, optimiser steps."""
+Work = Mapping[str, tuple[float, float]]
+"""Kind of work -> how much of it a run has to do, and what one costs beside an evaluation of the network."""
+TEXT_EVERY = 1.0
+"""Seconds between two messages to the user, at least."""
+_GUESS, _SETTLED, _LAST = 0.05, 3.0, 0.03
+
+
+def unwatched(*_arguments: object, **_named: object) -> None:
     """The default of every callback: nobody listens."""
+
+
+class Progress:
+    """How far a whole run is, encoding and sampling included: a share that grows from 0 to 1, and the time that is left.
+
+    What is done is told as it is done, `progress("sampling", evaluations=32)`. `left` holds how much of each kind of work is
+    still to be done; it may be corrected at any time. The speed of each kind is measured, and guessed from the others
+    before that. The share moves by (1 - share) dt / (dt + seconds left): a wrong plan lets it move faster or slower, and
+    never back.
+
+    `show(share)` is called whenever anything is told; `say(text)`, with the time left behind it, at most every
+    `TEXT_EVERY` seconds of `clock`.
+    """
+
+    def __init__(
+        self,
+        work: Work | None = None,
+        show: Callable[[float], object] = unwatched,
+        say: Callable[[str], object] = unwatched,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.left: dict[str, float] = {}
+        self._costs: dict[str, float] = {}
+        self.plan(work or {})
+        self.share, self._doing = 0.0, ""
+        self._show, self._say, self._clock = show, say, clock
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._done: dict[str, float] = defaultdict(float)
+        self._reached: dict[str, int] = defaultdict(int)
+        self._began = self._last = clock()
+        self._untold, self._said = 0.0, float("-inf")
+
+    def plan(self, work: Work) -> None:
+        """Plan this work, in place of what was planned for its kinds."""
+        self.left |= {kind: float(count) for kind, (count, _) in work.items()}
+        self._costs |= {kind: cost for kind, (_, cost) in work.items()}
+
+    def __call__(self, doing: str = "", **done: float) -> None:
+        """Something is being done (`doing`, in words), or so many of each kind of work were done since the last call."""
+        now = self._clock()
+        passed, self._last = now - self._last, now
+        self._untold += passed
+        for kind, count in done.items():
+            if self._done[STEPS] and not self.left.get(kind):
+                continue  # part of a step: its time is the step's
+            self._seconds[kind] += self._untold
+            self._done[kind] += count
+            self.left[kind] = max(0.0, self.left.get(kind, 0.0) - count)
+            self._untold = 0.0
+        if passed > 0:
+            self.share = min(0.99, self.share + (1 - self.share) * passed / (passed + self.seconds_left()))
+        self._show(self.share)
+        self._doing = doing or self._doing
+        if self._doing and now - self._said >= TEXT_EVERY:
+            self._said = now
+            settled = now - self._began >= _SETTLED
+            self._say(self._doing + (f", about {duration(self.seconds_left())} left" if settled else ""))
+
+    def reached(self, doing: str, step: int, total: int, kind: str = STEPS) -> None:
+        """Step `step` of `total` of a kind of work was reached; they may be counted anew from 1."""
+        before, self._reached[kind] = self._reached[kind], step
+        count = step - before if step > before else step
+        self.left[kind] = max(self.left.get(kind, 0.0), float(total - step + count))
+        self(doing, **{kind: count})
+
+    def seconds_left(self) -> float:
+        """Seconds to the end, as far as is known: never nothing before the end."""
+        known = [EVALUATIONS] if self._done.get(EVALUATIONS) else list(self._done)
+        cost = sum(self._cost(kind) * self._done[kind] for kind in known)
+        each = sum(self._seconds[kind] for kind in known) / cost if cost else 0.0
+        if known != [EVALUATIONS]:
+            each = max(each, _GUESS)  # text that was read from the cache took no time
+
+        def rate(kind: str) -> float:
+            return self._seconds[kind] / self._done[kind] if self._done.get(kind) else each * self._cost(kind)
+
+        planned = sum(count * rate(kind) for kind, count in self.left.items() if count)
+        return max(planned, _LAST * (self._last - self._began), 1e-3)
+
+    def _cost(self, kind: str) -> float:
+        return self._costs.get(kind, 1.0)
+
+    def finish(self) -> None:
+        """The run is over."""
+        self.share = 1.0
+        self._show(self.share)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 40 s, 8 min, 1 h 20 min."""
+    if seconds < 55:
+        return f"{max(5, 5 * round(seconds / 5))} s"
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 @dataclass

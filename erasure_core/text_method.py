@@ -12,7 +12,7 @@ from .common_settings import synonym_limit
 from .concepts import ErasureRequest
 from .denoiser import Denoiser
 from .method import setting
-from .report import Report
+from .report import TEXT, Report, Work
 from .synonyms import context_words_like
 from .text_rows import TOKENS, Rows, erased_rows, kept_prompts, kept_rows, kept_words
 from .vocabulary import VOCABULARIES, words_of
@@ -60,6 +60,13 @@ class TextRowsMethod(ClosedFormMethod):
     kept_sentences: int = setting(
         2, "Sentences for each word that stays, besides the word alone.", minimum=0, maximum=64, advanced=True
     )
+
+    def work(self, request: ErasureRequest) -> Work:
+        """See `ErasureMethod.work`; most of it is the text of the sentences."""
+        work = super().work(request)
+        kept = (self.candidates + len(request.retain)) * (1 + self.kept_sentences)
+        about = len(request.pairs) * (2 * self.sentences + 4 * self.kept_sentences)
+        return {**work, TEXT: (work[TEXT][0] + kept + about, 1.0)}
 
     def rows(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> tuple[Rows, Tensor]:
         """The rows to edit, and the rows (n, width) to keep."""

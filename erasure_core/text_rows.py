@@ -82,7 +82,7 @@ def aligned(denoiser: Denoiser, pair: ConceptPair, context: Context, tokens: str
     said = context.with_concept(pair.target)
     own, concept = denoiser.positions(said), denoiser.positions(said, pair.target)
     last, end = concept[-1], own[-1] + 1
-    anchored, neutral = context.with_concept(pair.anchor), context.neutral
+    anchored, neutral = context.with_concept(pair.anchor), context.with_concept(pair.neutral)
     starts = [_stand_in(denoiser, sentence, end - last - 1, own[0]) for sentence in (anchored, neutral)]
     begins = zip((said, anchored, neutral), (last, *starts), strict=True)
     length = min(_length(denoiser, sentence) - start for sentence, start in begins)

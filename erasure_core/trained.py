@@ -22,15 +22,16 @@ from .common_settings import (
     target_trajectories,
 )
 from .concepts import ConceptPair, ErasureRequest
+from .contexts import rivals
 from .denoiser import Denoiser
 from .descent import Descent
 from .erased_unet import ErasedUNet, weight_edit
-from .guidance import negative_guidance, squared_error
+from .guidance import negative_guidance, per_sample, squared_error
 from .layers import GROUPS
 from .memory import planned
 from .method import ErasureMethod, check_prompts, provenance, setting
 from .parts import InParts
-from .report import Report
+from .report import STEPS, Report, Work
 from .synonyms import context_words_like
 from .trajectory import NoisyBatch, TrajectoryPool, sample_trajectories
 
@@ -58,15 +59,35 @@ class Training:
         """n noisy samples of one target, and the desired predictions for them."""
         samples, rows = self.pool.draw(pair.target, n)
         anchor = self.pool.anchor_predictions(pair.target, pair.anchor, rows)
-        neutral = self.pool.anchor_predictions(pair.target, "", rows)
+        neutral = self.pool.anchor_predictions(pair.target, pair.neutral, rows)
         return samples, negative_guidance(anchor, samples.conditional, neutral, eta)
+
+    def around(self, pair: ConceptPair, n: int, eta: float) -> tuple[NoisyBatch, Tensor]:
+        """n noisy samples of the wider concept c_w that a target c_t is inside of, and the desired predictions for them,
+        eps(c_w) - eta (eps(c_t) - eps(c_w)): what is drawn for c_w is no c_t, and still a c_w.
+
+        ESD's `erase_from` (the code of arXiv 2303.07345), with c_w where that has the empty prompt: the target says the
+        wider concept, which would be pushed away with it. A sentence that rules the target out, "a blue circle" where that
+        is "red circle", is held as it is.
+        """
+        samples, rows = self.pool.draw(pair.anchor, n)
+        inside = self.pool.anchor_predictions(pair.anchor, pair.target, rows)
+        contexts, others = self.pool.contexts(pair.anchor), rivals(self.request.told_apart_by)
+        ruled_out = [bool(others.intersection(contexts[row % len(contexts)].template.split())) for row in rows.tolist()]
+        pushed = per_sample((~torch.tensor(ruled_out)).to(inside) * eta, inside)
+        return samples, negative_guidance(samples.conditional, inside, samples.conditional, pushed)
 
     def targets(self, n: int, eta: float) -> tuple[NoisyBatch, Tensor]:
         """n noisy samples and the desired predictions for them. The targets take turns sample by sample: steps that
-        pull by one target alone, each another way, forget one of them in the end."""
+        pull by one target alone, each another way, forget one of them in the end. Every other sample of a target inside
+        a wider concept is one of that concept."""
         pairs = self.request.pairs
         turns = Counter((self.step * n + i) % len(pairs) for i in range(n))
-        parts = [self.samples_of(pairs[turn], count, eta) for turn, count in turns.items()]
+        parts = []
+        for turn, count in turns.items():
+            wider = (count + self.step % 2) // 2 if pairs[turn].inside else 0
+            parts += [self.samples_of(pairs[turn], count - wider, eta)] if count > wider else []
+            parts += [self.around(pairs[turn], wider, eta)] if wider else []
         return NoisyBatch.cat([samples for samples, _ in parts]), torch.cat([desired for _, desired in parts])
 
     def retained(self, concepts: Sequence[str], chains: int, steps: int | None = None) -> NoisyBatch:
@@ -141,6 +162,13 @@ class TrainedMethod(ErasureMethod):
         runs = len(request.targets) * self.draws_targets + len(request.retain)
         return runs * self.trajectories * self.sampling_steps
 
+    def work(self, request: ErasureRequest) -> Work:
+        """See `ErasureMethod.work`."""
+        return {
+            **super().work(request),
+            STEPS: (self.steps * len(request.pairs), 3.0 * self.samples_in_a_step(request)),
+        }
+
     def prepare(self, run: Training) -> Any:
         """Whatever the method keeps during the run; the deltas are attached and still zero."""
         return None
@@ -204,7 +232,7 @@ class TrainedMethod(ErasureMethod):
             steps=self.sampling_steps,
             guidance_scale=self.guidance_scale,
             generator=generator,
-            avoid=context_words_like(denoiser, request.targets),
+            avoid=context_words_like(denoiser, request.targets) | request.told_apart_by,
             frozen=deltas.disabled,
             check=report.check,
             say=report.note,
@@ -222,7 +250,7 @@ class TrainedMethod(ErasureMethod):
         with deltas.attached():
             self._plan_memory(run)
             if self.draws_targets:
-                pool.fill(request.targets, self.trajectories)
+                pool.fill((*request.targets, *request.wider), self.trajectories)
             state = self.prepare(run)
             optimise(run, run.steps, self.learning_rate, lambda: self.losses(run, state))
             self.finish(run, state)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 
 import torch
 from comfy_api.latest import io
@@ -11,19 +10,23 @@ from PIL import Image, ImageDraw
 
 from ..erasure_core.adversary import Candidates, Damage, prefilter
 from ..erasure_core.candidates import encode_words
-from ..erasure_core.concepts import ErasureRequest, lines, parse_request
+from ..erasure_core.concepts import ErasureRequest, check_request, lines, parse_request
 from ..erasure_core.erased_unet import ErasedUNet
-from ..erasure_core.method import check_visible, methods
-from ..erasure_core.report import Report
+from ..erasure_core.method import ErasureMethod, check_visible, methods
+from ..erasure_core.report import STEPS, TEXT, Report
 from ..erasure_core.synonyms import SYNONYM_SIMILARITY
 from ..erasure_core.trajectory import NoisyBatch, sample_trajectories
 from ..erasure_core.vocabulary import VOCABULARIES, words_of
 from . import host
 from .charts import as_image
+from .drawing_inputs import check_sizes, refused
 from .erase import CATEGORY, erase
 from .erased_unet import apply
+from .progress import NodeProgress
 from .types import ErasedUNetType
 
+CONCEPTS = "concepts"
+"""Kind of work: concepts on which one of the two models is measured."""
 PROBE_LEVELS = 6
 PROBE_STEPS = 40
 SEARCHED = 200
@@ -46,11 +49,14 @@ def probe_erasure(
     width: int,
     height: int,
     seed: int,
-    node_id: str | None = None,
+    progress: NodeProgress | None = None,
 ) -> ErasedUNet:
     """A short erasure without any preservation, to see what it would hurt."""
-    probe = methods()["esd"](steps=PROBE_STEPS, seed=seed)
-    return erase(model, clip, request, probe, width, height, node_id=node_id)[0]
+    return erase(model, clip, request, _probe(seed), width, height, progress=progress)[0]
+
+
+def _probe(seed: int) -> ErasureMethod:
+    return methods()["esd"](steps=PROBE_STEPS, seed=seed)
 
 
 @torch.no_grad()
@@ -71,6 +77,7 @@ def rank(
     """
     edited_model = apply(model, erased, 1.0)
     with host.opened(model, clip, width, height) as denoiser:
+        denoiser.tell = report.check
         everything = encode_words(denoiser, words, report.check)
         check_visible(denoiser, (*request.targets, *words))
         targets = denoiser.encode(request.targets)
@@ -140,7 +147,8 @@ class FindAdversarialConcept(io.ComfyNode):
                 io.String.Input(
                     "concepts",
                     multiline=True,
-                    default="circle",
+                    default="",
+                    placeholder="What is or will be erased, one concept a line",
                     tooltip="What is or will be erased, one concept a line.",
                 ),
                 io.Combo.Input(
@@ -186,6 +194,19 @@ class FindAdversarialConcept(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(
+        cls,
+        concepts: str | None = None,
+        candidates: str | None = None,
+        width: int | None = None,
+        height: int | None = None,
+    ) -> bool | str:
+        """What can be refused before a checkpoint is loaded; an input that is linked is None."""
+        return refused(
+            lambda: check_request(concepts), lambda: check_request(None, candidates), lambda: check_sizes(width, height)
+        )
+
+    @classmethod
     def execute(
         cls,
         model,
@@ -201,14 +222,17 @@ class FindAdversarialConcept(io.ComfyNode):
     ) -> io.NodeOutput:
         """Rank and draw."""
         request = parse_request(concepts)
-        node_id = cls.hidden.unique_id
-        edit = erased_unet or probe_erasure(model, clip, request, width, height, seed, node_id)
-        bar = host.ProgressBar(100, node_id=node_id)
-        report = Report(
-            on_progress=lambda step, total, _loss: bar.update_absolute(step, total),
-            check=partial(host.check_cancelled, node_id=node_id),
-        )
         words = lines(candidates or "")
+        searched = min(len(words) or SEARCHED, SEARCHED)
+        trial = {} if erased_unet else _probe(seed).work(request)
+        progress = NodeProgress(cls.hidden.unique_id, {**trial, CONCEPTS: (2 * searched, float(PROBE_LEVELS))})
+        edit = erased_unet or probe_erasure(model, clip, request, width, height, seed, progress)
+        progress.plan({TEXT: (len(words) or searched, 1.0), STEPS: (0, 1.0)})
+
+        def on_progress(step: int, total: int, _loss: float) -> None:
+            progress.reached(f"measuring concepts, {step} of {total}", step, total, CONCEPTS)
+
+        report = Report(on_progress=on_progress, check=progress.check)
         with host.memory_errors(f"measuring concepts at {width}x{height}", "width and height"):
             if not words:
                 with host.opened(model, clip, width, height) as denoiser:
@@ -219,6 +243,7 @@ class FindAdversarialConcept(io.ComfyNode):
                     "no candidate is left: every line of candidates is itself a concept to erase; add others"
                 )
             ranking = rank(model, clip, edit, request, words, width, height, seed, report)
+        progress.finish()
         title = f"damage of erasing {', '.join(request.targets)}"
         rows = "\n".join(
             f"| {word or '(empty)'} | {value:.3e} |" for word, value in zip(ranking.words, ranking.damage, strict=True)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import AbstractContextManager
-from functools import partial
 
 from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
-from ..erasure_core.concepts import ErasureRequest, parse_request
+from ..erasure_core.concepts import ARROW, INSIDE, ErasureRequest, check_request, parse_request
 from ..erasure_core.denoiser import Conditioning, Denoiser
 from ..erasure_core.erased_unet import ErasedUNet
 from ..erasure_core.method import ErasureMethod, check_family, refusal, settings_of
 from ..erasure_core.presets import CUSTOM, preset_note
-from ..erasure_core.report import Report
+from ..erasure_core.report import EVALUATIONS, TEXT, Report
 from ..erasure_core.sae import ConceptSAE
 from ..erasure_core.trajectory import sample_trajectories
 from . import host
+from .drawing_inputs import check_sizes, refused
 from .memory import MemoryMeter
+from .progress import NodeProgress
 from .types import ConceptSAEType, ErasedUNetType
 from .widgets import chosen_method, method_input, preset_input, strength_input
 
@@ -62,8 +63,10 @@ def erase(
     node_id: str | None = None,
     images: Tensor | None = None,
     concept_sae: ConceptSAE | None = None,
+    progress: NodeProgress | None = None,
 ) -> tuple[ErasedUNet, Report]:
-    """Run `method` on a clone of `model`; the model itself is left as it was, also on an error or a cancel.
+    """Run `method` on a clone of `model`; the model itself is left as it was, also on an error or a cancel. It is shown as
+    part of `progress` if that is given, else on the node as a run of its own.
 
     `images` (n, height, width, 3) show the target, for methods that learn from pictures; `concept_sae` is for those that
     read a sparse autoencoder. Raises RuntimeError, saying what to lower, when memory runs out, and FloatingPointError if
@@ -75,12 +78,14 @@ def erase(
             "them, or one from Load VAE"
         )
     check_family(type(method), host.family_of(model))
-    memory = MemoryMeter(host.device())
+    memory, shown = MemoryMeter(host.device()), progress or NodeProgress(node_id, method.work(request))
+    shown.check("loading the model")
     with _memory_errors(method, width, height), host.opened(model, clip, width, height) as denoiser:
         for need in method.needs:
             if (why := denoiser.lacks(need)) is not None:
                 raise refusal(method.name, denoiser.family, need, why)
-        report = _reporting(denoiser, request, method, vae, node_id)
+        denoiser.tell = shown
+        report = reporting(denoiser, request, method, vae, shown)
         if images is not None:
             request = dataclasses.replace(request, examples=denoiser.latents_of(vae, images))
         if concept_sae is not None:
@@ -93,6 +98,8 @@ def erase(
             f"the edit that {method.name} made holds NaN or infinity in {broken!r}; nothing was returned. Lower "
             f"learning_rate if the method has it, else load the MODEL as bfloat16 or float32"
         )
+    if progress is None:
+        shown.finish()
     report.costs["UNet_evaluations_in_all"] = denoiser.evaluations
     report.costs["prompts_encoded"] = denoiser.text_encoder.encoded
     report.costs["prompts_read_from_the_cache"] = denoiser.text_encoder.read
@@ -109,28 +116,32 @@ def _memory_errors(method: ErasureMethod, width: int, height: int) -> AbstractCo
     return host.memory_errors(f"erasing at {width}x{height} with {method.name}", lower)
 
 
-def _reporting(
-    denoiser: host.ComfyDenoiser, request: ErasureRequest, method: ErasureMethod, vae: object, node_id: str | None
+def reporting(
+    denoiser: host.ComfyDenoiser, request: ErasureRequest, method: ErasureMethod, vae: object, progress: NodeProgress
 ) -> Report:
-    steps = getattr(method, "steps", 1) * len(request.pairs)
-    bar = host.ProgressBar(steps, node_id=node_id)
+    """What the run tells, shown by `progress`, with a picture of the first target now and then if there is a `vae`."""
+    trains, steps = hasattr(method, "steps"), getattr(method, "steps", 1) * len(request.pairs)
     preview = Preview(denoiser, vae, request.targets[0], method.seed) if vae is not None else None
 
     def on_progress(step: int, total: int, loss: float) -> None:
-        bar.update_absolute(step, total)
-        host.send_text(f"optimiser step {step} of {total}, loss {loss:.4g}", node_id)
+        progress.left |= {TEXT: 0.0, EVALUATIONS: 0.0}  # what is left of the plan for what goes before
+        place = f"{step} of {total}"
+        progress.reached(f"optimiser step {place}, loss {loss:.4g}" if trains else f"layer {place}", step, total)
 
     def on_preview(step: int) -> None:
         if preview is not None and (step == 1 or step == steps or step % max(1, steps // PREVIEWS) == 0):
-            bar.update_absolute(step, steps, ("JPEG", preview.image(), 512))
+            progress.picture(preview.image())
 
-    return Report(on_progress=on_progress, on_preview=on_preview, check=partial(host.check_cancelled, node_id=node_id))
+    return Report(on_progress=on_progress, on_preview=on_preview, check=progress.check)
 
 
 def report_text(erased: ErasedUNet, report: Report) -> str:
     """The report of one erasure in Markdown."""
     source = erased.provenance
-    pairs = "; ".join(f"{target} => {anchor or '(empty prompt)'}" for target, anchor in source.targets)
+    pairs = "; ".join(
+        f"{target} {INSIDE if target in source.inside else ARROW} {anchor or '(empty prompt)'}"
+        for target, anchor in source.targets
+    )
     head = [
         f"# Erased by {source.method}: {pairs}",
         "",
@@ -159,9 +170,11 @@ class EraseConcept(io.ComfyNode):
                 io.String.Input(
                     "concepts",
                     multiline=True,
-                    default="circle",
+                    default="",
+                    placeholder="What to erase, one concept a line, e.g.\nVan Gogh\ncat => dog\nred circle < circle",
                     tooltip="What to erase, one concept a line. 'cat => dog' makes cats into dogs; without '=>' the "
-                    "concept becomes what the model draws for the same sentence without it.",
+                    "concept becomes what the model draws for the same sentence without it. 'red circle < circle' erases "
+                    "red circles, and other circles stay.",
                 ),
                 method_input(),
                 io.Int.Input(
@@ -222,6 +235,13 @@ class EraseConcept(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(
+        cls, concepts: str | None = None, retain: str | None = None, width: int | None = None, height: int | None = None
+    ) -> bool | str:
+        """What can be refused before a checkpoint is loaded; an input that is linked is None."""
+        return refused(lambda: check_request(concepts, retain), lambda: check_sizes(width, height))
 
     @classmethod
     def execute(

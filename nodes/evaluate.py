@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..erasure_core.concepts import parse_request
+from ..erasure_core.concepts import check_request, parse_request
 from ..erasure_core.erased_unet import ErasedUNet
 from ..erasure_core.evaluation.drawing import Sampling
 from ..erasure_core.evaluation.prompts import parse_templates, prompt_groups
 from ..erasure_core.judge import ConceptJudge
 from . import evaluation_files, host, prompt_files
 from .charts import as_image
-from .drawing_inputs import sampling_inputs
+from .drawing_inputs import check_sizes, refused, sampling_inputs
 from .erase import CATEGORY
 from .erased_unet import safe_prefix
 from .evaluation_pictures import chart
@@ -51,6 +51,21 @@ class EvaluateErasure(io.ComfyNode):
     def fingerprint_inputs(cls, prompt_file: str = prompt_files.NO_FILE, **_others) -> str:
         """A prompt file that was changed is read anew."""
         return prompt_files.state(prompt_file)
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        concepts: str | None = None,
+        templates: str | None = None,
+        width: int | None = None,
+        height: int | None = None,
+    ) -> bool | str:
+        """What can be refused before a checkpoint is loaded; an input that is linked is None."""
+        return refused(
+            lambda: check_request(concepts),
+            lambda: templates is None or parse_templates(templates),
+            lambda: check_sizes(width, height),
+        )
 
     @classmethod
     def execute(
@@ -113,7 +128,8 @@ def _inputs() -> list[io.Input]:
         io.String.Input(
             "concepts",
             multiline=True,
-            default="circle",
+            default="",
+            placeholder="What was erased, one concept a line",
             tooltip="What was erased, one concept a line, as in Erase Concept.",
         ),
         io.String.Input(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -17,8 +16,10 @@ from ..erasure_core.evaluation.report import Evaluation
 from ..erasure_core.evaluation.run import Job, Watcher, concepts_of, evaluate, summary
 from ..erasure_core.evaluation.scores import Pair
 from ..erasure_core.judge import ConceptJudge
+from ..erasure_core.report import EVALUATIONS, TEXT, Check, Work
 from . import evaluation_files, host
 from .evaluation_pictures import Album, chart
+from .progress import NodeProgress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +32,11 @@ class Result:
 
 
 def painters(
-    model: object, erased_model: object, clip: object, vae: object, sampling: Sampling, node_id: str | None = None
+    model: object, erased_model: object, clip: object, vae: object, sampling: Sampling, check: Check
 ) -> tuple[host.ComfyPainter, host.ComfyPainter]:
     """Base and erased model, drawing alike. Raises ValueError if the two models are of different families."""
     check_same_family(model, erased_model)
     encoded: dict = {}
-    check = partial(host.check_cancelled, node_id=node_id)
     base, erased = (host.ComfyPainter(one, clip, vae, sampling, encoded, check) for one in (model, erased_model))
     return base, erased
 
@@ -91,25 +91,29 @@ def run(
     """
     if judge is not None:
         judge = judge.labelled(*concepts_of(prompts))
-    base, erased = painters(model, erased_model, clip, vae, sampling, node_id)
+    progress = NodeProgress(node_id)
+    base, erased = painters(model, erased_model, clip, vae, sampling, progress.check)
     prompts, resized = fitted(model, prompts)
     notes = (*notes, *resized)
     job = Job(base, erased, judge, tuple(concepts), tuple(prompts), pictures_per_prompt, seed, sampling, notes)
-    bar, album = host.ProgressBar(len(job.planned()), node_id=node_id), Album(job.planned())
+    progress.plan(work_of(job))
+    album = Album(job.planned())
 
     def on_pairs(done: int, planned: int, pairs: Sequence[Pair], before: Tensor, after: Tensor) -> None:
         album.add(pairs, before, after)
         if folder is not None:
             folder.add(pairs, before, after)
-        picture = album.latest()
-        bar.update_absolute(done, planned, ("JPEG", picture, 512) if picture else None)
+        progress.check(f"{done} of {planned} pairs done")
+        progress.picture(album.latest())
 
     folder = evaluation_files.PictureFolder(filename_prefix, job.planned(), sampling) if save_pictures else None
-    watcher = Watcher(on_pairs, partial(host.check_cancelled, node_id=node_id))
+    watcher = Watcher(on_pairs, progress.check)
     started = time.monotonic()
     try:
         with host.memory_errors(f"drawing at {sampling.width}x{sampling.height}", "batch_size, width and height"):
-            return Result(evaluate(job, watcher), album, folder.path if folder else None)
+            evaluation = evaluate(job, watcher)
+        progress.finish()
+        return Result(evaluation, album, folder.path if folder else None)
     except BaseException:
         if watcher.pairs and filename_prefix:
             partly = summary(job, watcher.pairs, time.monotonic() - started)
@@ -120,6 +124,13 @@ def run(
         raise
     finally:
         host.use(model)
+
+
+def work_of(job: Job) -> Work:
+    """What an evaluation has to do, for its progress: prompts to encode, and sampling steps of both models' pictures."""
+    planned = job.planned()
+    texts = {"", *(prompt.text for prompt, _ in planned)}
+    return {TEXT: (len(texts), 1.0), EVALUATIONS: (2 * job.sampling.steps * len(planned), 2.0)}
 
 
 def scored(erased: ErasedUNet | None, evaluation: Evaluation) -> ErasedUNet | None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +19,19 @@ from ..erasure_core.files import write_whole
 from ..erasure_core.judge import ConceptJudge
 from ..erasure_core.red_team.attack import Attack
 from ..erasure_core.red_team.run import Finding, find, markdown, plain
-from ..erasure_core.report import Report
+from ..erasure_core.report import Check
 from . import evaluation_files, host
 from .charts import as_image, as_picture, captioned, grid
-from .drawing_inputs import sampling_inputs
+from .drawing_inputs import check_sizes, refused, sampling_inputs
 from .erase import CATEGORY
 from .erased_unet import next_file, safe_prefix
 from .evaluate import TEMPLATES
 from .evaluation_run import check_same_family
+from .progress import NodeProgress
 from .red_team_page import shown
+from .red_team_progress import attacking, work_of
 from .types import ConceptJudgeType
 from .widgets import attack_input, chosen_attack
-
-
-@contextmanager
-def attacking(
-    model: object, what: str, node_id: str | None = None, done: Callable[[], int] = int, planned: int = 1
-) -> Iterator[Report]:
-    """A report for attacks that shows their progress on the node, `done()` of `planned` being over; afterwards the base
-    model's weights are in place."""
-    bar = host.ProgressBar(100 * planned, node_id=node_id)
-    report = Report(
-        on_progress=lambda step, total, _loss: bar.update_absolute(100 * done() + 100 * step // max(1, total)),
-        check=partial(host.check_cancelled, node_id=node_id),
-    )
-    try:
-        with host.memory_errors(f"attacking with {what}", "batch_size, width and height"):
-            yield report
-    finally:
-        host.use(model)
 
 
 def subject_of(
@@ -62,11 +44,10 @@ def subject_of(
     templates: str,
     sampling: Sampling,
     synonyms: str | None,
-    node_id: str | None,
+    check: Check,
 ) -> host.ComfySubject:
     """What is attacked, from a node's inputs. Raises ValueError for models of two families or templates without a gap."""
     check_same_family(model, erased_model)
-    check = partial(host.check_cancelled, node_id=node_id)
     return host.ComfySubject(
         model,
         erased_model,
@@ -81,9 +62,11 @@ def subject_of(
     )
 
 
-def run(subject: host.ComfySubject, attack: Attack, n: int, model: object, node_id: str | None = None) -> Finding:
+def run(
+    subject: host.ComfySubject, attack: Attack, n: int, model: object, progress: NodeProgress | None = None
+) -> Finding:
     """Attack, and leave the base model's weights in place."""
-    with attacking(model, attack.name, node_id) as report:
+    with attacking(model, attack.name, progress) as report:
         return find(subject, attack, n, plain(subject, n, attack.seed, report), report)
 
 
@@ -139,6 +122,17 @@ class RedTeamConcept(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(
+        cls,
+        concept: str | None = None,
+        templates: str | None = None,
+        width: int | None = None,
+        height: int | None = None,
+    ) -> bool | str:
+        """What can be refused before a checkpoint is loaded; an input that is linked is None."""
+        return refused(lambda: check_attacked(concept, templates), lambda: check_sizes(width, height))
+
+    @classmethod
     def execute(
         cls,
         model,
@@ -168,11 +162,22 @@ class RedTeamConcept(io.ComfyNode):
         concept = ConceptPair(concept.strip()).target
         judge = judge.labelled([concept, *lines(other_labels or "")])
         sampling = Sampling(width, height, steps, cfg, sampler_name, scheduler, batch_size)
-        subject = subject_of(model, erased_model, clip, vae, judge, concept, templates, sampling, synonyms, node_id)
-        finding = run(subject, chosen, attempts, model, node_id)
+        progress = NodeProgress(node_id, *work_of([chosen], attempts, steps))
+        subject = subject_of(
+            model, erased_model, clip, vae, judge, concept, templates, sampling, synonyms, progress.check
+        )
+        finding = run(subject, chosen, attempts, model, progress)
         text, sheet = written(finding, judge, clip, filename_prefix)
         host.send_text(text.splitlines()[-1], node_id)
         return io.NodeOutput(as_image(sheet), text)
+
+
+def check_attacked(concept: str | None, templates: str | None) -> None:
+    """Raise ValueError for a concept or templates that nothing can be attacked with; what is not known yet is None."""
+    if concept is not None:
+        ConceptPair(concept.strip())
+    if templates is not None:
+        parse_templates(templates)
 
 
 def written(finding: Finding, judge: ConceptJudge, clip: object, prefix: str) -> tuple[str, Image.Image]:
@@ -195,7 +200,12 @@ def inputs_around(attack: io.Input, prefix: str) -> list[io.Input]:
         io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
         io.Vae.Input("vae", tooltip="The autoencoder of the same checkpoint."),
         ConceptJudgeType.Input("judge", tooltip="From Load Concept Judge; it decides whether the concept is back."),
-        io.String.Input("concept", default="circle", tooltip="The one concept to bring back, as the judge calls it."),
+        io.String.Input(
+            "concept",
+            default="",
+            placeholder="The one concept to bring back",
+            tooltip="The one concept to bring back, as the judge calls it.",
+        ),
         attack,
         io.String.Input(
             "templates",

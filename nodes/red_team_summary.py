@@ -15,10 +15,13 @@ from ..erasure_core.judge import ConceptJudge
 from ..erasure_core.red_team.survey import Survey, every_attack, parse_attacks, run_all
 from . import evaluation_files, host
 from .charts import as_image
+from .drawing_inputs import check_sizes, refused
 from .erase import CATEGORY
 from .erased_unet import safe_prefix
-from .red_team import attacking, figures_of, inputs_around, subject_of
+from .progress import NodeProgress
+from .red_team import check_attacked, figures_of, inputs_around, subject_of
 from .red_team_page import page
+from .red_team_progress import attacking, together, work_of
 
 
 class RedTeamSummary(io.ComfyNode):
@@ -47,6 +50,22 @@ class RedTeamSummary(io.ComfyNode):
                 io.String.Output(display_name="report", tooltip="One row an attack, with intervals, control and cost."),
             ],
             hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        concept: str | None = None,
+        attacks: str | None = None,
+        templates: str | None = None,
+        width: int | None = None,
+        height: int | None = None,
+    ) -> bool | str:
+        """What can be refused before a checkpoint is loaded; an input that is linked is None."""
+        return refused(
+            lambda: check_attacked(concept, templates),
+            lambda: attacks is None or parse_attacks(attacks, 0),
+            lambda: check_sizes(width, height),
         )
 
     @classmethod
@@ -79,11 +98,15 @@ class RedTeamSummary(io.ComfyNode):
         concept = ConceptPair(concept.strip()).target
         judge = judge.labelled([concept, *lines(other_labels or "")])
         sampling = Sampling(width, height, steps, cfg, sampler_name, scheduler, batch_size)
-        subject = subject_of(model, erased_model, clip, vae, judge, concept, templates, sampling, synonyms, node_id)
+        plans = work_of(chosen, attempts, steps)
+        progress = NodeProgress(node_id, together(plans))
+        subject = subject_of(
+            model, erased_model, clip, vae, judge, concept, templates, sampling, synonyms, progress.check
+        )
         survey = Survey(len(chosen))
         names = ", ".join(attack.name for attack in chosen)
         try:
-            with attacking(model, names, node_id, survey.done, len(chosen)) as report:
+            with attacking(model, names, progress, survey.done, plans) as report:
                 run_all(subject, chosen, attempts, survey, report)
         except BaseException:
             if survey.findings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path
 
 from comfy_api.latest import io
@@ -11,13 +10,16 @@ from comfy_api.latest import io
 from ..erasure_core.concepts import lines
 from ..erasure_core.contexts import draw_contexts
 from ..erasure_core.denoiser import Denoiser
+from ..erasure_core.report import EVALUATIONS, STEPS, TEXT
 from ..erasure_core.sae import ConceptSAE, default_block, load_sae, save_sae
 from ..erasure_core.sae_training import SAESettings, gather, train_sae
 from ..erasure_core.vocabulary import words_of
 from . import host
+from .drawing_inputs import check_sizes, refused
 from .erase import CATEGORY
 from .erased_unet import next_file, safe_prefix
 from .memory import MemoryMeter
+from .progress import NodeProgress
 from .types import ConceptSAEType
 
 FOLDER_KIND = "concept_saes"
@@ -68,17 +70,18 @@ def train(
 
     Raises RuntimeError, saying what to lower, when memory runs out.
     """
-    bar = host.ProgressBar(settings.steps, node_id=node_id)
+    progress = NodeProgress(node_id, {STEPS: (settings.steps, 5.0)})
 
     def on_step(step: int, loss: float) -> None:
         host.check_cancelled()
-        bar.update_absolute(step, settings.steps)
-        host.send_text(f"training step {step} of {settings.steps}, FVU {loss:.3f}", node_id)
+        progress.reached(f"training step {step} of {settings.steps}, FVU {loss:.3f}", step, settings.steps)
 
     memory, generator = MemoryMeter(host.device()), host.generator(seed)
     doing, lower = f"training a concept SAE at {width}x{height}", "expansion, width and height, or take fewer prompts"
     with host.memory_errors(doing, lower), host.opened(model, clip, width, height) as denoiser, memory:
         name, said = chosen_block(denoiser, block), sentences(prompts, denoiser, seed)
+        denoiser.tell = progress
+        progress.plan({TEXT: (len(said), 1.0), EVALUATIONS: (2 * len(said) * SAMPLING_STEPS, 1.0)})
         vectors = gather(
             denoiser,
             {name: denoiser.blocks("transformer")[name]},
@@ -87,7 +90,7 @@ def train(
             guidance_scale=GUIDANCE_SCALE,
             limit=VECTORS,
             generator=generator,
-            check=partial(host.check_cancelled, node_id=node_id),
+            check=progress.check,
         )[name]
         sae = train_sae(
             vectors.flatten(0, 2),
@@ -98,6 +101,7 @@ def train(
             fingerprint=denoiser.fingerprint,
             on_step=on_step,
         )
+    progress.finish()
     return sae, report_text(sae, len(said), memory.peak / 1e6)
 
 
@@ -178,6 +182,11 @@ class TrainConceptSAE(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, width: int | None = None, height: int | None = None) -> bool | str:
+        """What can be refused before a checkpoint is loaded; an input that is linked is None."""
+        return refused(lambda: check_sizes(width, height))
 
     @classmethod
     def execute(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ..concepts import ARROW, check_words
+from ..concepts import ARROW, arrow_parts, check_words
 from ..labels import says
 
 TARGET, SYNONYM, LOOK_ALIKE, RETAIN, EMPTY = "target", "synonym", "look-alike", "retain", "empty prompt"
@@ -54,7 +54,7 @@ def written(text: str, field: str) -> Iterator[Line]:
         if not line or line.startswith("#"):
             continue
         check_length(line, f"{field}, line {number}")
-        parts = [part.strip() for part in line.split(ARROW)]
+        parts = arrow_parts(line)
         if len(parts) > 2 or not all(parts):
             raise ValueError(
                 f"{field}, line {number}: {line!r} is not understood; write a prompt, or 'prompt {ARROW} concept'"

@@ -163,7 +163,7 @@ class AdaptiveGuidedErasure(TrainedMethod):
         becomes, stays = run.pool.predict(both).split([self.batch, self.preserved])
         if pair.anchor:
             becomes = run.pool.anchor_predictions(pair.target, pair.anchor, rows)
-        neutral = run.pool.anchor_predictions(pair.target, "", rows)
+        neutral = run.pool.anchor_predictions(pair.target, pair.neutral, rows)
         desired = negative_guidance(becomes, target.conditional, neutral, self.negative_guidance)
 
         predicted, predicted_kept = run.predict(target, kept)

@@ -122,12 +122,12 @@ class DualEncoderModulation(ErasureMethod):
             steps=self.sampling_steps,
             guidance_scale=self.guidance_scale,
             generator=generator,
-            avoid=context_words_like(denoiser, request.targets),
+            avoid=context_words_like(denoiser, request.targets) | request.told_apart_by,
             check=report.check,
             say=report.note,
         )
         run = Training(denoiser, request, side, pool, generator, report, self.steps, weighting=self.loss_weighting)
-        pool.fill(request.targets, self.trajectories)
+        pool.fill((*request.targets, *request.wider), self.trajectories)
         target = denoiser.encode(request.targets)
         optimise(run, self.steps, self.learning_rate, lambda: self._side_losses(run, side, meanings, target))
         side.only_scales = True

@@ -73,6 +73,6 @@ class ModularLora(TrainedMethod):
         contexts = run.pool.contexts(pair.target)
         sentences = [contexts[int(row) % len(contexts)].with_concept(pair.anchor) for row in rows]
         anchor = run.pool.anchor_predictions(pair.target, pair.anchor, rows)
-        neutral = run.pool.anchor_predictions(pair.target, "", rows)
+        neutral = run.pool.anchor_predictions(pair.target, pair.neutral, rows)
         anchored = dataclasses.replace(target, conditioning=run.denoiser.encode(sentences), conditional=anchor)
         return target, anchored, negative_guidance(anchor, target.conditional, neutral, self.negative_guidance)

@@ -128,7 +128,7 @@ class SemiPermeableMembrane(ErasureMethod):
             steps=self.sampling_steps,
             guidance_scale=self.guidance_scale,
             generator=generator,
-            avoid=context_words_like(denoiser, request.targets),
+            avoid=context_words_like(denoiser, request.targets) | request.told_apart_by,
             frozen=deltas.disabled,
             check=report.check,
             say=report.note,
@@ -136,7 +136,7 @@ class SemiPermeableMembrane(ErasureMethod):
         run = Training(denoiser, request, deltas, pool, generator, report, self.steps, weighting=self.loss_weighting)
         (pair,) = request.pairs
         with deltas.attached():
-            pool.fill(request.targets, self.trajectories)
+            pool.fill((*request.targets, *request.wider), self.trajectories)
             target = denoiser.encode([pair.target])
             optimise(run, self.steps, self.learning_rate, lambda: self._losses(run, pair, meanings, target))
         report.costs["UNet_evaluations_for_trajectories"] += pool.evaluations

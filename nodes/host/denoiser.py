@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -22,6 +22,7 @@ from ...erasure_core.families import family_named
 from ...erasure_core.guidance import prediction_of
 from ...erasure_core.layers import blocks, rows, select
 from ...erasure_core.precision import cpu_computes_in_bf16
+from ...erasure_core.report import unwatched
 from ..base_model import fingerprint, positions, whole_words
 from .conditioning import calls, processed
 from .services import check_cancelled, is_out_of_memory, load_fully, make_room
@@ -31,7 +32,8 @@ from .text import TextEncoder, text_cache
 class ComfyDenoiser:
     """A MODEL and CLIP as `erasure_core.denoiser.Denoiser`. Made by `opening.opened`, which loads and cleans up.
 
-    `evaluations` counts the samples that `predict` was asked for.
+    `evaluations` counts the samples that `predict` was asked for. `tell(text=1)` and, without gradients,
+    `tell(evaluations=n)` are called as the work is done (`report.Progress`).
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class ComfyDenoiser:
         self._encoded = encoded
         self.text_encoder = TextEncoder(clip, text_cache())
         self.evaluations = 0
+        self.tell: Callable[..., object] = unwatched
         self.family = type(self._model.model_config).__name__
         self._facts = family_named(self.family)
         self.device = patcher.load_device
@@ -60,6 +63,7 @@ class ComfyDenoiser:
             for prompt in missing:
                 check_cancelled()
                 texts[prompt] = self.text_encoder(self._clip.tokenize(prompt))
+                self.tell(text=1)
             if missing:
                 load_fully(self._patcher)  # on a small card the text encoder may have pushed the model out
             for prompt, text in texts.items():
@@ -106,6 +110,8 @@ class ComfyDenoiser:
         for chosen, arguments in calls(conditioning):
             parts.append(self._predict(latents[chosen], sigma[chosen], arguments))
             places.append(chosen)
+        if not torch.is_grad_enabled():
+            self.tell(evaluations=len(sigma))
         if len(parts) == 1:
             return parts[0]
         return torch.cat(parts)[torch.cat(places).argsort()]

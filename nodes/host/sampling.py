@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -58,6 +59,7 @@ class ComfyPainter:
             tokens = self._clip.tokenize(prompt)
             states, others = self._clip.encode_from_tokens_scheduled(tokens, show_pbar=False)[0]
             self._encoded[prompt] = states, others
+            self._check(text=1)
         return self._encoded[prompt]
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
@@ -110,10 +112,14 @@ class ComfyPainter:
                 self.sampling.cfg if guidance_scale is None else guidance_scale,
                 self.sampling.sampler_name, self.sampling.scheduler,
                 [joined([texts[int(row)] for row in rows])], [list(self.encode(""))], origin[rows],
-                callback=lambda *_step: self._check(), disable_pbar=True, seed=seed, **options,
+                callback=partial(self._stepped, len(rows)), disable_pbar=True, seed=seed, **options,
             )  # fmt: skip
             parts.append(latents.float().cpu())
         return torch.cat(parts)
+
+    def _stepped(self, pictures: int, *_step: Any) -> None:
+        """After each sampling step of some pictures."""
+        self._check(evaluations=pictures)
 
 
 def check_size(model: Any, width: int, height: int) -> None:

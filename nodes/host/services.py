@@ -18,7 +18,7 @@ Cancelled = comfy.model_management.InterruptProcessingException
 ProgressBar = comfy.utils.ProgressBar
 
 
-def check_cancelled(doing: str = "", node_id: str | None = None) -> None:
+def check_cancelled(doing: str = "", node_id: str | None = None, **_done: float) -> None:
     """Raise `Cancelled` if the user cancelled, else show on a node, if one is named, what the run is at (`report.Check`)."""
     comfy.model_management.throw_exception_if_processing_interrupted()
     if doing:
