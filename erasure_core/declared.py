@@ -48,7 +48,9 @@ def check_declared(parts: Mapping[str, Tensor], declared: Declaration, concepts:
             continue
         found = [_form_of(other, declared)[1]["skips"] for other in groups if other.startswith(f"{group}.skip.")]
         if sorted(found, key=int) != [str(number) for number in range(skips)]:
-            raise ValueError(f"it lacks a part that the method needs: {group!r} is for {skips} skips, it has {len(found)}")
+            raise ValueError(
+                f"it lacks a part that the method needs: {group!r} is for {skips} skips, it has {len(found)}"
+            )
 
 
 def _check_complete(groups: Mapping[str, Mapping[str, Tensor]], declared: Declaration, concepts: int) -> None:

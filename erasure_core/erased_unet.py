@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .adapters import PLAIN
 from .files import check_type, check_version, packed, read_tensors, write_new, write_whole
 
 FORMAT_VERSION = 1
@@ -21,8 +22,6 @@ PREFIX = "diffusion_model."
 HOOK_PREFIX = "erasure."
 PACK_VERSION = "0.1.0"
 WEIGHTS, HOOK = KINDS = ("weights", "hook")
-PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-"""The types that every part of the pack and of ComfyUI's LoRA code computes with."""
 UP, DOWN, DIFF, DIFF_BIAS = "lora_up.weight", "lora_down.weight", "diff", "diff_b"
 _WEIGHT_KEY = re.compile(rf"{re.escape(PREFIX)}(.+)\.({re.escape(UP)}|{re.escape(DOWN)}|{DIFF_BIAS}|{DIFF}|alpha)")
 _HALVES = ((f".{UP}", f".{DOWN}"), (f".{DOWN}", f".{UP}"), (".up", ".down"), (".down", ".up"))

@@ -164,6 +164,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{path} is not a complete .safetensors file ({error}); save or download it again") from error
 
 
+def file_head(path: Path, most: int) -> bytes:
+    """The names, types and metadata at the beginning of a `.safetensors` file as they are written there, in JSON; no more
+    than `most` bytes of it. Raises OSError if the file cannot be read."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return file.read(min(length, most))
+
+
 def check_version(fields: Mapping[str, Any], known: int) -> None:
     """Raise ValueError if metadata is of a later format version than `known`, KeyError if it names none."""
     version = fields["format_version"]

@@ -17,7 +17,7 @@ from ..erasure_core.concepts import ConceptPair, lines
 from ..erasure_core.evaluation.drawing import Sampling
 from ..erasure_core.evaluation.prompts import parse_templates
 from ..erasure_core.evaluation.report import accuracy_lines, judge_figures
-from ..erasure_core.files import write_whole
+from ..erasure_core.files import write_new
 from ..erasure_core.judge import ConceptJudge
 from ..erasure_core.red_team.attack import Attack
 from ..erasure_core.red_team.run import Finding, find, markdown, plain
@@ -26,9 +26,9 @@ from . import evaluation_files, host
 from .charts import as_image, as_picture, captioned, grid
 from .drawing_inputs import sampling_inputs
 from .erase import CATEGORY
-from .erased_unet import next_file, safe_prefix
 from .evaluate import TEMPLATES
 from .evaluation_run import check_same_family
+from .file_names import numbered, safe_prefix
 from .red_team_page import shown
 from .types import ConceptJudgeType
 from .widgets import attack_input, chosen_attack
@@ -100,9 +100,8 @@ def pictures(finding: Finding, judge_lines: Sequence[str]) -> Image.Image:
 
 def save_embedding(clip: object, vectors: Tensor, prefix: str) -> Path:
     """Write words' vectors (k, width) as a file that ComfyUI's `embedding:` reads for this CLIP, into its first such folder."""
-    path = next_file(host.folders("embeddings")[0], safe_prefix(prefix))
-    write_whole(path, save(host.embedding_file(clip, vectors)))
-    return path
+    paths = numbered(host.folders("embeddings")[0], safe_prefix(prefix))
+    return write_new(paths, save(host.embedding_file(clip, vectors)))
 
 
 def figures_of(finding: Finding, clip: object, prefix: str) -> tuple[dict[str, Any], str]:
@@ -163,7 +162,8 @@ class RedTeamConcept(io.ComfyNode):
         other_labels: str = "",
     ) -> io.NodeOutput:
         """Attack, write the files, and return pictures and report."""
-        safe_prefix(filename_prefix)  # before the attack: a bad name must not cost an hour
+        # before the attack: a bad name must not cost an hour
+        filename_prefix = safe_prefix(filename_prefix, width, height).as_posix()
         chosen, node_id = chosen_attack(attack, seed), cls.hidden.unique_id
         concept = ConceptPair(concept.strip()).target
         judge = judge.labelled([concept, *lines(other_labels or "")])

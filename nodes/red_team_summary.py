@@ -16,7 +16,7 @@ from ..erasure_core.red_team.survey import Survey, every_attack, parse_attacks, 
 from . import evaluation_files, host
 from .charts import as_image
 from .erase import CATEGORY
-from .erased_unet import safe_prefix
+from .file_names import safe_prefix
 from .red_team import attacking, figures_of, inputs_around, subject_of
 from .red_team_page import page
 
@@ -74,7 +74,8 @@ class RedTeamSummary(io.ComfyNode):
         other_labels: str = "",
     ) -> io.NodeOutput:
         """Attack, write the files, and return page and report."""
-        safe_prefix(filename_prefix)  # before the attacks: a bad name must not cost an hour
+        # before the attacks: a bad name must not cost an hour
+        filename_prefix = safe_prefix(filename_prefix, width, height).as_posix()
         chosen, node_id = parse_attacks(attacks, seed), cls.hidden.unique_id
         concept = ConceptPair(concept.strip()).target
         judge = judge.labelled([concept, *lines(other_labels or "")])
