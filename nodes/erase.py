@@ -120,10 +120,20 @@ def _reporting(
         host.send_text(f"optimiser step {step} of {total}, loss {loss:.4g}", node_id)
 
     def on_preview(step: int) -> None:
+        nonlocal preview
         if preview is not None and (step == 1 or step == steps or step % max(1, steps // PREVIEWS) == 0):
-            bar.update_absolute(step, steps, ("JPEG", preview.image(), 512))
+            try:
+                picture = preview.image()
+            except Exception as error:  # noqa: BLE001 (whatever a VAE cannot do: the erasure goes on without pictures)
+                preview = None
+                report.note(
+                    f"the preview was given up at step {step}, the erasure went on: {error or type(error).__name__}"
+                )
+                return
+            bar.update_absolute(step, steps, ("JPEG", picture, 512))
 
-    return Report(on_progress=on_progress, on_preview=on_preview, check=partial(host.check_cancelled, node_id=node_id))
+    report = Report(on_progress, on_preview, partial(host.check_cancelled, node_id=node_id))
+    return report
 
 
 def report_text(erased: ErasedUNet, report: Report) -> str:

@@ -142,11 +142,18 @@ class ComfyDenoiser:
             return f"{self._facts.may_lack[need]} ({str(error).splitlines()[0]})"
         return None
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that the network computes in (see `Descent`)."""
+        return torch.bfloat16 if self._is_fast_in_bf16() else self._model.get_dtype_inference()
+
+    def _is_fast_in_bf16(self) -> bool:
+        of_gpu = comfy.model_management.should_use_bf16
+        return cpu_computes_in_bf16() if self.device.type == "cpu" else of_gpu(self.device)
+
     def _precision(self) -> AbstractContextManager:
         # bfloat16 before float16: it has the range of float32, so that gradients need no scaling (see `Descent`)
-        of_gpu = comfy.model_management.should_use_bf16
-        fast = cpu_computes_in_bf16() if self.device.type == "cpu" else of_gpu(self.device)
-        return torch.autocast(self.device.type, torch.bfloat16) if fast else nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16) if self._is_fast_in_bf16() else nullcontext()
 
     def layers(self, group: str) -> dict[str, nn.Module]:
         """See `Denoiser.layers`."""
