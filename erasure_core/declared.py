@@ -1,10 +1,10 @@
 """What an edit that acts while sampling must hold, as its method declares it, checked before anything is built of it.
 
 A declaration maps groups of tensors to the shape of each: `{"{concept}.gate": {"states": "tokens width"}}` says that the
-tensor `0.gate.states` has two dimensions, and that `width` is the same number in all tensors of `0.gate`. In the names of
-groups and tensors `{concept}` stands for the number of a target, `{skips}` for all numbers below the dimension `skips` of
-the group `{concept}`, and `{layer}` for any name; in a shape a number stands for itself, `bins-1` for one less than `bins`,
-and `*` at the end for any other dimensions. A dimension is at least 1.
+tensor `0.gate.states` has two dimensions, and that `width` is the same number in all tensors of `0.gate`; the group "" is of
+all tensors. In the names of groups and tensors `{concept}` stands for the number of a target, `{skips}` for all numbers
+below the dimension `skips` of the group `{concept}`, and `{layer}` for a module of the network; in a shape a number stands
+for itself, `bins-1` for one less than `bins`, and `*` at the end for any other dimensions. A dimension is at least 1.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 Declaration = Mapping[str, Mapping[str, str]]
 _NUMBER = r"0|[1-9]\d{0,8}"
-_STANDS_FOR = {"{concept}": rf"(?P<concept>{_NUMBER})", "{skips}": rf"(?P<skips>{_NUMBER})", "{layer}": r"(?:.+)"}
+_STANDS_FOR = {"{concept}": rf"(?P<concept>{_NUMBER})", "{skips}": rf"(?P<skips>{_NUMBER})", "{layer}": "(.+)"}
 LOW_RANK: Mapping[str, str] = {"up": "out rank *", "down": "rank in *"}
 GATE: Mapping[str, str] = {
     "states": "tokens width",
@@ -33,7 +33,7 @@ def check_declared(parts: Mapping[str, Tensor], declared: Declaration, concepts:
     many concepts (`ErasedUNet.parts`) are those that its method declares, all of them and in fitting shapes."""
     groups: dict[str, dict[str, Tensor]] = {}
     for name, value in parts.items():
-        group, _, own = name.rpartition(".")
+        group, own = _split(name, declared)
         shapes, found = _form_of(group, declared)
         numbers = found.groupdict() if found else {}
         if int(numbers.get("concept") or 0) >= concepts or not any(_pattern(known).fullmatch(own) for known in shapes):
@@ -53,6 +53,23 @@ def check_declared(parts: Mapping[str, Tensor], declared: Declaration, concepts:
             )
 
 
+def layers_in(parts: Mapping[str, Tensor], declared: Declaration) -> set[str]:
+    """The modules of the network that the parts of an edit are for, as `check_declared` found them right."""
+    found: set[str] = set()
+    for name in parts:
+        group, own = _split(name, declared)
+        shapes, match = _form_of(group, declared)
+        matches = [match, *(_pattern(form).fullmatch(own) for form in shapes if "{layer}" in form)]
+        found |= {text for one in matches for text in set(one.groups()) - set(one.groupdict().values())}
+    return found
+
+
+def _split(name: str, declared: Declaration) -> tuple[str, str]:
+    """A tensor's group and its own name in it."""
+    group, _, own = ("", "", name) if "" in declared else name.rpartition(".")
+    return group, own
+
+
 def _check_complete(groups: Mapping[str, Mapping[str, Tensor]], declared: Declaration, concepts: int) -> None:
     """Raise ValueError if a concept has no group of a declared form, or a group not all of its tensors."""
     own = [form.replace("{concept}", str(number)) for form in declared for number in range(concepts) if "{c" in form]
@@ -69,7 +86,7 @@ def _check_shapes(group: str, tensors: Mapping[str, Tensor], declared: Declarati
     """Raise ValueError unless the tensors of a group have the declared shapes; the sizes of its dimensions by name."""
     shapes, sizes = _form_of(group, declared)[0], {}
     for name, value in tensors.items():
-        _check_shape(f"{group}.{name}", value, shapes.get(name) or shapes["{layer}"], sizes)
+        _check_shape(f"{group}.{name}".lstrip("."), value, shapes.get(name) or shapes["{layer}"], sizes)
     return sizes
 
 

@@ -43,7 +43,7 @@ class Descent:
         self._asked += 1
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise FloatingPointError(f"the loss is {value} at step {self._asked}; {self._advice()}")
+            raise FloatingPointError(f"the loss is not finite ({value}) at step {self._asked}; {self._advice()}")
         if learning_rate is not None:
             self._adam.param_groups[0]["lr"] = learning_rate
         self._adam.zero_grad(set_to_none=True)

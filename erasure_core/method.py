@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .concepts import ErasureRequest
-from .declared import Declaration, check_declared
+from .declared import Declaration, check_declared, layers_in
 from .denoiser import Denoiser
 from .erased_unet import HOOK, WEIGHTS, ErasedUNet, Provenance
 from .families import NEEDS, family_named
@@ -125,6 +125,19 @@ def check_parts(erased: ErasedUNet) -> None:
         check_declared(erased.parts(), methods()[name].parts, len(erased.provenance.targets))
     except ValueError as error:
         raise ValueError(f"the erased UNet is no whole edit of {name}: {error}; get the original file") from error
+
+
+def check_layers(erased: ErasedUNet, modules: Iterable[str]) -> None:
+    """Raise ValueError, naming it, if an edit that acts while sampling is for a module that the network, whose modules have
+    these names, does not have; after `check_parts`."""
+    if erased.provenance.kind != HOOK:
+        return
+    missing = layers_in(erased.parts(), methods()[erased.provenance.method].parts) - set(modules)
+    if missing:
+        raise ValueError(
+            f"the erased UNet acts on {min(missing)!r}, which this MODEL does not have; apply it to the kind of model that it "
+            f"was made for ({erased.provenance.family})"
+        )
 
 
 def inference_edit(erased: ErasedUNet) -> InferenceEdit:

@@ -12,7 +12,7 @@ from comfy_api.latest import io, ui
 from ..erasure_core.erased_unet import METADATA_KEY, WEIGHTS, ErasedUNet, load_erased_unet, save_as_new
 from ..erasure_core.files import file_head
 from ..erasure_core.foreign import FOREIGN, load_foreign, looks_foreign
-from ..erasure_core.method import check_parts
+from ..erasure_core.method import check_layers, check_parts
 from . import host
 from .base_model import fingerprint
 from .erase import CATEGORY
@@ -46,6 +46,8 @@ def apply(model: object, erased: ErasedUNet, strength: float, node_id: str | Non
         host.send_text(warning, node_id)
     if strength == 0:
         return model.clone()
+    check_parts(erased)
+    check_layers(erased, dict(model.model.diffusion_model.named_modules()))
     return host.patched(model, erased, strength)
 
 

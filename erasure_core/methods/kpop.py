@@ -69,7 +69,7 @@ class KnowledgePrompt(TrainedMethod):
     title = "KPOP: hidden, with a key"
     paper = "arXiv 2403.12326"
     in_parts = False
-    parts = {"{layer}": {"{layer}": "tokens width"}}
+    parts = {"": {"{layer}": "tokens width"}}
     needs = ("gradients", "text_states")
 
     negative_guidance: float = setting(

@@ -17,7 +17,7 @@ from comfy.cli_args import args as comfy_arguments  # noqa: F401  (parsed before
 from torch import Tensor, nn
 
 from ...erasure_core.adapters import is_editable, shape_of
-from ...erasure_core.denoiser import TOKENS, Conditioning
+from ...erasure_core.denoiser import TOKENS, Conditioning, check_text
 from ...erasure_core.families import family_named
 from ...erasure_core.guidance import prediction_of
 from ...erasure_core.layers import blocks, rows, select
@@ -59,7 +59,8 @@ class ComfyDenoiser:
         with torch.no_grad():
             for prompt in missing:
                 check_cancelled()
-                texts[prompt] = self.text_encoder(self._clip.tokenize(prompt))
+                states, others = texts[prompt] = self.text_encoder(self._clip.tokenize(prompt))
+                check_text(prompt, states, *filter(torch.is_tensor, others.values()))
             if missing:
                 load_fully(self._patcher)  # on a small card the text encoder may have pushed the model out
             for prompt, text in texts.items():
