@@ -27,8 +27,8 @@ from concept_erasure.erasure_core.files import packed, write_new
 from concept_erasure.erasure_core.method import check_layers, check_parts, methods
 from concept_erasure.erasure_core.report import Report
 from erasure_tests.small import make
-from erasure_tests.toy import ToyDenoiser
-from torch import Tensor
+from erasure_tests.toy import ToyBlock, ToyDenoiser
+from torch import Tensor, nn
 
 REQUEST = parse_request("circle\nsquare => ring", "triangle")
 SHARES = (0.0, 0.4, 0.9)
@@ -53,10 +53,13 @@ class Cancelled(BaseException):
 
 
 class Faulty(ToyDenoiser):
-    """The toy, which does something else at its n-th call."""
+    """The toy with a second block, which does something else at its n-th call."""
 
     def __init__(self) -> None:
         super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            self.network["second"] = ToyBlock().requires_grad_(False)
         self.predictions = self.texts = 0
         self.predicted: Callable[[int, Tensor], Tensor] = lambda _n, out: out
         self.encoded: Callable[[int, Tensor], Tensor] = lambda _n, out: out
@@ -64,7 +67,19 @@ class Faulty(ToyDenoiser):
     def predict(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Denoiser`."""
         self.predictions += 1
-        return self.predicted(self.predictions, super().predict(latents, sigma, conditioning))
+        predicted = super().predict(latents, sigma, conditioning)
+        return self.predicted(self.predictions, predicted + self.network["second"](predicted, conditioning.tokens))
+
+    def layers(self, group: str) -> dict[str, nn.Module]:
+        """See `Denoiser`."""
+        first = super().layers(group)
+        own = [name.removeprefix("block.") for name in first if name.startswith("block.")]
+        return first | {f"second.{name}": self.network["second"].get_submodule(name) for name in own}
+
+    def blocks(self, kind: str) -> dict[str, nn.Module]:
+        """See `Denoiser`."""
+        more = {"second": self.network["second"]} if kind in ("transformer", "checkpointed") else {}
+        return super().blocks(kind) | more
 
     def encode(self, prompts: list[str]) -> Conditioning:
         """See `Denoiser`."""
@@ -125,7 +140,7 @@ def same(one: ErasedUNet, other: ErasedUNet) -> bool:
 
 def unharmed(name: str, denoiser: Faulty) -> None:
     """The network is bit for bit a new one, nothing hangs on it, and the next run on it gives the reference."""
-    fresh = ToyDenoiser().state()
+    fresh = Faulty().state()
     assert all(torch.equal(fresh[key], value) for key, value in denoiser.state().items())
     for module in denoiser.network.modules():
         assert not module._forward_hooks and not module._forward_pre_hooks
@@ -384,7 +399,7 @@ def test_a_damaged_file_of_an_acting_edit_is_named(name: str, how: str, tmp_path
     with pytest.raises(ValueError, match=r"edit\.safetensors|no whole edit|does not have"):
         read = load_erased_unet(path)
         check_parts(read)
-        check_layers(read, ToyDenoiser().modules())
+        check_layers(read, Faulty().modules())
 
 
 TRIALS = len(METHODS) * (3 * len(SHARES) + 2 * len(SHARES) + 3 + len(SAVES) + 1 + len(TRUNCATED)) + 4 * len(DAMAGES)
