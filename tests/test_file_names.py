@@ -72,3 +72,19 @@ def test_other_files_do_not_count(tmp_path: Path) -> None:
     first, second = itertools.islice(numbered(tmp_path, Path("circle")), 2)
     assert (first.name, second.name) == ("circle_00001_.safetensors", "circle_00002_.safetensors")
     assert next(numbered(tmp_path, Path("circle"), ".json")).name == "circle_00009_.json"
+
+
+def test_a_report_whose_number_is_taken_gets_the_next_with_all_its_pictures(tmp_path: Path, monkeypatch) -> None:
+    """Of two processes that write at once, the other may have written no more than its report yet."""
+    from concept_erasure.nodes import evaluation_files, host
+    from PIL import Image
+
+    monkeypatch.setattr(host, "output_folder", lambda: str(tmp_path))
+    (tmp_path / "run_00001_.md").write_text("the other's")
+    pictures = {"grid": Image.new("RGB", (2, 2))}
+    path = evaluation_files.write("run", "mine", {"a": 1}, pictures)
+    assert path.name == "run_00002_.json"
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "run_00001_.md", "run_00002_.md", "run_00002_.json", "run_00002_grid.png",
+    }  # fmt: skip
+    assert (tmp_path / "run_00001_.md").read_text() == "the other's"
