@@ -347,7 +347,8 @@ def test_two_processes_save_under_one_prefix_and_lose_nothing(links: bool, tmp_p
 def test_two_runs_at_once_are_those_of_each_alone(name: str) -> None:
     made: list[ErasedUNet] = []
     reference(name)
-    threads = [threading.Thread(target=lambda: made.append(erased_with(name, Faulty()))) for _ in range(2)]
+    toys = [Faulty(), Faulty()]  # made here: a toy's own weights are drawn from the global random numbers
+    threads = [threading.Thread(target=lambda toy=toy: made.append(erased_with(name, toy))) for toy in toys]
     for thread in threads:
         thread.start()
     for thread in threads:
