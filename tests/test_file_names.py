@@ -76,6 +76,9 @@ def test_other_files_do_not_count(tmp_path: Path) -> None:
 
 def test_a_report_whose_number_is_taken_gets_the_next_with_all_its_pictures(tmp_path: Path, monkeypatch) -> None:
     """Of two processes that write at once, the other may have written no more than its report yet."""
+    from devtools.inprocess import load_comfy
+
+    load_comfy()
     from concept_erasure.nodes import evaluation_files, host
     from PIL import Image
 
