@@ -186,7 +186,7 @@ class Gumbel:
     Mended against the reference code: targets and synonyms are not among the candidates, the latents are scored at
     their own noise level, and the temperature falls by a factor of ten over the run, so that late draws are decided by
     the logits and not by the noise. The straight-through gradient reaches the logits through the edited network alone.
-    `damage` may be None for a search that is only asked to `draw` and told what to `ascend`.
+    `damage` may be None for a search that is only asked to `draw` and told what to `ascend`; `descent` makes what climbs.
     """
 
     def __init__(
@@ -196,12 +196,13 @@ class Gumbel:
         learning_rate: float,
         temperature: float,
         generator: torch.Generator,
+        descent: Callable[..., Descent] = Descent,
     ) -> None:
         self._candidates, self._measure, self._temperature = candidates, damage, temperature
         self._generator = generator
         device = candidates.conditioning.tokens.device
         self.logits = torch.zeros(len(candidates), device=device, requires_grad=True)
-        self._descent = Descent([self.logits], learning_rate)
+        self._descent = descent([self.logits], learning_rate)
         self._scale = temperature
 
     def _noisy_logits(self, n: int) -> Tensor:

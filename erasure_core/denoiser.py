@@ -94,6 +94,16 @@ def _padded(parts: Sequence[Conditioning]) -> Conditioning:
     return Conditioning({name: torch.cat([filled(part, name) for part in parts]) for name in shapes})
 
 
+def check_text(prompt: str, *states: Tensor) -> None:
+    """Raise FloatingPointError, saying what to do, unless what a text encoder said of the prompt is finite: candidates are
+    chosen by it, and a NaN would choose others in silence."""
+    if not all(bool(value.isfinite().all()) for value in states):
+        raise FloatingPointError(
+            f"the text encoder gives NaN or infinity for {prompt!r}; nothing was returned. Load CLIP as bfloat16 or float32, "
+            f"and leave out a LoRA that breaks it"
+        )
+
+
 @runtime_checkable
 class Denoiser(Protocol):
     """A diffusion model as an erasure method sees it. Latents are in the model's own (scaled) space.
@@ -106,7 +116,8 @@ class Denoiser(Protocol):
     device: torch.device
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """The conditioning of n prompts, without gradient."""
+        """The conditioning of n prompts, without gradient. Raises FloatingPointError, naming the prompt, if it is not finite
+        (`check_text`)."""
         ...
 
     def read(self, tokens: Tensor) -> Tensor:

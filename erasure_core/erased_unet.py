@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
-from .files import check_version, read_tensors, write_whole
+from .adapters import PLAIN
+from .files import check_type, check_version, packed, read_tensors, write_new, write_whole
 
 FORMAT_VERSION = 1
 METADATA_KEY = "erasure"
 PREFIX = "diffusion_model."
 HOOK_PREFIX = "erasure."
 PACK_VERSION = "0.1.0"
+WEIGHTS, HOOK = KINDS = ("weights", "hook")
 UP, DOWN, DIFF, DIFF_BIAS = "lora_up.weight", "lora_down.weight", "diff", "diff_b"
 _WEIGHT_KEY = re.compile(rf"{re.escape(PREFIX)}(.+)\.({re.escape(UP)}|{re.escape(DOWN)}|{DIFF_BIAS}|{DIFF}|alpha)")
 _HALVES = ((f".{UP}", f".{DOWN}"), (f".{DOWN}", f".{UP}"), (".up", ".down"), (".down", ".up"))
@@ -37,7 +38,7 @@ class Provenance:
     seed: int
     family: str
     fingerprint: str = ""
-    kind: str = "weights"
+    kind: str = WEIGHTS
     format_version: int = FORMAT_VERSION
     pack_version: str = PACK_VERSION
     scores: Mapping[str, Any] = field(default_factory=dict)
@@ -95,9 +96,17 @@ def save_erased_unet(erased: ErasedUNet, path: Path, dtype: torch.dtype = torch.
 
     Raises OSError, naming the path and what to do, if it cannot be written.
     """
+    write_whole(path, _packed(erased, dtype))
+
+
+def save_as_new(erased: ErasedUNet, paths: Iterable[Path]) -> Path:
+    """Write the file under the first of `paths` that is free (`files.write_new`); the path taken."""
+    return write_new(paths, _packed(erased, torch.float32))
+
+
+def _packed(erased: ErasedUNet, dtype: torch.dtype) -> bytes:
     tensors = {key: value.to(dtype) if value.is_floating_point() else value for key, value in erased.tensors.items()}
-    blob = save(tensors, metadata={METADATA_KEY: json.dumps(asdict(erased.provenance), sort_keys=True)})
-    write_whole(path, blob)
+    return packed(tensors, {METADATA_KEY: json.dumps(asdict(erased.provenance), sort_keys=True)})
 
 
 def load_erased_unet(path: Path) -> ErasedUNet:
@@ -109,15 +118,10 @@ def load_erased_unet(path: Path) -> ErasedUNet:
             f"{path} is no erased UNet: its metadata has no {METADATA_KEY!r} entry. Plain LoRA files are for Load LoRA"
         )
     try:
-        fields = json.loads(metadata[METADATA_KEY])
-        check_version(fields, FORMAT_VERSION)
-        fields["targets"] = tuple(tuple(pair) for pair in fields["targets"])
-        fields["retain"] = tuple(fields["retain"])
-        fields["inside"] = tuple(fields.get("inside", ()))
-        known = {entry.name for entry in dataclass_fields(Provenance)}
-        provenance = Provenance(**{name: value for name, value in fields.items() if name in known})
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: its erasure metadata cannot be read: {error}") from error
+        provenance = _provenance(json.loads(metadata[METADATA_KEY]))
+    except (KeyError, ValueError, RecursionError) as error:
+        said = f"it has no field {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path}: its erasure metadata cannot be read: {said}") from error
     erased = ErasedUNet(tensors, provenance)
     try:
         check_tensors(erased)
@@ -126,15 +130,62 @@ def load_erased_unet(path: Path) -> ErasedUNet:
     return erased
 
 
+_FIELDS: Mapping[str, tuple[type, str]] = {
+    "method": (str, "the name of a method"),
+    "settings": (dict, "the settings by name"),
+    "targets": (list, "a list of [target, anchor]"),
+    "retain": (list, "a list of texts"),
+    "inside": (list, "a list of texts"),
+    "seed": (int, "a whole number"),
+    "family": (str, "the name of a model family"),
+    "fingerprint": (str, "a text"),
+    "kind": (str, f"one of {', '.join(KINDS)}"),
+    "pack_version": (str, "a text"),
+    "scores": (dict, "figures by name"),
+}
+
+
+def _provenance(fields: Any) -> Provenance:
+    """The provenance that a file's metadata says. Raises KeyError for a field that must be there, ValueError for a value
+    of another type."""
+    check_type("text", fields, dict, "an object of fields")
+    check_version(fields, FORMAT_VERSION)
+    known = {entry.name: fields[entry.name] for entry in dataclass_fields(Provenance) if entry.name in fields}
+    for name in ("method", "settings", "targets", "retain", "seed", "family"):
+        known[name] = fields[name]
+    for name, (kind, expected) in _FIELDS.items():
+        if name in known:
+            check_type(name, known[name], kind, expected)
+    if known.get("kind", WEIGHTS) not in KINDS:
+        raise ValueError(f"its kind is {known['kind']!r}; this pack knows {', '.join(KINDS)}. Update the pack")
+    for pair in known["targets"]:
+        check_type("targets", pair, list, "a list of [target, anchor]")
+        if [type(text) for text in pair] != [str, str]:
+            raise ValueError(f"its targets hold {str(pair)[:60]}, and should hold pairs of texts, [target, anchor]")
+    for name in {"retain", "inside"} & set(known):
+        for line in known[name]:
+            check_type(name, line, str, "a list of texts")
+        known[name] = tuple(known[name])
+    known["targets"] = tuple(tuple(pair) for pair in known["targets"])
+    return Provenance(**known)
+
+
 def check_tensors(erased: ErasedUNet) -> None:
-    """Raise ValueError, naming the tensor, if an edit has none of its kind, one that is unknown or not finite, or half
-    of a low-rank pair: ComfyUI's LoRA code would pass over most of these in silence."""
-    tensors = erased.tensors
-    foreign = [key for key in tensors if not key.startswith(HOOK_PREFIX) and not _WEIGHT_KEY.fullmatch(key)]
-    if foreign:
-        raise ValueError(f"unknown tensor {foreign[0]!r}")
-    if not (erased.parts() if erased.provenance.kind == "hook" else erased.weights()):
-        raise ValueError(f"it holds no tensor of an edit of kind {erased.provenance.kind!r}")
+    """Raise ValueError, naming the tensor, if an edit has none of its kind, one that is unknown, not finite, of a type that
+    nothing computes with, or half of a change: ComfyUI's LoRA code would pass over most of these in silence."""
+    tensors, kind = erased.tensors, erased.provenance.kind
+    for key, value in tensors.items():
+        if not key.startswith(HOOK_PREFIX) and not _WEIGHT_KEY.fullmatch(key):
+            raise ValueError(f"unknown tensor {key!r}")
+        if value.dtype not in PLAIN:
+            raise ValueError(f"the tensor {key!r} is of type {value.dtype}, and should be float32, float16 or bfloat16")
+    parts = erased.parts()
+    if not (parts if kind == HOOK else erased.weights()):
+        raise ValueError(f"it holds no tensor of an edit of kind {kind!r}")
+    if parts and kind != HOOK:
+        raise ValueError(
+            f"the tensor {HOOK_PREFIX + next(iter(parts))!r} acts while sampling, and the file's kind is {kind!r}"
+        )
     broken = erased.not_finite()
     if broken is not None:
         raise ValueError(f"the tensor {broken!r} holds NaN or infinity")
@@ -143,8 +194,28 @@ def check_tensors(erased: ErasedUNet) -> None:
             if key.endswith(half) and key.removesuffix(half) + other not in tensors:
                 raise ValueError(f"the tensor {key!r} is without its other half {key.removesuffix(half) + other!r}")
     for layer, by_suffix in erased.layers().items():
-        if set(by_suffix) == {"alpha"}:
-            raise ValueError(f"the layer {layer!r} has an alpha and no change")
+        trouble = _contradiction(by_suffix)
+        if trouble:
+            raise ValueError(f"the layer {layer!r} {trouble}")
+
+
+def _contradiction(change: Mapping[str, Tensor]) -> str | None:
+    """Why a layer's tensors are no one change of it, or None."""
+    if set(change) == {"alpha"}:
+        return "has an alpha and no change"
+    if "alpha" in change and UP not in change:
+        return "has an alpha without a low-rank pair"
+    if UP in change and DIFF in change:
+        return f"has a low-rank pair and a {DIFF}, of which ComfyUI would apply one"
+    if UP in change:
+        up, down = change[UP], change[DOWN]
+        if up.ndim < 2 or down.ndim < 2 or up.shape[1] != len(down) or not len(down):
+            return f"has a low-rank pair of shapes {tuple(up.shape)} and {tuple(down.shape)}, which share no rank"
+    if "alpha" in change and change["alpha"].numel() != 1:
+        return f"has an alpha of shape {tuple(change['alpha'].shape)}, and should have one number"
+    if "alpha" in change and not bool(change["alpha"]):
+        return "has an alpha of 0, which makes its change zero"
+    return None
 
 
 def misfit(change: Mapping[str, Tensor], weight: Tensor, bias: Tensor | None) -> str | None:

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 from .concepts import ErasureRequest
 from .contexts import WORDS as CONTEXT_WORDS
+from .declared import Declaration, check_declared, layers_in
 from .denoiser import Denoiser
-from .erased_unet import ErasedUNet, Provenance
+from .erased_unet import HOOK, WEIGHTS, ErasedUNet, Provenance
 from .families import NEEDS, family_named
 from .inference import InferenceEdit
 from .report import EVALUATIONS, STEPS, TEXT, Report, Work
@@ -45,7 +46,8 @@ def setting(
 @dataclass(frozen=True, kw_only=True)
 class ErasureMethod:
     """A way to erase concepts. The dataclass fields are its settings; a file in `methods/` that defines a subclass with
-    a `name` is all that a new method takes. `needs` says what of `families.NEEDS` a model must have for it.
+    a `name` is all that a new method takes. `needs` says what of `families.NEEDS` a model must have for it, `parts` what an
+    edit of it that acts while sampling holds (`declared`).
 
     Raises ValueError on construction if a setting is outside its range, naming the setting and the range.
     """
@@ -54,6 +56,7 @@ class ErasureMethod:
     title: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     needs: ClassVar[tuple[str, ...]] = ()
+    parts: ClassVar[Declaration] = {}
 
     seed: int = 0
 
@@ -119,9 +122,11 @@ def methods() -> dict[str, type[ErasureMethod]]:
     return dict(sorted(_REGISTRY.items()))
 
 
-def inference_edit(erased: ErasedUNet) -> InferenceEdit:
-    """What an erased UNet of kind `hook` does while the model runs. Raises ValueError if no method here made it, or it
-    lacks a part that the method needs."""
+def check_parts(erased: ErasedUNet) -> None:
+    """Raise ValueError, naming the tensor, for an edit that acts while sampling if no method here made it, or its parts
+    are not those that the method declares."""
+    if erased.provenance.kind != HOOK:
+        return
     name = erased.provenance.method
     if name not in methods():
         raise ValueError(
@@ -129,12 +134,31 @@ def inference_edit(erased: ErasedUNet) -> InferenceEdit:
             f"method; it knows {', '.join(methods())}. Update the pack, or add the method's file"
         )
     try:
-        return methods()[name].inference(erased)
-    except (KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"the erased UNet lacks a part that {name} needs: {error}; get the original file") from error
+        check_declared(erased.parts(), methods()[name].parts, len(erased.provenance.targets))
+    except ValueError as error:
+        raise ValueError(f"the erased UNet is no whole edit of {name}: {error}; get the original file") from error
 
 
-def provenance(method: ErasureMethod, denoiser: Denoiser, request: ErasureRequest, kind: str = "weights") -> Provenance:
+def check_layers(erased: ErasedUNet, modules: Iterable[str]) -> None:
+    """Raise ValueError, naming it, if an edit that acts while sampling is for a module that the network, whose modules have
+    these names, does not have; after `check_parts`."""
+    if erased.provenance.kind != HOOK:
+        return
+    missing = layers_in(erased.parts(), methods()[erased.provenance.method].parts) - set(modules)
+    if missing:
+        raise ValueError(
+            f"the erased UNet acts on {min(missing)!r}, which this MODEL does not have; apply it to the kind of model that it "
+            f"was made for ({erased.provenance.family})"
+        )
+
+
+def inference_edit(erased: ErasedUNet) -> InferenceEdit:
+    """What an erased UNet of kind `hook` does while the model runs. Raises ValueError as `check_parts` does."""
+    check_parts(erased)
+    return methods()[erased.provenance.method].inference(erased)
+
+
+def provenance(method: ErasureMethod, denoiser: Denoiser, request: ErasureRequest, kind: str = WEIGHTS) -> Provenance:
     """Where the result of `method` on `denoiser` comes from."""
     return Provenance(
         method=method.name,

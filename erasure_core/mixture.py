@@ -82,12 +82,13 @@ class MixtureSearch:
         mixed: int,
         learning_rate: float,
         generator: torch.Generator,
+        descent: Callable[..., Descent] = Descent,
     ) -> None:
         self._candidates, self._gain = candidates, gain
         self._temperature, self._mixed, self._generator = temperature, mixed, generator
         device = candidates.conditioning.tokens.device
         self.logits = torch.zeros(len(candidates), device=device, requires_grad=True)
-        self._descent = Descent([self.logits], learning_rate)
+        self._descent = descent([self.logits], learning_rate)
         self._noise = 1.0
 
     def words(self, mixture: Mixture) -> list[str]:

@@ -9,16 +9,17 @@ needs only these, and gives exactly what the whole autoencoder would.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
-from .files import check_version, read_tensors, write_whole
+from .adapters import PLAIN
+from .files import check_type, check_version, packed, read_tensors, write_whole
 
 METADATA_KEY = "concept_sae"
 FORMAT_VERSION = 1
@@ -97,17 +98,22 @@ def default_block(names: Sequence[str]) -> str:
     return list(names)[round(8 / 15 * (len(names) - 1))]
 
 
-def save_sae(sae: ConceptSAE, path: Path) -> None:
-    """Write one `.safetensors` file in one step. Raises OSError as `files.write_whole` does."""
-    tensors = {name: getattr(sae, name).detach().cpu().contiguous() for name in _TENSORS}
+def packed_sae(sae: ConceptSAE) -> bytes:
+    """The autoencoder as the bytes of a `.safetensors` file."""
     facts = {name: getattr(sae, name) for name in _facts(sae)} | {"format_version": FORMAT_VERSION}
     facts["training"] = dict(sae.training)
-    write_whole(path, save(tensors, metadata={METADATA_KEY: json.dumps(facts, sort_keys=True)}))
+    tensors = {name: getattr(sae, name) for name in _TENSORS}
+    return packed(tensors, {METADATA_KEY: json.dumps(facts, sort_keys=True)})
+
+
+def save_sae(sae: ConceptSAE, path: Path) -> None:
+    """Write one `.safetensors` file in one step. Raises OSError as `files.write_whole` does."""
+    write_whole(path, packed_sae(sae))
 
 
 def load_sae(path: Path) -> ConceptSAE:
     """Read and check a file. Raises ValueError, naming the file and what is wrong, if it is truncated, is no such
-    autoencoder, was written by a newer version, or its tensors do not fit together."""
+    autoencoder, was written by a newer version, or its tensors or facts are not those of one."""
     tensors, metadata = read_tensors(path)
     if METADATA_KEY not in metadata:
         raise ValueError(
@@ -115,17 +121,48 @@ def load_sae(path: Path) -> ConceptSAE:
         )
     try:
         facts = json.loads(metadata[METADATA_KEY])
-        check_version(facts, FORMAT_VERSION)
-        del facts["format_version"]
-        sae = ConceptSAE(**tensors, **facts)
-        n, d = sae.encoder.shape
-        shapes = {"encoder_bias": (n,), "decoder": (n, d), "decoder_bias": (d,)}
-        for name, shape in shapes.items():
-            if tuple(tensors[name].shape) != shape:
-                raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}, the encoder wants {shape}")
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: its concept SAE cannot be read: {error}") from error
-    return sae
+        _check_facts(facts)
+        _check_tensors(tensors)
+    except (KeyError, ValueError, RecursionError) as error:
+        said = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(
+            f"{path}: its concept SAE cannot be read: {said}; get the original file or train anew"
+        ) from error
+    known = {name: facts[name] for name in ConceptSAE.__dataclass_fields__ if name in facts}
+    return ConceptSAE(**tensors, **known)
+
+
+def _check_facts(facts: Any) -> None:
+    """Raise KeyError or ValueError, naming it, for a fact that is missing or of another type."""
+    check_type("text", facts, dict, "an object of fields")
+    check_version(facts, FORMAT_VERSION)
+    check_type("threshold", facts["threshold"], (int, float), "a number")
+    check_type("k", facts["k"], int, "a whole number")
+    if not math.isfinite(facts["threshold"]) or facts["k"] < 1:
+        raise ValueError(
+            f"its threshold is {facts['threshold']} and its k {facts['k']}; both should be finite, k from 1"
+        )
+    check_type("block", facts["block"], str, "the name of a block")
+    for name, kind in (("family", str), ("fingerprint", str), ("training", dict)):
+        check_type(name, facts.get(name, kind()), kind, "a text" if kind is str else "figures by name")
+
+
+def _check_tensors(tensors: Mapping[str, Tensor]) -> None:
+    """Raise KeyError or ValueError, naming the tensor, unless these are an autoencoder's."""
+    n, d = shape = tuple(tensors["encoder"].shape) if tensors["encoder"].ndim == 2 else (0, 0)
+    shapes = {"encoder": shape, "encoder_bias": (n,), "decoder": shape, "decoder_bias": (d,)}
+    if not n or not d:
+        raise ValueError(f"encoder has shape {tuple(tensors['encoder'].shape)}, and should have (latents, channels)")
+    for name in set(tensors) - set(shapes):
+        raise ValueError(f"unknown tensor {name!r}")
+    for name, expected in shapes.items():
+        value = tensors[name]
+        if tuple(value.shape) != expected:
+            raise ValueError(f"{name} has shape {tuple(value.shape)}, the encoder wants {expected}")
+        if value.dtype not in PLAIN or not bool(value.isfinite().all()):
+            raise ValueError(
+                f"{name} is of type {value.dtype} or holds NaN or infinity; it should be finite, in float32"
+            )
 
 
 def concept_score(target: Tensor, other: Tensor) -> Tensor:

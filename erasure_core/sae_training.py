@@ -190,6 +190,10 @@ def train_sae(
             optimiser.step()
             trainee.normalise()
             on_step(step + 1, float(main.detach()))
+    if not all(bool(parameter.isfinite().all()) for parameter in trainee.parameters()):
+        raise FloatingPointError(
+            f"the autoencoder is not finite after its last step; lower learning_rate (now {settings.learning_rate:g})"
+        )
     return _finished(trainee, drawn(settings.batch * 4), k, data, settings, block, family, fingerprint)
 
 

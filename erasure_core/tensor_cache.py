@@ -1,4 +1,4 @@
-"""Tensors kept in a folder between runs: whole or absent, never too much, and never worth an error."""
+"""Tensors kept in a folder between runs: whole, finite or absent, never too much, and never worth an error."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from safetensors.torch import load, save
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor
 
-from .files import write_whole
+from .files import packed, remove_left_parts, write_whole
 
 LIMIT = 400_000_000
 _DIGEST = hashlib.sha256().digest_size
@@ -20,9 +21,10 @@ _COUNTED_EVERY = 16
 
 
 class TensorCache:
-    """Named tensors by key, each key in a file of its own that begins with a hash of the rest of it.
+    """Named tensors by key, each key in a file of its own that begins with a hash of the key and the rest of it.
 
-    A damaged file counts as absent. Several processes may use one folder: files appear in one step. All files together
+    A damaged file, one that was stored under another key, and one with NaN or infinity in it count as absent; tensors with
+    such values are not stored. Several processes may use one folder: files appear in one step. All files together
     take at most `limit` bytes; what was not used for longest goes first, but nothing that this object has read or
     written itself: once that alone fills the folder nothing more is stored, or a list longer than the folder would push
     out its own beginning each time it is gone through. A folder that cannot be written is said once and then left alone.
@@ -44,20 +46,24 @@ class TensorCache:
         try:
             blob = path.read_bytes()
             digest, content = blob[:_DIGEST], blob[_DIGEST:]
-            if hashlib.sha256(content).digest() != digest:
+            if _digest_of(key, content) != digest:
                 return None
+            found = load(content)
             os.utime(path)
-        except OSError:  # never stored, or dropped by another process just now
+        except (OSError, SafetensorError):  # never stored, dropped by another process just now, or made by hand
+            return None
+        if not _finite(found):
             return None
         self._own.add(path.name)
-        return load(content)
+        return found
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Store `tensors`, unless there is no room that may be freed or the folder cannot be written."""
-        if not self._writable:
+        """Store `tensors`, unless they are not finite, there is no room that may be freed or the folder cannot be
+        written."""
+        if not self._writable or not _finite(tensors):
             return
-        content = save({name: value.clone().contiguous() for name, value in tensors.items()})
-        blob = hashlib.sha256(content).digest() + content
+        content = packed(tensors)
+        blob = _digest_of(key, content) + content
         path = self._path(key)
         try:
             if not self._make_room(len(blob)):
@@ -74,6 +80,7 @@ class TensorCache:
         for other processes write to it too."""
         if self._room < size or self._uncounted == _COUNTED_EVERY:
             self._folder.mkdir(parents=True, exist_ok=True)
+            remove_left_parts(self._folder)
             files = [(entry.name, entry.stat()) for entry in _entries(self._folder)]
             room = self._limit - sum(stat.st_size for _, stat in files)
             for name, stat in sorted(files, key=lambda file: file[1].st_mtime):
@@ -88,6 +95,14 @@ class TensorCache:
         self._room -= size
         self._uncounted += 1
         return True
+
+
+def _digest_of(key: str, content: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + b"\0" + content).digest()
+
+
+def _finite(tensors: Mapping[str, Tensor]) -> bool:
+    return all(bool(value.isfinite().all()) for value in tensors.values())
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:

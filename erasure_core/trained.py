@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from .common_settings import (
 from .concepts import ConceptPair, ErasureRequest
 from .contexts import rivals
 from .denoiser import Denoiser
-from .descent import Descent
+from .descent import descent_of
 from .erased_unet import ErasedUNet, weight_edit
 from .guidance import negative_guidance, per_sample, squared_error
 from .layers import GROUPS
@@ -269,18 +268,16 @@ def optimise(run: Training, steps: int, learning_rate: float, losses: Callable[[
 
     Raises FloatingPointError, naming the step and the terms, if a loss is not finite.
     """
-    descent = Descent(run.deltas.parameters(), learning_rate)
+    descent = descent_of(run.denoiser, run.report)(run.deltas.parameters(), learning_rate)
     for step in range(steps):
         run.report.check()
-        run.step = step
-        terms = losses()
-        values = {name: float(term.detach()) for name, term in terms.items()}
-        if not all(math.isfinite(value) for value in values.values()):
-            raise FloatingPointError(
-                f"the loss is not finite at optimiser step {step + 1} of {steps} ({values}); nothing was returned. "
-                f"Lower learning_rate (now {learning_rate:g})"
-            )
-        descent.step(sum(terms.values()), learning_rate * min(1.0, 5 * (steps - step) / steps))
+        run.step, values = step, {}
+        try:
+            terms = losses()
+            values = {name: float(term.detach()) for name, term in terms.items()}
+            descent.step(sum(terms.values()), learning_rate * min(1.0, 5 * (steps - step) / steps))
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error} (optimiser step {step + 1} of {steps}; losses {values})") from error
         run.report.log(values)
         run.report.on_progress(step + 1, steps, sum(values.values()))
         run.report.on_preview(step + 1)

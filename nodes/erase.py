@@ -129,10 +129,20 @@ def reporting(
         progress.reached(f"optimiser step {place}, loss {loss:.4g}" if trains else f"layer {place}", step, total)
 
     def on_preview(step: int) -> None:
+        nonlocal preview
         if preview is not None and (step == 1 or step == steps or step % max(1, steps // PREVIEWS) == 0):
-            progress.picture(preview.image())
+            try:
+                picture = preview.image()
+            except Exception as error:  # noqa: BLE001 (whatever a VAE cannot do: the erasure goes on without pictures)
+                preview = None
+                report.note(
+                    f"the preview was given up at step {step}, the erasure went on: {error or type(error).__name__}"
+                )
+                return
+            progress.picture(picture)
 
-    return Report(on_progress=on_progress, on_preview=on_preview, check=progress.check)
+    report = Report(on_progress=on_progress, on_preview=on_preview, check=progress.check)
+    return report
 
 
 def report_text(erased: ErasedUNet, report: Report) -> str:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import unicodedata
 from pathlib import Path
 
 from comfy_api.latest import io, ui
 
-from ..erasure_core.erased_unet import METADATA_KEY, ErasedUNet, load_erased_unet, save_erased_unet
+from ..erasure_core.erased_unet import METADATA_KEY, WEIGHTS, ErasedUNet, load_erased_unet, save_as_new
+from ..erasure_core.files import file_head
+from ..erasure_core.foreign import FOREIGN, load_foreign, looks_foreign
+from ..erasure_core.method import check_layers, check_parts
 from . import host
 from .base_model import fingerprint
 from .erase import CATEGORY
+from .file_names import numbered, safe_prefix, seen
 from .types import ErasedUNetType
 
 FOLDER_KIND = "erased_unets"
-LONGEST_NAME = 200
+HEAD = 1 << 20
+"""How many bytes of a file are read to see what it is."""
 
 
 def apply(model: object, erased: ErasedUNet, strength: float, node_id: str | None = None) -> object:
@@ -26,6 +30,11 @@ def apply(model: object, erased: ErasedUNet, strength: float, node_id: str | Non
     Raises ValueError if the edit was made for another model family. Another checkpoint of the same family is a warning.
     """
     family = host.family_of(model)
+    if erased.provenance.kind == FOREIGN:
+        erased, note = host.translated(model, erased)
+        logging.info("Apply Erased UNet: %s", note)
+        host.send_text(note, node_id)
+        return host.patched(model, erased, strength) if strength else model.clone()
     if family != erased.provenance.family:
         raise ValueError(
             f"this erased UNet was made for {erased.provenance.family} models, the MODEL is {family}; "
@@ -37,59 +46,39 @@ def apply(model: object, erased: ErasedUNet, strength: float, node_id: str | Non
         host.send_text(warning, node_id)
     if strength == 0:
         return model.clone()
+    check_parts(erased)
+    check_layers(erased, dict(model.model.diffusion_model.named_modules()))
     return host.patched(model, erased, strength)
 
 
-def safe_prefix(prefix: str) -> Path:
-    """The file name prefix as a relative path. Raises ValueError if it leaves the output folder, or is no name that every
-    file system takes."""
-    if any(unicodedata.category(letter) == "Cc" for letter in prefix.strip()):
-        raise ValueError(
-            f"the file name {prefix!r} holds a control character; type it anew, as one line of plain letters"
-        )
-    path = Path(prefix.strip().replace("\\", "/"))
-    windows_drive = len(prefix) > 1 and prefix[1] == ":"
-    if not path.name or path.is_absolute() or ".." in path.parts or windows_drive:
-        raise ValueError(
-            f"the file name {prefix!r} is empty or leads out of the output folder; give a plain name like "
-            f"'erased_circle' or 'shapes/erased_circle'"
-        )
-    longest = max(len(part.encode()) for part in path.parts)
-    if longest > LONGEST_NAME:
-        raise ValueError(
-            f"the file name {prefix[:40]!r}... has a part of {longest} bytes; give one of at most {LONGEST_NAME}, "
-            f"as file systems take no more than 255 with the number and the ending"
-        )
-    return path
-
-
-def next_file(folder: Path, prefix: Path, ending: str = ".safetensors") -> Path:
-    """The first free `<prefix>_00001_<ending>` in `folder`."""
-    number = 1
-    while (path := folder / prefix.parent / f"{prefix.name}_{number:05}_{ending}").exists():
-        number += 1
-    return path
-
-
-@functools.lru_cache(maxsize=4096)
-def _is_ours(path: str, modified: float, size: int) -> bool:
-    """True if the header of a file has our metadata; `modified` and `size` only make a changed file a new question."""
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        return f'"{METADATA_KEY}"'.encode() in file.read(min(length, 1 << 20))
+@functools.cache
+def _is_an_edit(path: str, modified: float, size: int, ours_only: bool) -> bool:
+    """True for a readable file with our metadata, or with that of a format that `foreign` reads, or for any readable one
+    unless `ours_only`; `modified` and `size` only make a changed file a new question."""
+    try:
+        head = file_head(Path(path), HEAD)
+    except OSError as error:
+        logging.warning("Load Erased UNet leaves out a file that cannot be read: %s", error)
+        return False
+    return not ours_only or f'"{METADATA_KEY}"'.encode() in head or looks_foreign(head)
 
 
 def available() -> list[str]:
-    """Names of erased UNets that ComfyUI's folders hold: weight edits among the LoRAs, and our own folder kind."""
+    """Names of erased UNets that ComfyUI's folders hold: weight edits among the LoRAs, and our own folder kind. A file that
+    cannot be read is left out: this is asked for while ComfyUI loads the pack."""
     names = []
     for kind in ("loras", FOLDER_KIND):
         for name in host.file_names(kind):
-            path = host.file_path(kind, name)
-            if not name.endswith(".safetensors") or path is None:
+            path = host.file_path(kind, name) if name.endswith(".safetensors") else None
+            if path is None:
                 continue
-            status = os.stat(path)
-            if kind == FOLDER_KIND or _is_ours(path, status.st_mtime, status.st_size):
+            try:
+                status = os.stat(path)
+            except OSError:  # gone since ComfyUI listed it
+                continue
+            if _is_an_edit(path, status.st_mtime, status.st_size, kind != FOLDER_KIND):
                 names.append(name)
+                seen(Path(path))
     return list(dict.fromkeys(names))
 
 
@@ -137,7 +126,8 @@ class LoadErasedUNet(io.ComfyNode):
             node_id="ErasureLoadErasedUNet",
             display_name="Load Erased UNet",
             category=CATEGORY,
-            description="Loads an erased UNet that Save Erased UNet wrote. Only safetensors files are read.",
+            description="Loads an erased UNet that Save Erased UNet wrote, or that the published code of SPM, ESD or UCE did. "
+            "Only safetensors files are read.",
             search_aliases=["load erasure", "erased"],
             inputs=[
                 io.Combo.Input(
@@ -158,7 +148,21 @@ class LoadErasedUNet(io.ComfyNode):
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
         """Read and check the file."""
-        return io.NodeOutput(load_erased_unet(Path(_find(name))))
+        return io.NodeOutput(loaded(Path(_find(name))))
+
+
+def loaded(path: Path) -> ErasedUNet:
+    """The edit in a file, ours or one that `foreign` reads, checked as far as it can be without a model. Raises
+    ValueError, naming the file."""
+    foreign = load_foreign(path)
+    if foreign is not None:
+        return foreign
+    erased = load_erased_unet(path)
+    try:
+        check_parts(erased)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return erased
 
 
 def _find(name: str) -> str:
@@ -202,16 +206,31 @@ class SaveErasedUNet(io.ComfyNode):
             raise ValueError(
                 "there is no erased UNet to save: it comes from a node whose own erased_unet is not linked; link it there"
             )
-        edits = {safe_prefix(filename_prefix): erased_unet}
+        if erased_unet.provenance.kind == FOREIGN:
+            raise ValueError(
+                f"this edit was read from a file of {erased_unet.provenance.method.upper()}'s own code, and no other file is "
+                f"made of it; keep that file, or save what Erase Concept makes"
+            )
+        prefix = safe_prefix(filename_prefix)
+        edits = {prefix: erased_unet}
         if erased_unet.key is not None:
-            edits[safe_prefix(f"{filename_prefix.strip()}_key")] = erased_unet.key
-        text = "\n".join(f"saved {_save(edit, prefix)}" for prefix, edit in edits.items())
+            edits[prefix.with_name(f"{prefix.name}_key")] = erased_unet.key
+        try:
+            text = "\n".join(f"saved {_save(edit, prefix)}" for prefix, edit in edits.items())
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}. {KEPT}") from error
         host.send_text(text, cls.hidden.unique_id)  # the browser shows this; what `ui` says is only in the history
         return io.NodeOutput(ui=ui.PreviewText(text))
 
 
+KEPT = (
+    "The erasure itself is not lost: ComfyUI keeps it as long as the nodes before this one are not changed. Mend that and "
+    "press Run again; only the saving is repeated"
+)
+
+
 def _save(erased: ErasedUNet, prefix: Path) -> Path:
-    kind = "loras" if erased.provenance.kind == "weights" else FOLDER_KIND
-    path = next_file(Path(host.output_folder()) / kind, prefix)
-    save_erased_unet(erased, path)
+    kind = "loras" if erased.provenance.kind == WEIGHTS else FOLDER_KIND
+    path = save_as_new(erased, numbered(Path(host.output_folder()) / kind, prefix))
+    seen(path)
     return path

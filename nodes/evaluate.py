@@ -13,9 +13,9 @@ from . import evaluation_files, host, prompt_files
 from .charts import as_image
 from .drawing_inputs import check_sizes, refused, sampling_inputs
 from .erase import CATEGORY
-from .erased_unet import safe_prefix
 from .evaluation_pictures import chart
 from .evaluation_run import run, scored
+from .file_names import safe_prefix
 from .types import ConceptJudgeType, ErasedUNetType
 
 TEMPLATES = "a {}\na picture of a {}\na photo of a {} outside"
@@ -96,7 +96,8 @@ class EvaluateErasure(io.ComfyNode):
         save_pictures: bool = False,
     ) -> io.NodeOutput:
         """Draw, judge, write the files, and return pictures and report."""
-        safe_prefix(filename_prefix)  # before the drawing: a bad name must not cost an hour
+        # before the drawing: a bad name must not cost an hour
+        filename_prefix = safe_prefix(filename_prefix, width, height).as_posix()
         targets = parse_request(concepts).targets
         fields = {"target_prompts": target_prompts, "synonyms": synonyms}
         fields |= {"look_alikes": look_alikes, "retain_prompts": retain_prompts}

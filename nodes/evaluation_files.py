@@ -16,10 +16,10 @@ from ..erasure_core.evaluation.drawing import Sampling
 from ..erasure_core.evaluation.prompts import Prompt
 from ..erasure_core.evaluation.report import Evaluation
 from ..erasure_core.evaluation.scores import Pair
-from ..erasure_core.files import write_whole
+from ..erasure_core.files import write_new, write_whole
 from . import host
 from .charts import as_picture
-from .erased_unet import next_file, safe_prefix
+from .file_names import numbered, safe_prefix
 
 ROW_COLUMNS = ("row", "seed", "prompt", "concept", "group", "guidance", "width", "height", "file")
 
@@ -33,10 +33,11 @@ def write(prefix: str, report: str, figures: Mapping[str, Any], pictures: Mappin
     """Write `<prefix>_00001_.json` in the output folder, and with the same number .md and each picture's `<name>.png`;
     the path of the JSON. Raises ValueError for a prefix that leaves the folder and OSError, naming the file, if one cannot
     be written."""
-    path = next_file(Path(host.output_folder()), safe_prefix(prefix), ".json")
+    paths = numbered(Path(host.output_folder()), safe_prefix(prefix), ".json")
+    # the report first: it claims the number. The figures last: where they are, all the rest is
+    path = write_new((path.with_suffix(".md") for path in paths), report.encode()).with_suffix(".json")
     for name, picture in pictures.items():
         write_whole(path.with_name(f"{path.stem}{name}.png"), _png(picture))
-    write_whole(path.with_suffix(".md"), report.encode())
     write_whole(path, json.dumps(figures, indent=1, ensure_ascii=False).encode())
     return path
 

@@ -15,7 +15,7 @@ from ..erasure_core.concepts import ConceptPair, lines
 from ..erasure_core.evaluation.drawing import Sampling
 from ..erasure_core.evaluation.prompts import parse_templates
 from ..erasure_core.evaluation.report import accuracy_lines, judge_figures
-from ..erasure_core.files import write_whole
+from ..erasure_core.files import write_new
 from ..erasure_core.judge import ConceptJudge
 from ..erasure_core.red_team.attack import Attack
 from ..erasure_core.red_team.run import Finding, find, markdown, plain
@@ -24,9 +24,9 @@ from . import evaluation_files, host
 from .charts import as_image, as_picture, captioned, grid
 from .drawing_inputs import check_sizes, refused, sampling_inputs
 from .erase import CATEGORY
-from .erased_unet import next_file, safe_prefix
 from .evaluate import TEMPLATES
 from .evaluation_run import check_same_family
+from .file_names import numbered, safe_prefix
 from .progress import NodeProgress
 from .red_team_page import shown
 from .red_team_progress import attacking, work_of
@@ -83,9 +83,8 @@ def pictures(finding: Finding, judge_lines: Sequence[str]) -> Image.Image:
 
 def save_embedding(clip: object, vectors: Tensor, prefix: str) -> Path:
     """Write words' vectors (k, width) as a file that ComfyUI's `embedding:` reads for this CLIP, into its first such folder."""
-    path = next_file(host.folders("embeddings")[0], safe_prefix(prefix))
-    write_whole(path, save(host.embedding_file(clip, vectors)))
-    return path
+    paths = numbered(host.folders("embeddings")[0], safe_prefix(prefix))
+    return write_new(paths, save(host.embedding_file(clip, vectors)))
 
 
 def figures_of(finding: Finding, clip: object, prefix: str) -> tuple[dict[str, Any], str]:
@@ -157,7 +156,8 @@ class RedTeamConcept(io.ComfyNode):
         other_labels: str = "",
     ) -> io.NodeOutput:
         """Attack, write the files, and return pictures and report."""
-        safe_prefix(filename_prefix)  # before the attack: a bad name must not cost an hour
+        # before the attack: a bad name must not cost an hour
+        filename_prefix = safe_prefix(filename_prefix, width, height).as_posix()
         chosen, node_id = chosen_attack(attack, seed), cls.hidden.unique_id
         concept = ConceptPair(concept.strip()).target
         judge = judge.labelled([concept, *lines(other_labels or "")])

@@ -17,7 +17,7 @@ from . import evaluation_files, host
 from .charts import as_image
 from .drawing_inputs import check_sizes, refused
 from .erase import CATEGORY
-from .erased_unet import safe_prefix
+from .file_names import safe_prefix
 from .progress import NodeProgress
 from .red_team import check_attacked, figures_of, inputs_around, subject_of
 from .red_team_page import page
@@ -93,7 +93,8 @@ class RedTeamSummary(io.ComfyNode):
         other_labels: str = "",
     ) -> io.NodeOutput:
         """Attack, write the files, and return page and report."""
-        safe_prefix(filename_prefix)  # before the attacks: a bad name must not cost an hour
+        # before the attacks: a bad name must not cost an hour
+        filename_prefix = safe_prefix(filename_prefix, width, height).as_posix()
         chosen, node_id = parse_attacks(attacks, seed), cls.hidden.unique_id
         concept = ConceptPair(concept.strip()).target
         judge = judge.labelled([concept, *lines(other_labels or "")])

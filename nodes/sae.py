@@ -10,14 +10,15 @@ from comfy_api.latest import io
 from ..erasure_core.concepts import lines
 from ..erasure_core.contexts import draw_contexts
 from ..erasure_core.denoiser import Denoiser
+from ..erasure_core.files import write_new
 from ..erasure_core.report import EVALUATIONS, STEPS, TEXT
-from ..erasure_core.sae import ConceptSAE, default_block, load_sae, save_sae
+from ..erasure_core.sae import ConceptSAE, default_block, load_sae, packed_sae
 from ..erasure_core.sae_training import SAESettings, gather, train_sae
 from ..erasure_core.vocabulary import words_of
 from . import host
 from .drawing_inputs import check_sizes, refused
 from .erase import CATEGORY
-from .erased_unet import next_file, safe_prefix
+from .file_names import numbered, safe_prefix
 from .memory import MemoryMeter
 from .progress import NodeProgress
 from .types import ConceptSAEType
@@ -205,12 +206,11 @@ class TrainConceptSAE(io.ComfyNode):
     ) -> io.NodeOutput:
         """Train, save if asked to, and report."""
         # before the training: a bad name must not cost an hour
-        prefix = safe_prefix(filename_prefix) if (filename_prefix or "").strip() else None
+        prefix = safe_prefix(filename_prefix, width, height) if (filename_prefix or "").strip() else None
         settings = SAESettings(expansion=expansion, k=k, steps=steps, learning_rate=1e-3, batch=2048)
         sae, report = train(model, clip, prompts, block, settings, width, height, seed, cls.hidden.unique_id)
         if prefix is not None:
-            path = next_file(host.models_folder() / FOLDER_KIND, prefix)
-            save_sae(sae, path)
+            path = write_new(numbered(host.models_folder() / FOLDER_KIND, prefix), packed_sae(sae))
             report += f"\n- saved {path}"
         return io.NodeOutput(sae, report)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +15,8 @@ import torch
 from concept_erasure.erasure_core.erased_unet import ErasedUNet, Provenance
 from erasure_tests.families import Text
 from erasure_tests.layouts import LAYOUTS
-from erasure_tests.runs import base_hash, run
+from erasure_tests.runs import QUICK, base_hash, run
+from erasure_tests.small import make
 
 from benchmarks.playground import Playground
 
@@ -201,7 +204,111 @@ def test_saving_shows_where_and_a_full_disk_leaves_the_old_files(tmp_path: Path,
     assert saved(erased, output, monkeypatch) == ["\n".join(f"saved {path}" for path in paths)]
     before = {path: path.read_bytes() for path in paths}
 
-    monkeypatch.setattr(os, "fsync", failing(OSError(errno.ENOSPC, "No space left on device")))
-    with pytest.raises(OSError, match=r"circle_00002_\.safetensors .*Free some space"):
-        saved(erased, output, monkeypatch)
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", failing(OSError(errno.ENOSPC, "No space left on device")))
+        with pytest.raises(
+            OSError, match=r"circle_00002_\.safetensors .*Free some space.*erasure itself is not lost.*Run again"
+        ):
+            saved(erased, output, monkeypatch)
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+    (again,) = saved(erased, output, monkeypatch)
+    assert "circle_00002_.safetensors" in again and "circle_key_00002_.safetensors" in again
+
+
+def test_a_file_that_cannot_be_read_is_left_out_of_the_list(tmp_path: Path, monkeypatch, caplog) -> None:
+    """What raises here, while ComfyUI loads the pack, takes every node of the pack away."""
+    from concept_erasure.erasure_core.erased_unet import save_erased_unet
+    from concept_erasure.nodes import erased_unet, host
+
+    source = Provenance("ap", {}, (("circle", ""),), (), 7, "SD15")
+    save_erased_unet(ErasedUNet({"diffusion_model.a.diff": torch.ones(1)}, source), tmp_path / "good.safetensors")
+    (tmp_path / "folder.safetensors").mkdir()  # unreadable for every user, root too
+    (tmp_path / "empty.safetensors").write_bytes(b"")
+    (tmp_path / "hostile.safetensors").write_bytes(b"\xff" * 64 + b'attn2.to_k.weight"')
+    names = [*(path.name for path in tmp_path.iterdir()), "gone.safetensors"]
+    monkeypatch.setattr(host, "file_names", lambda kind: names if kind == "loras" else [])
+    monkeypatch.setattr(host, "file_path", lambda _kind, name: str(tmp_path / name))
+    assert erased_unet.available() == erased_unet.available() == ["good.safetensors"]
+    assert erased_unet.LoadErasedUNet.define_schema() is not None
+    assert len([record for record in caplog.records if "folder.safetensors" in record.getMessage()]) == 1
+
+
+def test_thousands_of_loras_are_listed_quickly(tmp_path: Path, monkeypatch) -> None:
+    from concept_erasure.nodes import erased_unet, host
+
+    header = json.dumps(
+        {f"lora_unet_down_blocks_{i}.lora_up.weight": {"dtype": "F16", "shape": [1]} for i in range(700)}
+    )
+    names = [f"lora_{number}.safetensors" for number in range(5000)]
+    (tmp_path / "lora").write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    for name in names:
+        os.link(tmp_path / "lora", tmp_path / name)
+    monkeypatch.setattr(host, "file_names", lambda kind: names if kind == "loras" else [])
+    monkeypatch.setattr(host, "file_path", lambda _kind, name: str(tmp_path / name))
+    seconds = []
+    for _ in range(2):
+        started = time.process_time()
+        assert erased_unet.available() == []
+        seconds.append(time.process_time() - started)
+    print(f"5000 LoRAs listed in {seconds[0]:.2f} s, again in {seconds[1]:.2f} s")
+    assert seconds[0] < 5 and seconds[1] < 1
+
+
+def test_a_preview_that_fails_is_given_up_and_the_erasure_goes_on(bed: Playground) -> None:
+    from concept_erasure.erasure_core.concepts import parse_request
+    from concept_erasure.nodes.erase import erase
+
+    calls = []
+
+    class Vae:
+        def decode(self, _latents: torch.Tensor) -> torch.Tensor:
+            calls.append(1)
+            raise RuntimeError("Given groups=1, weight of size [512, 16, 3, 3]")
+
+    erased, report = erase(bed.model, bed.clip, parse_request("circle"), make("esd", **QUICK), 64, 64, Vae())
+    plain, _ = run(bed)
+    assert len(calls) == 1 and any(
+        "preview was given up at step 1" in note and "512, 16" in note for note in report.notes
+    )
+    assert all(torch.equal(erased.tensors[key], value) for key, value in plain.tensors.items())
+
+
+def bits(module: torch.nn.Module) -> dict[str, bytes]:
+    """Every weight and buffer, bit for bit: one that is NaN too."""
+    return {key: value.reshape(-1).view(torch.uint8).numpy().tobytes() for key, value in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", ["esd"])
+def test_text_that_is_not_finite_is_named_and_never_cached(
+    bed: Playground, name: str, monkeypatch, tmp_path: Path
+) -> None:
+    from concept_erasure.nodes.host.text import TextEncoder
+
+    monkeypatch.setenv("CONCEPT_ERASURE_TEXT_CACHE", str(tmp_path))
+    before, clip = base_hash(bed), bits(bed.clip.cond_stage_model)
+    encode, asked = TextEncoder._encode, []
+
+    def broken(self: TextEncoder, tokens: object) -> list:
+        states, others = encode(self, tokens)
+        asked.append(1)
+        return [states * float("nan") if len(asked) == 4 else states, others]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TextEncoder, "_encode", broken)
+        with pytest.raises(
+            FloatingPointError, match=r"text encoder gives NaN or infinity for '.*'; nothing was returned"
+        ):
+            run(bed, name)
+    assert base_hash(bed) == before and bits(bed.clip.cond_stage_model) == clip
+    healed, _ = run(bed, name)
+    monkeypatch.setenv("CONCEPT_ERASURE_TEXT_CACHE", "off")
+    fresh, _ = run(bed, name)
+    assert all(torch.equal(healed.tensors[key], value) for key, value in fresh.tensors.items())
+
+
+def test_an_acting_edit_for_another_network_is_refused_when_it_is_applied(bed: Playground) -> None:
+    from concept_erasure.nodes.erased_unet import apply
+
+    source = Provenance("kpop", {}, (("circle", ""),), (), 7, "SD15", kind="hook")
+    with pytest.raises(ValueError, match=r"acts on 'elsewhere\.attn2\.to_k', which this MODEL does not have"):
+        apply(bed.model, ErasedUNet({"erasure.elsewhere.attn2.to_k": torch.ones(2, 768)}, source), 1.0)

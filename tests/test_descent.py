@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from concept_erasure.erasure_core.descent import LARGEST_SCALE, Descent
+from concept_erasure.erasure_core.descent import LARGEST_SCALE, OVERFLOWS, Descent
+from concept_erasure.erasure_core.report import Report
 from torch import Tensor, nn
 
 
@@ -61,7 +62,8 @@ def test_only_its_own_parameters_get_a_gradient() -> None:
 
 def test_an_overflow_leaves_the_step_out_and_halves_the_scale() -> None:
     value = torch.ones(1, requires_grad=True)
-    descent = Descent([value], 0.1)
+    report = Report()
+    descent = Descent([value], 0.1, half=True, report=report)
 
     def loss() -> Tensor:
         return (value.half() * 4).float().sum()  # times 2^16 its derivative is more than float16 holds
@@ -71,12 +73,32 @@ def test_an_overflow_leaves_the_step_out_and_halves_the_scale() -> None:
         assert descent.scale == expected and float(value.detach()) == 1.0
     descent.step(loss())
     assert descent.scale == 2.0**13 and float(value.detach()) < 1.0
+    assert report.costs[OVERFLOWS] == 3 and "left out after an overflow in float16: 3" in report.text()
 
 
 def test_gradients_that_are_finite_at_no_scale_are_an_error() -> None:
     value = torch.zeros(1, requires_grad=True)
-    descent = Descent([value], 0.1)
-    with pytest.raises(FloatingPointError, match="gradients of a loss of 0 are not finite"):
+    descent = Descent([value], 0.1, half=True)
+    with pytest.raises(FloatingPointError, match="gradients of a loss of 0 are not finite at step 17;"):
         for _ in range(18):
             descent.step(value.sqrt().sum())
     assert float(value.detach()) == 0.0
+
+
+def test_outside_float16_a_gradient_that_is_not_finite_stops_the_run_at_once() -> None:
+    """Scaling cannot have caused it: a step left out in silence gives another edit, and nobody knows."""
+    value = torch.ones(1, requires_grad=True)
+    descent = Descent([value], 0.1)
+    descent.step(value.square().sum())
+    after = value.detach().clone()
+    with pytest.raises(FloatingPointError, match=r"gradients of a loss of 0 are not finite at step 2;.*now 0\.1"):
+        descent.step((value - value.detach()).abs().sqrt().sum())
+    assert torch.equal(value.detach(), after)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_loss_that_is_not_finite_is_no_overflow(half: bool) -> None:
+    value = torch.ones(1, requires_grad=True)
+    with pytest.raises(FloatingPointError, match=r"the loss is not finite \(inf\) at step 1;"):
+        Descent([value], 0.1, half=half).step((value / 0).sum())
+    assert float(value.detach()) == 1.0

@@ -75,7 +75,29 @@ def test_files_that_are_no_erased_unet_are_refused(erased: ErasedUNet, tmp_path:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"format_version": 99}, "update the pack"), ({"targets": 3}, "cannot be read"), ({"a_later_field": 1}, None)],
+    [
+        ({"format_version": 99}, "update the pack"),
+        ({"format_version": -1}, "format_version is -1"),
+        ({"format_version": "1"}, "format_version is '1'"),
+        ({"format_version": True}, "format_version is True"),
+        ({"targets": 3}, r"targets is '3', and should be a list of \[target, anchor\]"),
+        ({"targets": ["circle"]}, "targets is 'circle'"),
+        ({"targets": [["circle"]]}, r"targets hold \['circle'\]"),
+        ({"targets": [["circle", 1]]}, r"targets hold \['circle', 1\]"),
+        ({"retain": "red"}, "retain is 'red'"),
+        ({"retain": [1]}, "retain is '1'"),
+        ({"seed": "7"}, "seed is '7'"),
+        ({"seed": 0.5}, r"seed is '0\.5'"),
+        ({"method": 3}, "method is '3'"),
+        ({"method": None}, "method is 'None'"),
+        ({"settings": []}, r"settings is '\[\]'"),
+        ({"scores": 1}, "scores is '1'"),
+        ({"family": ["SD15"]}, "family is "),
+        ({"fingerprint": 0}, "fingerprint is '0'"),
+        ({"kind": "wieghts"}, "kind is 'wieghts'; this pack knows weights, hook"),
+        ({"kind": "foreign"}, "kind is 'foreign'"),
+        ({"a_later_field": 1}, None),
+    ],
 )
 def test_metadata_of_another_version_is_named(
     erased: ErasedUNet, tmp_path: Path, change: dict, message: str | None
@@ -90,9 +112,32 @@ def test_metadata_of_another_version_is_named(
         load_erased_unet(path)
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "3", "null", '"text"', "{", "{}"])
+def test_metadata_that_is_no_object_of_fields_is_named(erased: ErasedUNet, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "edit.safetensors"
+    save_file(dict(erased.tensors), path, metadata={erased_unet.METADATA_KEY: text})
+    with pytest.raises(ValueError, match=r"edit\.safetensors: its erasure metadata cannot be read"):
+        load_erased_unet(path)
+
+
+def test_tensors_that_share_memory_are_saved(erased: ErasedUNet, tmp_path: Path) -> None:
+    shared = torch.arange(8.0)
+    tensors = {
+        "erasure.a.sigmas": shared,
+        "erasure.b.sigmas": shared,
+        "erasure.c.sigmas": shared[2:6:2],
+        "erasure.d.x": shared[1:],
+    }
+    hook = ErasedUNet(tensors, dataclasses.replace(erased.provenance, kind="hook"))
+    save_erased_unet(hook, tmp_path / "edit.safetensors")
+    again = load_erased_unet(tmp_path / "edit.safetensors").tensors
+    assert all(torch.equal(again[key], value) for key, value in tensors.items())
+
+
 UP, DOWN = (
     f"diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.lora_{end}.weight" for end in ("up", "down")
 )
+LAYER = UP.removesuffix(".lora_up.weight")
 PART = "erasure.0.lora.block.to_k"
 
 
@@ -107,6 +152,13 @@ PART = "erasure.0.lora.block.to_k"
         ("weights", {UP: None}, r"lora_down\.weight' is without its other half"),
         ("weights", {UP: None, DOWN: None}, "an alpha and no change"),
         ("hook", {f"{PART}.up": torch.ones(1)}, r"to_k\.up' is without its other half"),
+        ("weights", {f"{LAYER}.diff": torch.ones(4, 3)}, "has a low-rank pair and a diff"),
+        ("weights", {f"{PART}.up": torch.ones(1)}, r"to_k\.up' acts while sampling, and the file's kind is 'weights'"),
+        ("weights", {f"{LAYER}.alpha": torch.tensor(0.0)}, "alpha of 0"),
+        ("weights", {f"{LAYER}.alpha": torch.ones(2)}, r"alpha of shape \(2,\)"),
+        ("weights", {UP: torch.ones(4, 0), DOWN: torch.ones(0, 3)}, "share no rank"),
+        ("weights", {UP: torch.ones(4, 3)}, r"pair of shapes \(4, 3\) and \(2, 3\), which share no rank"),
+        ("weights", {UP: None, DOWN: None, f"{LAYER}.diff": torch.ones(4, 3)}, "an alpha without a low-rank pair"),
     ],
 )
 def test_an_edit_that_is_not_whole_is_refused(
@@ -120,6 +172,18 @@ def test_an_edit_that_is_not_whole_is_refused(
     path = tmp_path / "edit.safetensors"
     save_erased_unet(damaged, path)
     with pytest.raises(ValueError, match=rf"edit\.safetensors: .*{message}.*get the original"):
+        load_erased_unet(path)
+
+
+@pytest.mark.parametrize("kind", ["weights", "hook"])
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8])
+def test_a_type_that_nothing_computes_with_is_named(erased: ErasedUNet, tmp_path: Path, kind: str, dtype) -> None:
+    key = UP if kind == "weights" else f"{PART}.up"
+    fields = dataclasses.asdict(dataclasses.replace(erased.provenance, kind=kind))
+    tensors = dict(erased.tensors) | {key: torch.ones(4, 2).to(dtype)}
+    path = tmp_path / "edit.safetensors"
+    save_file(tensors, path, metadata={erased_unet.METADATA_KEY: json.dumps(fields)})
+    with pytest.raises(ValueError, match=rf"{key}' is of type {dtype}.*should be float32"):
         load_erased_unet(path)
 
 

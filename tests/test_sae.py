@@ -129,6 +129,45 @@ def test_a_file_comes_back_as_it_was_and_a_damaged_one_is_named(tmp_path: Path) 
         load_sae(path)
 
 
+SMALL = ConceptSAE(torch.ones(3, 2), torch.zeros(3), torch.ones(3, 2), torch.zeros(2), 0.1, "block", 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"encoder": torch.full((3, 2), float("nan"))}, "encoder is of type torch.float32 or holds NaN"),
+        ({"decoder_bias": torch.full((2,), float("inf"))}, "decoder_bias is of type"),
+        ({"encoder": torch.ones(3, 2).to(torch.float8_e5m2)}, "encoder is of type torch.float8_e5m2"),
+        (
+            {"encoder": torch.ones(0, 2), "encoder_bias": torch.ones(0), "decoder": torch.ones(0, 2)},
+            r"shape \(0, 0\)|shape \(0, 2\)",
+        ),
+        ({"encoder": torch.ones(6)}, r"encoder has shape \(6,\)"),
+        ({"threshold": float("nan")}, "threshold is nan"),
+        ({"threshold": "0.1"}, "threshold is '0.1', and should be a number"),
+        ({"threshold": None}, "threshold is 'None'"),
+        ({"block": 3}, "block is '3', and should be the name of a block"),
+        ({"k": 0}, "its k 0"),
+        ({"k": "many"}, "k is 'many'"),
+        ({"family": 1}, "family is '1'"),
+        ({"fingerprint": []}, "fingerprint is"),
+    ],
+)
+def test_a_file_of_no_autoencoder_is_refused_at_loading(change: dict, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "sae.safetensors"
+    save_sae(SMALL, path)
+    load_sae(path)
+    save_sae(dataclasses.replace(SMALL, **change), path)
+    with pytest.raises(ValueError, match=rf"sae\.safetensors: .*{message}.*get the original file or train anew"):
+        load_sae(path)
+
+
+def test_weights_that_are_not_finite_after_the_last_step_are_an_error(monkeypatch) -> None:
+    monkeypatch.setattr(_Trainee, "normalise", lambda self: self.decoder.data.fill_(float("nan")))
+    with pytest.raises(FloatingPointError, match="not finite after its last step"):
+        trained(planted(500)[0], steps=1)
+
+
 def test_a_broken_model_is_said_before_training() -> None:
     with pytest.raises(FloatingPointError, match="not finite"):
         trained(torch.full((10, 4), float("nan")))

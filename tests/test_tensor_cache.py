@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
 import torch
-from concept_erasure.erasure_core import tensor_cache
+from concept_erasure.erasure_core import files, tensor_cache
 from concept_erasure.erasure_core.tensor_cache import TensorCache
 from torch import Tensor
 
@@ -44,6 +45,52 @@ def test_a_damaged_file_counts_as_absent_and_is_replaced(tmp_path: Path, damage)
     assert cache.get("a prompt") is None
     cache.put("a prompt", ONE)
     assert cache.get("a prompt") is not None
+
+
+def test_two_files_that_changed_places_answer_for_nobody(tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path)
+    cache.put("a prompt", ONE)
+    cache.put("another", {"states": torch.zeros(1)})
+    one, other = tmp_path.glob("*")
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    assert cache.get("a prompt") is None and cache.get("another") is None
+
+
+def test_foreign_content_under_a_right_hash_counts_as_absent(tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path)
+    cache.put("a prompt", ONE)
+    (path,) = tmp_path.glob("*")
+    content = b"no tensors at all"
+    for digest in (hashlib.sha256(content).digest(), tensor_cache._digest_of("a prompt", content)):
+        path.write_bytes(digest + content)
+        assert cache.get("a prompt") is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_only_finite_tensors_are_kept_and_read(tmp_path: Path, value: float, monkeypatch) -> None:
+    broken = {"states": torch.tensor([1.0, value])}
+    TensorCache(tmp_path).put("a prompt", broken)
+    assert not list(tmp_path.glob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(tensor_cache, "_finite", lambda _: True)
+        TensorCache(tmp_path).put("a prompt", broken)
+    assert TensorCache(tmp_path).get("a prompt") is None, "an entry of an earlier version is read"
+    TensorCache(tmp_path).put("a prompt", ONE)
+    assert TensorCache(tmp_path).get("a prompt") is not None
+
+
+def test_parts_of_killed_processes_go_and_those_being_written_stay(tmp_path: Path) -> None:
+    left = [tmp_path / ".a.tensors.123.part", tmp_path / ".b.tensors.0123456789abcdef.part"]
+    for path in left:
+        path.write_bytes(b"half")
+    part, file = files._opened_part(tmp_path / "c.tensors")
+    other = tmp_path / ".hidden"
+    other.write_bytes(b"of somebody else")
+    TensorCache(tmp_path).put("a prompt", ONE)
+    assert part.exists() and other.exists() and not any(path.exists() for path in left)
+    file.close()
 
 
 def test_the_folder_stays_within_its_limit_and_the_oldest_goes_first(tmp_path: Path, monkeypatch) -> None:

@@ -22,6 +22,7 @@ from ..common_settings import synonym_limit
 from ..concepts import ErasureRequest
 from ..contexts import Context
 from ..denoiser import Conditioning
+from ..descent import descent_of
 from ..guidance import negative_guidance
 from ..method import setting
 from ..mixture import MixtureSearch, adversarial_gain, blended, frozen_distances
@@ -135,6 +136,7 @@ class AdaptiveGuidedErasure(TrainedMethod):
                 mixed=self.mixed,
                 learning_rate=self.search_learning_rate,
                 generator=run.generator,
+                descent=descent_of(run.denoiser, run.report),
             )
 
         return Search({pair.target: search_of(pair.target, pair.anchor) for pair in run.request.pairs}, damage)

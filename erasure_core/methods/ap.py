@@ -17,6 +17,7 @@ from ..candidates import candidates_of
 from ..common_settings import synonym_limit
 from ..concepts import ErasureRequest
 from ..contexts import siblings
+from ..descent import descent_of
 from ..method import setting
 from ..published_schedule import PublishedSchedule
 from ..trained import TrainedMethod, Training
@@ -120,7 +121,11 @@ class AdversarialPreservation(TrainedMethod):
         damage = Damage(run.denoiser, self._probes(run), run.deltas.disabled, run.report.note)
         if self.search == "scan":
             return Scan(candidates, damage, self.scan_width, run.generator)
-        return Gumbel(candidates, damage, self.search_learning_rate, self.temperature, run.generator)
+        return self._gumbel(run, candidates, damage)
+
+    def _gumbel(self, run: Training, candidates: Candidates, damage: Damage | None) -> Gumbel:
+        descent = descent_of(run.denoiser, run.report)
+        return Gumbel(candidates, damage, self.search_learning_rate, self.temperature, run.generator, descent)
 
     def _published(self, run: Training) -> PublishedSchedule:
         run.report.note(
@@ -128,10 +133,7 @@ class AdversarialPreservation(TrainedMethod):
             "trajectories and the retain runs have no effect, and the retain lines are candidates like others"
         )
         candidates = self._candidates(run)
-        searches = {
-            target: Gumbel(candidates, None, self.search_learning_rate, self.temperature, run.generator)
-            for target in run.request.targets
-        }
+        searches = {target: self._gumbel(run, candidates, None) for target in run.request.targets}
         return PublishedSchedule(
             run, candidates, searches, self.sampling_steps, self.guidance_scale, self.negative_guidance
         )

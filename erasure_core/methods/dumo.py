@@ -24,6 +24,7 @@ from ..common_settings import (
     target_trajectories,
 )
 from ..concepts import ErasureRequest
+from ..declared import GATE, LOW_RANK
 from ..denoiser import Conditioning, Denoiser
 from ..erased_unet import HOOK_PREFIX, ErasedUNet
 from ..gate import make_gate
@@ -47,6 +48,12 @@ class DualEncoderModulation(ErasureMethod):
     title = "DuMo: a side encoder on the skips"
     paper = "arXiv 2501.01125"
     needs = ("gradients", "unet_blocks")
+    parts = {
+        "{concept}": {"edges": "bins-1", "scales": "bins skips"},
+        "{concept}.gate": GATE,
+        "{concept}.lora.{layer}": LOW_RANK,
+        "{concept}.skip.{skips}.{layer}.to.{layer}": {"weight": "channels channels", "bias": "channels"},
+    }
 
     steps: int = optimiser_steps(200)
     scale_steps: int = setting(

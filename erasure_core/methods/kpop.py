@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..concepts import ErasureRequest
-from ..descent import Descent
+from ..descent import Descent, descent_of
 from ..erased_unet import HOOK_PREFIX, ErasedUNet
 from ..inference import Forward, InferenceEdit, ModelCall, changed
 from ..method import setting
@@ -69,6 +69,7 @@ class KnowledgePrompt(TrainedMethod):
     title = "KPOP: hidden, with a key"
     paper = "arXiv 2403.12326"
     in_parts = False
+    parts = {"": {"{layer}": "tokens width"}}
     needs = ("gradients", "text_states")
 
     negative_guidance: float = setting(
@@ -112,7 +113,7 @@ class KnowledgePrompt(TrainedMethod):
             )
             for name, layer in chosen.items()
         }
-        return Key(tokens, chosen, Descent(tokens.values(), self.key_learning_rate))
+        return Key(tokens, chosen, descent_of(run.denoiser, run.report)(tokens.values(), self.key_learning_rate))
 
     def _transfer(self, run: Training, key: Key) -> float:
         """One update of the key: with it, the edited network is to predict what the frozen one does."""

@@ -38,6 +38,16 @@ class SAeUron(ErasureMethod):
     title = "SAeUron: sparse autoencoder latents"
     paper = "arXiv 2501.18052"
     needs = ("unet_blocks",)
+    parts = {
+        "{layer}": {
+            "encoder": "latents width",
+            "bias": "latents",
+            "decoder": "latents width",
+            "factor": "levels latents",
+            "gate": "levels latents",
+            "sigmas": "levels",
+        }
+    }
 
     gamma: float = setting(
         -3.0,
@@ -240,7 +250,7 @@ class SAeUron(ErasureMethod):
             block, name = key.rsplit(".", 1)
             parts.setdefault(block, {})[name] = value.float()
         chosen = {block: Chosen(**tensors) for block, tensors in parts.items()}
-        return LatentEdits(chosen, bool(erased.provenance.settings["both_halves"]))
+        return LatentEdits(chosen, bool(erased.provenance.settings.get("both_halves")))
 
 
 def _listed(top: Tensor, score: Tensor, most: int = 8) -> str:

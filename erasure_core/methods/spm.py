@@ -26,6 +26,7 @@ from ..common_settings import (
     target_trajectories,
 )
 from ..concepts import ConceptPair, ErasureRequest
+from ..declared import GATE, LOW_RANK
 from ..denoiser import Conditioning, Denoiser
 from ..erased_unet import HOOK_PREFIX, ErasedUNet, weight_edit
 from ..gate import Gate, make_gate
@@ -50,6 +51,7 @@ class SemiPermeableMembrane(ErasureMethod):
     title = "SPM: thin adapters with a text gate"
     paper = "arXiv 2312.16145"
     needs = ("gradients", "unet_blocks")
+    parts = {"{concept}.gate": GATE, "{concept}.lora.{layer}": LOW_RANK}
 
     gate: bool = setting(
         True,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..denoiser import Conditioning, Denoiser
-from ..descent import Descent
+from ..descent import descent_of
 from ..guidance import squared_error
 from ..pictures import Pictures, noised
 from ..report import Report
@@ -35,13 +35,18 @@ def denoising_loss(
 
 
 def minimise(
-    parameters: Sequence[Tensor], steps: int, learning_rate: float, loss: Callable[[int], Tensor], report: Report
+    denoiser: Denoiser,
+    parameters: Sequence[Tensor],
+    steps: int,
+    learning_rate: float,
+    loss: Callable[[int], Tensor],
+    report: Report,
 ) -> None:
-    """Adam's steps down the scalars `loss(step)`.
+    """Adam's steps down the scalars `loss(step)`, which hang on the denoiser's predictions.
 
     Raises FloatingPointError, naming the step, if one is not finite, and whatever `report.check` raises on a cancel.
     """
-    descent = Descent(parameters, learning_rate)
+    descent = descent_of(denoiser, report)(parameters, learning_rate)
     for step in range(steps):
         report.check()
         error = loss(step)

@@ -85,7 +85,7 @@ def search(
         errors.setdefault(tuple(rows.tolist()), []).append(float(error.detach()))
         return error
 
-    minimise([free], settings.steps, settings.learning_rate, loss, report)
+    minimise(denoiser, [free], settings.steps, settings.learning_rate, loss, report)
     # a step's error depends on its noise levels: words that were tried often are judged by their mean
     often = max(len(values) for values in errors.values())
     known = {rows: values for rows, values in errors.items() if 2 * len(values) >= often}

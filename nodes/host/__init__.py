@@ -1,6 +1,7 @@
 """The one folder that knows ComfyUI's engine; everything else in the pack asks this one."""
 
 from .denoiser import ComfyDenoiser
+from .foreign import translated
 from .opening import opened
 from .patching import family_of, patched
 from .sampling import SAMPLERS, SCHEDULERS, ComfyPainter, fitting_size, use
@@ -54,5 +55,6 @@ __all__ = [
     "patched",
     "register_folder",
     "send_text",
+    "translated",
     "use",
 ]

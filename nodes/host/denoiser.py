@@ -17,7 +17,7 @@ from comfy.cli_args import args as comfy_arguments  # noqa: F401  (parsed before
 from torch import Tensor, nn
 
 from ...erasure_core.adapters import is_editable, shape_of
-from ...erasure_core.denoiser import TOKENS, Conditioning
+from ...erasure_core.denoiser import TOKENS, Conditioning, check_text
 from ...erasure_core.families import family_named
 from ...erasure_core.guidance import prediction_of
 from ...erasure_core.layers import blocks, rows, select
@@ -62,7 +62,8 @@ class ComfyDenoiser:
         with torch.no_grad():
             for prompt in missing:
                 check_cancelled()
-                texts[prompt] = self.text_encoder(self._clip.tokenize(prompt))
+                states, others = texts[prompt] = self.text_encoder(self._clip.tokenize(prompt))
+                check_text(prompt, states, *filter(torch.is_tensor, others.values()))
                 self.tell(text=1)
             if missing:
                 load_fully(self._patcher)  # on a small card the text encoder may have pushed the model out
@@ -148,11 +149,18 @@ class ComfyDenoiser:
             return f"{self._facts.may_lack[need]} ({str(error).splitlines()[0]})"
         return None
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that the network computes in (see `Descent`)."""
+        return torch.bfloat16 if self._is_fast_in_bf16() else self._model.get_dtype_inference()
+
+    def _is_fast_in_bf16(self) -> bool:
+        of_gpu = comfy.model_management.should_use_bf16
+        return cpu_computes_in_bf16() if self.device.type == "cpu" else of_gpu(self.device)
+
     def _precision(self) -> AbstractContextManager:
         # bfloat16 before float16: it has the range of float32, so that gradients need no scaling (see `Descent`)
-        of_gpu = comfy.model_management.should_use_bf16
-        fast = cpu_computes_in_bf16() if self.device.type == "cpu" else of_gpu(self.device)
-        return torch.autocast(self.device.type, torch.bfloat16) if fast else nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16) if self._is_fast_in_bf16() else nullcontext()
 
     def layers(self, group: str) -> dict[str, nn.Module]:
         """See `Denoiser.layers`."""

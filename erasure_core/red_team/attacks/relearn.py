@@ -70,6 +70,7 @@ class Relearn(Attack):
             deltas = Deltas(denoiser.layers(self.layers), self.rank, generator, denoiser.rows(self.layers))
             with deltas.attached():
                 minimise(
+                    denoiser,
                     deltas.parameters(),
                     self.steps,
                     self.learning_rate,

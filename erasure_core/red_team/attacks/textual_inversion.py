@@ -55,5 +55,5 @@ class TextualInversion(Attack):
             said = denoiser.encode_soft(Soft(subject.templates[step % len(subject.templates)], vectors))
             return denoising_loss(subject, denoiser, pictures, generator, said)
 
-        minimise([vectors], self.steps, self.learning_rate, loss, report)
+        minimise(denoiser, [vectors], self.steps, self.learning_rate, loss, report)
         return vectors.detach().cpu()
