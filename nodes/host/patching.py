@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import comfy.lora
@@ -69,12 +69,32 @@ def _check_layers(model: Any, erased: ErasedUNet, key_map: Mapping[str, str]) ->
             )
 
 
-def modules_of(network: nn.Module) -> dict[str, nn.Module]:
-    """Every module of a network by its name in the checkpoint; of one that is compiled, those that were compiled."""
-    return {
-        ".".join(part for part in name.split(".") if part != "_orig_mod"): module
-        for name, module in network.named_modules()
-    }
+class Modules(Mapping[str, nn.Module]):
+    """The modules of a network by their names in the checkpoint, each looked up when it is asked for. Of those that are
+    compiled it gives what was compiled."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+
+    def __getitem__(self, name: str) -> nn.Module:
+        module = _inside(self._network)
+        for part in name.split("."):
+            module = _inside(module._modules[part])
+        return module
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self._network.named_modules() if name and _COMPILED not in name)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+_COMPILED = "_orig_mod"
+"""Where a compiled module keeps the one that it was made of."""
+
+
+def _inside(module: nn.Module) -> nn.Module:
+    return module._modules.get(_COMPILED, module)
 
 
 def _wrapper(edit: InferenceEdit, strength: float) -> Callable[..., Tensor]:
@@ -92,7 +112,7 @@ def _wrapper(edit: InferenceEdit, strength: float) -> Callable[..., Tensor]:
             return executor(x, t, c_concat, tokens, residuals, _of_pass(options, next(passes)), **others)
 
         call = ModelCall(x, t, c_crossattn, positive_rows(options, len(x), x.device))
-        return edit(modules_of(executor.class_obj.diffusion_model), call, forward, strength)
+        return edit(Modules(executor.class_obj.diffusion_model), call, forward, strength)
 
     return around
 
