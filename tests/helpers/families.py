@@ -58,7 +58,8 @@ def small_model(
     options: dict[str, Any] | None = None,
 ) -> Playground:
     """A random model of that layout (of `LAYOUTS`, or another), loaded by ComfyUI's own loader as it would load a file, and
-    its text; it has no autoencoder and no judge. `stored` makes of half precision weights those of the file; `options` are the loader's."""
+    its text; it has no autoencoder and no judge. `stored` makes of half precision weights those of the file; `options` are
+    the loader's."""
     load_comfy()
     import comfy.sd
 
