@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .inference import uncompiled
+
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 
 
@@ -142,7 +144,8 @@ class Deltas:
         try:
             for name, layer in self._layers.items():
                 handles.append(layer.register_forward_hook(hook_of(self._deltas[name])))
-            yield self
+            with uncompiled():
+                yield self
         finally:
             for handle in handles:
                 handle.remove()

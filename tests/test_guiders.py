@@ -298,3 +298,21 @@ def test_an_edit_of_several_passes_is_not_taken_for_one_by_a_cache(bed: Playgrou
     never, always = (node("easycache", "EasyCacheNode", edited, threshold, 0.0, 1.0, False) for threshold in (0.0, 3.0))
     assert torch.equal(drawn(plain(never, say, say), steps=4), exact)
     assert bool(drawn(plain(always, say, say), steps=4).isfinite().all())
+
+
+def test_each_pass_of_a_call_has_ids_of_its_own(bed: Playground) -> None:
+    """Or at half its strength the key of KPOP is compared with itself wherever EasyCache skips a step."""
+    from comfy.patcher_extension import WrappersMP
+    from concept_erasure.nodes import host
+
+    seen = []
+
+    def note(executor: Any, *given: Any, **named: Any) -> Tensor:
+        options = next(one for one in (*given, *named.values()) if isinstance(one, dict) and "uuids" in one)
+        seen.append(tuple(options["uuids"]))
+        return executor(*given, **named)
+
+    edited = host.patched(bed.model, acting(bed, "kpop"), 0.5)
+    edited.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "note", note)
+    drawn(plain(edited, lambda *words: prompt(bed, *words), lambda *words: prompt(bed, *words)))
+    assert len(seen) == 4 and len(set(seen)) == 2, seen

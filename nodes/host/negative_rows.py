@@ -40,11 +40,19 @@ def positive_rows(options: Mapping[str, Any], rows: int, device: torch.device) -
     return torch.tensor([place not in places for place in asked], device=device).repeat_interleave(size)
 
 
-def _note_ids(executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None) -> Tensor:
+def _ids(prompt: Any) -> set:
+    """The ids of a prompt's conditions; none of what is no list of such, for guiders keep what they like."""
+    conds = prompt if isinstance(prompt, list) else []
+    return {cond["uuid"] for cond in conds if isinstance(cond, Mapping) and "uuid" in cond}
+
+
+def _note_ids(
+    executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None = None
+) -> Tensor:
     """Around a guider's prediction."""
     ids: dict[bool, set] = {True: set(), False: set()}
     for name, prompt in getattr(executor.class_obj, "conds", {}).items():
-        ids[name in NAMES] |= {cond["uuid"] for cond in prompt or ()}
+        ids[name in NAMES] |= _ids(prompt)
     return executor(x, timestep, _with(model_options, _IDS, frozenset(ids[True] - ids[False])), seed)
 
 
@@ -53,7 +61,7 @@ def _note_places(
 ) -> list[Tensor]:
     """Around the calls of the network for some prompts, each a list of conditions or None."""
     ids = model_options.get("transformer_options", {}).get(_IDS, frozenset())
-    places = tuple(place for place, prompt in enumerate(conds) if any(cond["uuid"] in ids for cond in prompt or ()))
+    places = tuple(place for place, prompt in enumerate(conds) if not ids.isdisjoint(_ids(prompt)))
     return executor(model, conds, x, timestep, _with(model_options, _PLACES, (places, len(x))))
 
 
