@@ -14,8 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .inference import uncompiled
-
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 
 
@@ -144,8 +142,7 @@ class Deltas:
         try:
             for name, layer in self._layers.items():
                 handles.append(layer.register_forward_hook(hook_of(self._deltas[name])))
-            with uncompiled():
-                yield self
+            yield self
         finally:
             for handle in handles:
                 handle.remove()
