@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 CHECKPOINTING = ("auto", "on", "off")
 """What a user may choose: as memory asks for, always, never."""
@@ -68,7 +68,8 @@ def computed_again(forward: Forward) -> Forward:
 
         kept = list(tensors.values())
         tensors = dict.fromkeys(tensors)  # only the graph holds the inputs from here on
-        return checkpoint(run, *kept, use_reentrant=False, preserve_rng_state=False)
+        # looked up here, for `inference.changed` has a word in it
+        return torch.utils.checkpoint.checkpoint(run, *kept, use_reentrant=False, preserve_rng_state=False)
 
     return call
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 
 
@@ -18,13 +22,13 @@ class ModelCall:
     """(n, channels, ...) in model space"""
     sigma: Tensor
     """Noise levels (n,)"""
-    tokens: Tensor
-    """Text hidden states (n, tokens, width)"""
+    tokens: Tensor | None
+    """Text hidden states (n, tokens, width), or None for a call without a prompt"""
     positive: Tensor
-    """(n,) bool: False for the rows of the negative prompt"""
+    """(n,) bool: False for the rows of the negative prompt, True for all others and where nobody can tell"""
 
 
-Forward = Callable[[Tensor], Tensor]
+Forward = Callable[[Tensor | None], Tensor]
 
 
 class InferenceEdit(Protocol):
@@ -37,21 +41,87 @@ class InferenceEdit(Protocol):
         ...
 
 
+class _Uncompiled:
+    """See `uncompiled`. torch has one stance for all threads, so that the last one out restores it."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        # whoever compiles has imported it, and importing it for nothing takes seconds
+        if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+            yield
+            return
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._stance = torch.compiler.set_stance("force_eager")
+                self._stance.__enter__()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if self._inside == 0:
+                    self._stance.__exit__(None, None, None)
+
+
+uncompiled = _Uncompiled()
+"""A context manager: inside, modules that `torch.compile` has compiled run as they are (torch 2.6 and newer), for what was
+compiled does not look at hooks that are attached later."""
+
+
+Outputs = Mapping[nn.Module, Callable[[tuple, Tensor], Tensor]]
+Inputs = Mapping[nn.Module, Callable[[tuple], tuple]]
+
+
 @contextmanager
-def changed(
-    outputs: Mapping[nn.Module, Callable[[tuple, Tensor], Tensor]] | None = None,
-    inputs: Mapping[nn.Module, Callable[[tuple], tuple]] | None = None,
-) -> Iterator[None]:
+def changed(outputs: Outputs | None = None, inputs: Inputs | None = None) -> Iterator[None]:
     """Inside, a module's output is what its function makes of (inputs, output), and its positional inputs are what its
-    function makes of them."""
+    function makes of them; also of a compiled network, and when gradient checkpointing computes a part of it again."""
+
+    def attached() -> AbstractContextManager[None]:
+        return _attached(outputs or {}, inputs or {})
+
+    with _again_when_recomputed(attached), attached():
+        yield
+
+
+@contextmanager
+def _attached(outputs: Outputs, inputs: Inputs) -> Iterator[None]:
     with ExitStack() as stack:
-        for module, change in (outputs or {}).items():
+        stack.enter_context(uncompiled())
+        for module, change in outputs.items():
             handle = module.register_forward_hook(lambda _module, given, result, change=change: change(given, result))
             stack.callback(handle.remove)
-        for module, change_input in (inputs or {}).items():
+        for module, change_input in inputs.items():
             handle = module.register_forward_pre_hook(lambda _module, given, change=change_input: change(given))
             stack.callback(handle.remove)
         yield
+
+
+@contextmanager
+def _again_when_recomputed(changes: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Gradient checkpointing calls parts of the network a second time in the backward pass, when the changes are gone and
+    the first result would not come out again: inside, every part that is checkpointed brings them back for that call."""
+    if not torch.is_grad_enabled():
+        yield
+        return
+    original, gone = torch.utils.checkpoint.checkpoint, False
+
+    def checkpoint(part: Callable, *given: Any, **named: Any) -> Any:
+        def run(*again: Any, **more: Any) -> Any:
+            with changes() if gone else nullcontext():
+                return part(*again, **more)
+
+        return original(run, *given, **named)
+
+    torch.utils.checkpoint.checkpoint = checkpoint
+    try:
+        yield
+    finally:
+        torch.utils.checkpoint.checkpoint, gone = original, True
 
 
 @contextmanager

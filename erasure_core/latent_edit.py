@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor, nn
@@ -44,10 +44,11 @@ class Chosen:
 @dataclass
 class LatentEdits:
     """An `InferenceEdit`: what is chosen in each block, by the block's name; the tensors follow the model's device. Rows
-    of the negative prompt are left alone unless `both_halves`."""
+    of the negative prompt, where they can be told, are left alone unless `both_halves`."""
 
     chosen: dict[str, Chosen]
     both_halves: bool
+    _moved: dict[tuple[str, torch.device], Chosen] = field(default_factory=dict, repr=False)
 
     def __call__(self, modules: Mapping[str, nn.Module], call: ModelCall, forward: Forward, strength: float) -> Tensor:
         """See `InferenceEdit`. Raises ValueError if the network lacks one of the blocks."""
@@ -73,8 +74,11 @@ class LatentEdits:
             return forward(call.tokens)
 
     def _on(self, block: str, device: torch.device) -> Chosen:
-        here = self.chosen[block]
-        if here.encoder.device != device:
-            moved = {name: getattr(here, name).to(device) for name in here.__dataclass_fields__}
-            here = self.chosen[block] = replace(here, **moved)
-        return here
+        """Moved once, and fit to be saved by autograd: a file is read under inference mode, and somebody may train
+        through the edit."""
+        if (block, device) not in self._moved:
+            here = self.chosen[block]
+            with torch.inference_mode(False), torch.no_grad():
+                tensors = {part.name: getattr(here, part.name).to(device).clone() for part in fields(here)}
+            self._moved[block, device] = Chosen(**tensors)
+        return self._moved[block, device]

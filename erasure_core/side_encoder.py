@@ -139,8 +139,9 @@ class SkipCorrections:
         self._concepts = [_OneConcept(tensors) for tensors in by_concept(parts)]
 
     def __call__(self, modules: Mapping[str, nn.Module], call: ModelCall, forward: Forward, strength: float) -> Tensor:
-        """See `InferenceEdit`. A call in which every gate is closed is the frozen network's, bit for bit."""
-        if in_side_pass():
+        """See `InferenceEdit`. A call in which every gate is closed is the frozen network's, bit for bit; so is one without
+        a prompt, which says nothing of a concept."""
+        if in_side_pass() or call.tokens is None:
             return forward(call.tokens)
         with ExitStack() as stack:
             for context in self._corrections(modules, call, forward, strength):

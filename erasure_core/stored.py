@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .adapters import CONVOLUTIONS
+from .adapters import CONVOLUTIONS, is_linear
 from .guidance import per_sample
 
 Change = Callable[[tuple, Tensor], Tensor]
@@ -35,8 +35,9 @@ class Stored:
 
 
 def low_rank_output(layer: nn.Module, x: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    """What the weight change `up @ down` of a Linear or convolution adds to its output for the input x."""
-    if isinstance(layer, nn.Linear):
+    """What the weight change `up @ down` of a Linear, also of a quantised one, or of a convolution adds to its output for
+    the input x."""
+    if is_linear(layer):
         return F.linear(F.linear(x, down), up)
     convolution = CONVOLUTIONS[down.ndim - 3]
     hidden = convolution(x, down, stride=layer.stride, padding=layer.padding, dilation=layer.dilation)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from concept_erasure.erasure_core.checkpointing import by_block
 from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.erased_unet import load_erased_unet, save_erased_unet
 from concept_erasure.erasure_core.inference import ModelCall, changed, recorded
@@ -111,3 +112,51 @@ def test_changed_and_recorded_are_undone() -> None:
     ):
         assert torch.allclose(layer(x), 2 * (2 * layer.bias - plain))
     assert torch.equal(layer(x), plain) and set(kept) == {"it"}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_gradient_goes_through_an_edit_that_was_read_as_a_node_reads_it(name: str) -> None:
+    denoiser = ToyDenoiser()
+    erased = make(name).erase(denoiser, parse_request("circle"), Report())
+    hook = erased if erased.provenance.kind == "hook" else erased.key
+    if hook is None:
+        pytest.skip(f"{name} makes an edit of weights only")
+    with torch.inference_mode():
+        read = dataclasses.replace(hook, tensors={key: value.clone() for key, value in hook.tensors.items()})
+        edit = METHODS[name].inference(read)
+    call = call_of(denoiser, ["a circle"])
+    latents = call.latents.clone().requires_grad_()
+
+    def forward(tokens: torch.Tensor) -> torch.Tensor:
+        from concept_erasure.erasure_core.denoiser import Conditioning
+
+        return denoiser.predict(latents, call.sigma, Conditioning({"c_crossattn": tokens}))
+
+    edit(denoiser.modules(), call, forward, 0.5).square().sum().backward()
+    assert bool(latents.grad.isfinite().all()) and bool(latents.grad.any())
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_part_that_is_computed_again_for_its_gradient_is_changed_again(ours: bool) -> None:
+    inner = torch.nn.Linear(3, 3)
+    block = torch.nn.Sequential(inner, torch.nn.Tanh())
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
+
+    def gradient(checkpointed: bool) -> torch.Tensor:
+        given = x.clone().requires_grad_()
+        with changed({inner: lambda _given, out: torch.sin(out) * out}):
+            if not checkpointed:
+                made = block(given)
+            elif ours:
+                with by_block([block]):
+                    made = block(given)
+            else:
+                made = torch.utils.checkpoint.checkpoint(block, given, use_reentrant=False)
+        assert not inner._forward_hooks
+        made.sum().backward()
+        assert not inner._forward_hooks
+        return given.grad
+
+    original = torch.utils.checkpoint.checkpoint
+    assert torch.equal(gradient(True), gradient(False))
+    assert torch.utils.checkpoint.checkpoint is original

@@ -188,7 +188,10 @@ class Membranes:
         ]
 
     def __call__(self, modules: Mapping[str, nn.Module], call: ModelCall, forward: Forward, strength: float) -> Tensor:
-        """See `InferenceEdit`. A call in which every gate is closed is the frozen network's, bit for bit."""
+        """See `InferenceEdit`. A call in which every gate is closed is the frozen network's, bit for bit; so is one without
+        a prompt, which says nothing of a concept."""
+        if call.tokens is None:
+            return forward(None)
         with ExitStack() as stack:
             for gate, adapters in zip(self._gates, self._adapters, strict=True):
                 scale = strength * gate(call.tokens)

@@ -1,27 +1,24 @@
-"""A MODEL with an erased UNet on it: patches of weights, wrappers around the model's calls, and what it says when saved."""
+"""A MODEL with an erased UNet on it: patches of weights, and wrappers around the model's calls."""
 
 from __future__ import annotations
 
-import functools
-import logging
+import itertools
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import comfy.lora
 import comfy.lora_convert
-import comfy.model_management
 import comfy.patcher_extension
 import comfy.utils
-import comfy_execution.utils
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...erasure_core.erased_unet import PREFIX, ErasedUNet, misfit
 from ...erasure_core.inference import InferenceEdit, ModelCall
 from ...erasure_core.method import inference_edit
-from .. import saving
-from .services import check_linked, send_text
+from .carrier import KEY, carry
+from .negative_rows import follow_the_guider, positive_rows
+from .services import check_linked
 
 
 def family_of(model: Any) -> str:
@@ -44,10 +41,10 @@ def patched(model: Any, erased: ErasedUNet, strength: float) -> Any:
         patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(weights), key_map, log_missing=False)
         clone.add_patches(patches, strength)
     if erased.provenance.kind == "hook":
-        edit = inference_edit(erased)
-        wrapper = _wrapper(clone, edit, strength)
-        clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, f"erasure.{uuid.uuid4()}", wrapper)
-    _carry(clone, erased)
+        wrapper = _wrapper(inference_edit(erased), strength)
+        clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, f"{KEY}{uuid.uuid4()}", wrapper)
+        follow_the_guider(clone)
+    carry(clone, erased.provenance)
     return clone
 
 
@@ -72,63 +69,57 @@ def _check_layers(model: Any, erased: ErasedUNet, key_map: Mapping[str, str]) ->
             )
 
 
-class _Carrier:
-    """Mixed into the class of a patched MODEL: it says what it carries before it is saved or trained on.
+class Modules(Mapping[str, nn.Module]):
+    """The modules of a network by their names in the checkpoint, each looked up when it is asked for. Of those that are
+    compiled it gives what was compiled."""
 
-    ComfyUI has no callback for saving. Its clones are of their origin's class, so they say it too; ComfyUI's own classes
-    and modules are not changed, and a plain MODEL is not touched.
-    """
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
 
-    def state_dict_for_saving(self, *arguments: Any, **named: Any) -> Any:
-        """What every node that writes a checkpoint asks for."""
-        _warn(saving.on_saving(self.get_attachment(saving.ATTACHMENT)))
-        return super().state_dict_for_saving(*arguments, **named)
+    def __getitem__(self, name: str) -> nn.Module:
+        module = _inside(self._network)
+        for part in name.split("."):
+            module = _inside(module._modules[part])
+        return module
 
-    def pre_run(self) -> None:
-        """What is called before sampling, and by ComfyUI's trainer before it trains."""
-        if comfy.model_management.in_training:
-            _warn(saving.on_training(self.get_attachment(saving.ATTACHMENT)))
-        super().pre_run()
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self._network.named_modules() if name and _COMPILED not in name)
 
-
-@functools.cache
-def _carrier_class(patcher_class: type) -> type:
-    return type(patcher_class.__name__, (_Carrier, patcher_class), {})
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
-def _carry(clone: Any, erased: ErasedUNet) -> None:
-    """Note on `clone` what it carries now. Also keeps ComfyUI from taking it for a plain MODEL with the same patches."""
-    carried = clone.get_attachment(saving.ATTACHMENT) or ()
-    clone.set_attachments(saving.ATTACHMENT, (*carried, erased.provenance))
-    if not isinstance(clone, _Carrier):
-        clone.__class__ = _carrier_class(type(clone))
+_COMPILED = "_orig_mod"
+"""Where a compiled module keeps the one that it was made of."""
 
 
-def _warn(text: str) -> None:
-    """Put a warning into the log, and onto the node that is running."""
-    logging.warning("Concept Erasure: %s", text)
-    running = comfy_execution.utils.get_executing_context()
-    send_text(text, running.node_id if running else None)
+def _inside(module: nn.Module) -> nn.Module:
+    return module._modules.get(_COMPILED, module)
 
 
-def _wrapper(clone: Any, edit: InferenceEdit, strength: float) -> Callable[..., Tensor]:
-    """What ComfyUI calls in place of the model, which in turn calls the model inside `edit`."""
-    modules = dict(clone.model.diffusion_model.named_modules())
+def _wrapper(edit: InferenceEdit, strength: float) -> Callable[..., Tensor]:
+    """What ComfyUI calls in place of the model, which in turn calls the model inside `edit`. It acts on the network that
+    runs: clones for training, for other devices and without dynamic memory have one of their own, and are given the
+    wrapper of their origin."""
 
     def around(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **others):
         options = {} if transformer_options is None else transformer_options
-        if c_crossattn is None:
-            raise ValueError(
-                "this erased UNet acts on the text that a model reads by cross-attention; this MODEL has none"
-            )
+        passes = itertools.count()
 
-        def forward(tokens: Tensor) -> Tensor:
+        def forward(tokens: Tensor | None) -> Tensor:
             # the UNet takes the residuals of a ControlNet off these lists, and a second pass needs them again
             residuals = None if control is None else {name: list(given) for name, given in control.items()}
-            return executor(x, t, c_concat, tokens, residuals, options, **others)
+            return executor(x, t, c_concat, tokens, residuals, _of_pass(options, next(passes)), **others)
 
-        halves = torch.tensor(options.get("cond_or_uncond", [0]), device=x.device) == 0
-        positive = halves.repeat_interleave(len(x) // len(halves))
-        return edit(modules, ModelCall(x, t, c_crossattn, positive), forward, strength)
+        call = ModelCall(x, t, c_crossattn, positive_rows(options, len(x), x.device))
+        return edit(Modules(executor.class_obj.diffusion_model), call, forward, strength)
 
     return around
+
+
+def _of_pass(options: dict[str, Any], number: int) -> dict[str, Any]:
+    """The options of one of several passes of a call: what caches a prompt's result by its id (EasyCache) must not take
+    that of one pass for another's."""
+    if number == 0 or "uuids" not in options:
+        return options
+    return {**options, "uuids": [(prompt, number) for prompt in options["uuids"]]}

@@ -53,14 +53,17 @@ class Text:
 
 
 def small_model(
-    name: str, stored: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict, options: dict[str, Any] | None = None
+    name: str | Layout,
+    stored: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
+    options: dict[str, Any] | None = None,
 ) -> Playground:
-    """A random model of that layout, loaded by ComfyUI's own loader as it would load a file, and its text; it has no
-    autoencoder and no judge. `stored` makes of half precision weights those of the file; `options` are the loader's."""
+    """A random model of that layout (of `LAYOUTS`, or another), loaded by ComfyUI's own loader as it would load a file, and
+    its text; it has no autoencoder and no judge. `stored` makes of half precision weights those of the file; `options` are
+    the loader's."""
     load_comfy()
     import comfy.sd
 
-    layout = LAYOUTS[name]
+    layout = name if isinstance(name, Layout) else LAYOUTS[name]
     weights = _weights(layout, checkpoint=layout.network == UNET)
     if name == "SD2 v":  # what the detection tells the two predictions by
         weights["model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"].normal_(0, 0.2)
