@@ -74,12 +74,15 @@ def erase(
             "them, or one from Load VAE"
         )
     check_family(type(method), host.family_of(model))
+    if vae is not None:
+        host.check_vae(model, vae)
     memory = MemoryMeter(host.device())
     with _memory_errors(method, width, height), host.opened(model, clip, width, height) as denoiser:
         for need in method.needs:
             if (why := denoiser.lacks(need)) is not None:
                 raise refusal(method.name, denoiser.family, need, why)
         report = _reporting(denoiser, request, method, vae, node_id)
+        report.notes += denoiser.notes
         if images is not None:
             request = dataclasses.replace(request, examples=denoiser.latents_of(vae, images))
         if concept_sae is not None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...erasure_core.evaluation.drawing import Drawn, Sampling
 from ...erasure_core.report import Check, unwatched
 from .services import check_linked
+from .shapes import check_size, check_vae, latent_shape, pictures_of
 
 SAMPLERS = tuple(comfy.samplers.KSampler.SAMPLERS)
 SCHEDULERS = tuple(comfy.samplers.KSampler.SCHEDULERS)
@@ -25,7 +26,7 @@ Encoded = tuple[Tensor, dict[str, Any]]
 class ComfyPainter:
     """Draws with one MODEL. Painters of several clones may share `encoded`, what the CLIP said of each prompt.
 
-    Raises ValueError if MODEL, CLIP or VAE is empty, or the size does not fit the latents.
+    Raises ValueError if MODEL, CLIP or VAE is empty, or the VAE or the size does not fit the latents.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class ComfyPainter:
         check_linked(model, clip)
         if vae is None:
             raise ValueError("the linked VAE is empty: this checkpoint has no autoencoder; load one with Load VAE")
+        check_vae(model, vae)
         check_size(model, sampling.width, sampling.height)
         self.model, self._clip, self._vae, self.sampling = model, clip, vae, sampling
         self._encoded = {} if encoded is None else encoded
@@ -57,8 +59,7 @@ class ComfyPainter:
     def noise(self, seeds: Sequence[int]) -> Tensor:
         """Noise (n, channels, ...) of unit variance: for each seed what KSampler draws for it, alone in its batch."""
         latent_format = self.model.get_model_object("latent_format")
-        ratio = latent_format.spacial_downscale_ratio
-        shape = (latent_format.latent_channels, self.sampling.height // ratio, self.sampling.width // ratio)
+        shape = latent_shape(latent_format, self.sampling.width, self.sampling.height)
         return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
     @torch.inference_mode()
@@ -79,7 +80,7 @@ class ComfyPainter:
     def decode(self, latents: Tensor) -> Tensor:
         """Latents as KSampler gives them -> images (n, height, width, 3) in [0, 1]."""
         parts = latents.split(self.sampling.batch_size)
-        return torch.cat([self._vae.decode(part).float()[..., :3].clamp(0, 1).cpu() for part in parts])
+        return torch.cat([pictures_of(self._vae, part).float()[..., :3].clamp(0, 1).cpu() for part in parts])
 
     @torch.inference_mode()
     def sample(
@@ -108,16 +109,6 @@ class ComfyPainter:
             )  # fmt: skip
             parts.append(latents.float().cpu())
         return torch.cat(parts)
-
-
-def check_size(model: Any, width: int, height: int) -> None:
-    """Raise ValueError, naming it and a size near by, if a width or height does not fit the model's latents."""
-    ratio = model.model.latent_format.spacial_downscale_ratio
-    for name, value in (("width", width), ("height", height)):
-        if value % ratio or value <= 0:
-            raise ValueError(
-                f"{name} is {value}, which is no multiple of {ratio}; try {max(1, round(value / ratio)) * ratio}"
-            )
 
 
 def joined(texts: Sequence[Encoded]) -> list[Any]:
