@@ -19,7 +19,7 @@ from ..erasure_core.evaluation.prompts import parse_templates
 from ..erasure_core.evaluation.report import accuracy_lines, judge_figures
 from ..erasure_core.files import write_whole
 from ..erasure_core.judge import ConceptJudge
-from ..erasure_core.red_team.attack import Attack
+from ..erasure_core.red_team.attack import Attack, check_fits
 from ..erasure_core.red_team.run import Finding, find, markdown, plain
 from ..erasure_core.report import Report
 from . import evaluation_files, host
@@ -84,6 +84,7 @@ def subject_of(
 def run(subject: host.ComfySubject, attack: Attack, n: int, model: object, node_id: str | None = None) -> Finding:
     """Attack, and leave the base model's weights in place."""
     with attacking(model, attack.name, node_id) as report:
+        check_fits(subject, attack)
         return find(subject, attack, n, plain(subject, n, attack.seed, report), report)
 
 

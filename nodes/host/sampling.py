@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -97,29 +96,47 @@ class ComfyPainter:
         those of `comfy.sample.sample` (denoise, start_step, last_step, force_full_denoise, noise_mask)."""
         latent_format = self.model.get_model_object("latent_format")
         origin = torch.zeros_like(noise) if start is None else latent_format.process_out(start)
-        parts = []
-        for rows in torch.arange(len(noise)).split(self.sampling.batch_size):
+        parts, places = [], []
+        for rows in alike(texts, self.sampling.batch_size):
             self._check()
             latents = comfy.sample.sample(
                 self.model, noise[rows], self.sampling.steps,
                 self.sampling.cfg if guidance_scale is None else guidance_scale,
                 self.sampling.sampler_name, self.sampling.scheduler,
-                [joined([texts[int(row)] for row in rows])], [list(self.encode(""))], origin[rows],
+                [joined([texts[row] for row in rows])], [list(self.encode(""))], origin[rows],
                 callback=lambda *_step: self._check(), disable_pbar=True, seed=seed, **options,
             )  # fmt: skip
             parts.append(latents.float().cpu())
-        return torch.cat(parts)
+            places += rows
+        return torch.cat(parts)[torch.tensor(places).argsort()]
+
+
+def alike(texts: Sequence[Encoded], at_most: int) -> list[list[int]]:
+    """The places of texts that a model can be given in one call, at most so many at once.
+
+    Texts of one shape are rows of a batch. To repeat the shorter ones to the length of all is right for plain
+    cross-attention alone; in every other family ComfyUI calls them one after the other. Where what is beside a text is no
+    row of a batch (Anima's token ids), only equal texts go together.
+    """
+    groups: dict[Any, list[int]] = {}
+    for place, (states, others) in enumerate(texts):
+        rows = all(len(value) == len(states) for value in others.values() if torch.is_tensor(value))
+        kind = tuple(
+            (name, tuple(value.shape) if torch.is_tensor(value) else repr(value)) for name, value in others.items()
+        )
+        groups.setdefault((tuple(states.shape), kind) if rows else id(states), []).append(place)
+    return [group[at : at + at_most] for group in groups.values() for at in range(0, len(group), at_most)]
 
 
 def joined(texts: Sequence[Encoded]) -> list[Any]:
-    """One conditioning for a batch of prompts; shorter ones are repeated to the length of all, as ComfyUI does it."""
-    length = math.lcm(*(states.shape[1] for states, _ in texts))
-    states = torch.cat([states.repeat(1, length // states.shape[1], 1) for states, _ in texts])
+    """One conditioning for a batch of texts that are `alike`; the host repeats a single one for all pictures."""
+    if all(states is texts[0][0] for states, _ in texts):
+        return list(texts[0])
     others = {
         name: torch.cat([other[name] for _, other in texts]) if torch.is_tensor(value) else value
         for name, value in texts[0][1].items()
     }
-    return [states, others]
+    return [torch.cat([states for states, _ in texts]), others]
 
 
 def use(model: Any) -> None:
