@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import torch
+
+from ..erasure_core.fingerprint import Weight, fingerprint_of
 
 
 def _vocabulary(clip: Any) -> dict[str, int]:
@@ -54,19 +55,18 @@ def _own_tokens(clip: Any, prompt: str, tokenizer: str) -> list[tuple[int, Any]]
     return [(place, token) for place, (token, _weight, word) in enumerate(flat) if word > 0]
 
 
-def _plain(weight: torch.Tensor) -> torch.Tensor:
-    """A quantised tensor as it is stored, which can be cut into pieces."""
-    return getattr(weight, "_qdata", weight)
+def _stored(weight: torch.Tensor) -> Weight:
+    """A tensor as it is stored, which can be cut into pieces, also a quantised one."""
+    numbers = getattr(weight, "_qdata", weight)
+    scale = getattr(getattr(weight, "_params", None), "scale", None)
+    one_scale = float(scale) if torch.is_tensor(scale) and scale.numel() == 1 else None
+    return Weight(numbers, 1.0 if numbers is weight else one_scale)
 
 
 def fingerprint(patcher: Any) -> str:
-    """A short hash of the base weights, without any patches; the same for the same file loaded as the same type."""
-    digest = hashlib.sha256()
-    backup = patcher.backup
-    for name, parameter in sorted(patcher.model.diffusion_model.named_parameters()):
+    """What tells the base weights from other checkpoints, without any patches; compare with `same_checkpoint`."""
+    backup, found = patcher.backup, {}
+    for name, parameter in patcher.model.diffusion_model.named_parameters():
         key = f"diffusion_model.{name}"
-        weight = backup[key].weight if key in backup else parameter.data
-        flat = _plain(weight.detach()).reshape(-1)
-        some = flat[:: max(1, flat.numel() // 8)][:8].to(device="cpu", dtype=torch.float16)
-        digest.update(name.encode() + some.view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:16]
+        found[name] = _stored(backup[key].weight if key in backup else parameter.data)
+    return fingerprint_of(found)

@@ -78,6 +78,8 @@ def erase(
             "them, or one from Load VAE"
         )
     check_family(type(method), host.family_of(model))
+    if vae is not None:
+        host.check_vae(model, vae)
     memory, shown = MemoryMeter(host.device()), progress or NodeProgress(node_id, method.work(request))
     shown.check("loading the model")
     with _memory_errors(method, width, height), host.opened(model, clip, width, height) as denoiser:
@@ -86,6 +88,7 @@ def erase(
                 raise refusal(method.name, denoiser.family, need, why)
         denoiser.tell = shown
         report = reporting(denoiser, request, method, vae, shown)
+        report.notes += denoiser.notes
         if images is not None:
             request = dataclasses.replace(request, examples=denoiser.latents_of(vae, images))
         if concept_sae is not None:

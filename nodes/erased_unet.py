@@ -11,6 +11,7 @@ from comfy_api.latest import io, ui
 
 from ..erasure_core.erased_unet import METADATA_KEY, WEIGHTS, ErasedUNet, load_erased_unet, save_as_new
 from ..erasure_core.files import file_head
+from ..erasure_core.fingerprint import same_checkpoint
 from ..erasure_core.foreign import FOREIGN, load_foreign, looks_foreign
 from ..erasure_core.method import check_layers, check_parts
 from . import host
@@ -40,7 +41,7 @@ def apply(model: object, erased: ErasedUNet, strength: float, node_id: str | Non
             f"this erased UNet was made for {erased.provenance.family} models, the MODEL is {family}; "
             f"load a {erased.provenance.family} checkpoint or erase the concept from this one"
         )
-    if erased.provenance.fingerprint != fingerprint(model):
+    if not same_checkpoint(erased.provenance.fingerprint, fingerprint(model)):
         warning = "made on another checkpoint of this family: check that the concept is gone"
         logging.warning("Apply Erased UNet: %s", warning)
         host.send_text(warning, node_id)

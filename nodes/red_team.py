@@ -17,7 +17,7 @@ from ..erasure_core.evaluation.prompts import parse_templates
 from ..erasure_core.evaluation.report import accuracy_lines, judge_figures
 from ..erasure_core.files import write_new
 from ..erasure_core.judge import ConceptJudge
-from ..erasure_core.red_team.attack import Attack
+from ..erasure_core.red_team.attack import Attack, check_fits
 from ..erasure_core.red_team.run import Finding, find, markdown, plain
 from ..erasure_core.report import Check
 from . import evaluation_files, host
@@ -67,6 +67,7 @@ def run(
 ) -> Finding:
     """Attack, and leave the base model's weights in place."""
     with attacking(model, attack.name, progress) as report:
+        check_fits(subject, attack)
         return find(subject, attack, n, plain(subject, n, attack.seed, report), report)
 
 

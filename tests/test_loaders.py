@@ -92,6 +92,22 @@ def test_every_type_of_weights_can_be_erased_from(kind: str, layout: str) -> Non
     assert before is None or base_hash(bed) == before
 
 
+@pytest.mark.parametrize("kind", ["fp16", "bf16", "fp8", "scaled fp8"])
+def test_an_edit_of_the_same_file_in_another_type_is_applied_without_a_warning(kind: str, monkeypatch) -> None:
+    bed, whole = loaded(kind, "Wan 2.1"), small_model("Wan 2.1")
+    from concept_erasure.nodes import erased_unet
+
+    said: list[str] = []
+    monkeypatch.setattr(erased_unet.logging, "warning", lambda text, *rest: said.append(text % rest))
+    for made_on, applied_to in ((bed, whole), (whole, bed)):
+        erased, _ = run(made_on, "uce", **TINY)
+        erased_unet.apply(applied_to.model, erased, 1.0)
+        assert not said
+        other = small_model("Wan 2.1", lambda weights: {key: value * 1.02 for key, value in weights.items()})
+        erased_unet.apply(other.model, erased, 1.0)
+        assert "another checkpoint" in said.pop()
+
+
 @pytest.mark.parametrize("kind", ["bf16", "fp8", "scaled fp8", "packed"])
 def test_a_closed_form_reads_quantised_weights_as_they_act(kind: str) -> None:
     bed, whole = loaded(kind, "Wan 2.1"), small_model("Wan 2.1")

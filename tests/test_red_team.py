@@ -147,6 +147,10 @@ class TinySubject:
         """The numbers as a picture of one row."""
         return latents.reshape(-1, 1, 4, 1).expand(-1, 1, 4, 3)
 
+    def lacks(self, need: str) -> str | None:
+        """See `Subject`: nothing."""
+        return None
+
     @contextmanager
     def opened(self, who) -> Iterator[TinyDenoiser]:
         """See `Subject`."""

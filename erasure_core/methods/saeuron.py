@@ -18,6 +18,7 @@ from ..concepts import ErasureRequest
 from ..contexts import draw_contexts
 from ..denoiser import Denoiser
 from ..erased_unet import HOOK_PREFIX, ErasedUNet
+from ..fingerprint import same_checkpoint
 from ..latent_edit import Chosen, LatentEdits
 from ..method import ErasureMethod, check_prompts, provenance, setting
 from ..report import Report
@@ -159,7 +160,7 @@ class SAeUron(ErasureMethod):
                 f"the linked concept SAE reads {sae.block!r} of {sae.family} models, the MODEL is {denoiser.family}; "
                 f"link an SAE of this MODEL, or none"
             )
-        if sae.fingerprint != getattr(denoiser, "fingerprint", ""):
+        if not same_checkpoint(sae.fingerprint, getattr(denoiser, "fingerprint", "")):
             report.note("the concept SAE was trained on another checkpoint: check that the target is gone")
         return {sae.block: found[sae.block]}
 

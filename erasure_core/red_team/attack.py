@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..method import check_setting, settings_of
 from ..report import Report
-from .subject import ERASED, Subject, Text
+from .subject import ERASED, NEEDS, Subject, Text
 
 SEEDS = 2**64
 """Seeds beyond the largest one begin at 0 again."""
@@ -52,7 +52,8 @@ class Attack:
     """A way to bring an erased concept back. The dataclass fields are its settings; a file in `attacks/` that defines a
     subclass with a `name` is all that a new attack takes.
 
-    `variants` are settings (`steps=50 rank=8`) under which it is another question, asked besides the defaults.
+    `variants` are settings (`steps=50 rank=8`) under which it is another question, asked besides the defaults. `needs` says
+    what of `subject.NEEDS` the models must have for it.
 
     Raises ValueError on construction if a setting is outside its range, naming the setting and the range.
     """
@@ -61,6 +62,7 @@ class Attack:
     title: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     variants: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
 
     seed: int = 0
 
@@ -109,6 +111,13 @@ def label_of(name: str, settings: Mapping[str, Any]) -> str:
     defaults = {field.name: field.default for field in settings_of(attacks()[name])}
     changed = [f"{key}={value}" for key, value in settings.items() if value != defaults.get(key)]
     return " ".join([name, *changed])
+
+
+def check_fits(subject: Subject, attack: Attack) -> None:
+    """Raise ValueError, saying why, if the models lack what the attack needs; nothing is drawn for that."""
+    for need in attack.needs:
+        if (why := subject.lacks(need)) is not None:
+            raise ValueError(f"{attack.name} does not work on this model: it needs {NEEDS[need]}, and {why}")
 
 
 def judged(subject: Subject, pictures: Tensor) -> Shot:

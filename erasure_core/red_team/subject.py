@@ -13,8 +13,11 @@ from ..denoiser import Conditioning, Denoiser
 from ..erased_unet import ErasedUNet
 from ..evaluation.drawing import Drawn
 from ..evaluation.prompts import GAP
+from ..families import NEEDS as FAMILY_NEEDS
 
 BASE, ERASED = "base", "erased"
+NEEDS = {"gradients": FAMILY_NEEDS["gradients"], "word_vectors": "vectors in place of words"}
+"""What an attack may need of the models (`attack.Attack.needs`)."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,10 @@ class Subject(Protocol):
 
     def pictures(self, latents: Tensor) -> Tensor:
         """Finished latents in model space as images (n, height, width, 3) in [0, 1]."""
+        ...
+
+    def lacks(self, need: str) -> str | None:
+        """Why the models do not have one of `NEEDS`, or None if they have it."""
         ...
 
     def opened(self, who: str) -> AbstractContextManager[SoftDenoiser]:

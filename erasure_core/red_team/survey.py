@@ -8,7 +8,7 @@ from typing import Any
 
 from ..method import settings_of
 from ..report import Report
-from .attack import Attack, attacks
+from .attack import Attack, attacks, check_fits
 from .run import Finding, Plain, find, markdown, plain
 from .subject import Subject
 
@@ -99,11 +99,20 @@ class Survey:
 def run_all(subject: Subject, chosen: Sequence[Attack], n: int, survey: Survey, report: Report) -> None:
     """Draw the plain prompts once, then run each attack with n attempts, and write into `survey`.
 
-    An attack that does not fit the model is left out and named. Raises ValueError if none fits, and whatever
+    An attack that does not fit the model is left out and named, before anything is drawn if the models lack what it needs.
+    Raises ValueError if none fits, and whatever
     `report.check` raises when the user cancels.
     """
-    survey.plain = plain(subject, n, chosen[0].seed, report)
+    fit = []
     for attack in chosen:
+        try:
+            check_fits(subject, attack)
+            fit.append(attack)
+        except ValueError as error:
+            survey.left_out.append((attack.label(), str(error)))
+    if fit:
+        survey.plain = plain(subject, n, chosen[0].seed, report)
+    for attack in fit:
         report.check(f"attack {survey.done() + 1} of {len(chosen)}: {attack.name}")
         try:
             survey.findings.append(find(subject, attack, n, survey.plain, report))

@@ -24,6 +24,7 @@ from .services import (
     register_folder,
     send_text,
 )
+from .shapes import check_vae
 from .soft_prompts import embedding_file
 from .subject import ComfySubject
 
@@ -37,6 +38,7 @@ __all__ = [
     "OutOfMemory",
     "ProgressBar",
     "check_cancelled",
+    "check_vae",
     "device",
     "embedding_file",
     "family_of",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+from uuid import uuid4
 
+import comfy.conds
 import comfy.model_management
 import comfy.model_patcher
-import comfy.patcher_extension
+import comfy.sampler_helpers
 import comfy.samplers
 import comfy.sd
 import comfy.utils
@@ -26,14 +28,18 @@ from ...erasure_core.report import unwatched
 from ..base_model import fingerprint, positions, whole_words
 from .conditioning import calls, processed
 from .services import check_cancelled, is_out_of_memory, load_fully, make_room
+from .shapes import latent_shape, pictures_of
 from .text import TextEncoder, text_cache
+
+SCHEDULE = 20
+"""Sampling steps of the schedule that wrappers see before a run has asked for one of its own."""
 
 
 class ComfyDenoiser:
     """A MODEL and CLIP as `erasure_core.denoiser.Denoiser`. Made by `opening.opened`, which loads and cleans up.
 
     `evaluations` counts the samples that `predict` was asked for. `tell(text=1)` and, without gradients,
-    `tell(evaluations=n)` are called as the work is done (`report.Progress`).
+    `tell(evaluations=n)` are called as the work is done (`report.Progress`). `notes` say what of the MODEL the run leaves out.
     """
 
     def __init__(
@@ -43,10 +49,13 @@ class ComfyDenoiser:
         width: int,
         height: int,
         encoded: dict[str, dict[str, Tensor]],
+        notes: Sequence[str] = (),
     ) -> None:
         self._patcher, self._clip, self._model = patcher, clip, patcher.model
         self._width, self._height = width, height
+        self._options = _sampling_options(patcher)
         self._encoded = encoded
+        self.notes = tuple(notes)
         self.text_encoder = TextEncoder(clip, text_cache())
         self.evaluations = 0
         self.tell: Callable[..., object] = unwatched
@@ -54,6 +63,8 @@ class ComfyDenoiser:
         self._facts = family_named(self.family)
         self.device = patcher.load_device
         self.fingerprint = fingerprint(patcher)
+        blocks_run = [] if _is_compiled(patcher) else blocks(self.family, "checkpointed", self.modules())
+        self._last_block = self.modules()[blocks_run[-1]] if blocks_run else None
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """See `Denoiser.encode`; what was encoded once is kept for the run, and on disk for the next (`TextEncoder`)."""
@@ -89,15 +100,14 @@ class ComfyDenoiser:
 
     def sigmas(self, n: int) -> Tensor:
         """See `Denoiser.sigmas`: ComfyUI's `normal` scheduler."""
-        return comfy.samplers.calculate_sigmas(self._model.model_sampling, "normal", n).to(self.device)
+        schedule = comfy.samplers.calculate_sigmas(self._model.model_sampling, "normal", n).to(self.device)
+        self._options["transformer_options"]["sample_sigmas"] = schedule  # where wrappers look up how far a run is
+        return schedule
 
     def empty_latents(self, n: int) -> Tensor:
         """See `Denoiser.empty_latents`."""
-        latent_format = self._model.latent_format
-        ratio = latent_format.spacial_downscale_ratio
-        frames = [1] * (latent_format.latent_dimensions - 2)  # a video model's picture is a video of one frame
-        size = (n, latent_format.latent_channels, *frames, self._height // ratio, self._width // ratio)
-        return torch.zeros(size, device=self.device)
+        shape = latent_shape(self._model.latent_format, self._width, self._height)
+        return torch.zeros((n, *shape), device=self.device)
 
     def predict(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Denoiser.predict`. Works in bf16 where the device is fast at it; LoRAs and patches of the MODEL act.
@@ -118,19 +128,32 @@ class ComfyDenoiser:
         return torch.cat(parts)[torch.cat(places).argsort()]
 
     def _predict(self, latents: Tensor, sigma: Tensor, arguments: dict[str, Any]) -> Tensor:
-        options = comfy.model_patcher.create_model_options_clone(self._patcher.model_options)
-        transformer_options = options.get("transformer_options", {})
-        wrappers = comfy.patcher_extension.copy_nested_dicts(self._patcher.wrappers)
-        transformer_options |= {"cond_or_uncond": [0], "sigmas": sigma, "wrappers": wrappers}
-        arguments["transformer_options"] = transformer_options
-        with self._precision():
-            wrapper = options.get("model_function_wrapper")
-            if wrapper is not None:
-                call = {"input": latents, "timestep": sigma, "c": arguments, "cond_or_uncond": [0]}
-                denoised = wrapper(self._model.apply_model, call)
-            else:
-                denoised = self._model.apply_model(latents, sigma, **arguments)
+        kinds = {True: comfy.conds.CONDRegular, False: comfy.conds.CONDConstant}
+        conds = {name: kinds[torch.is_tensor(value)](value) for name, value in arguments.items()}
+        said = {"model_conds": conds, "uuid": uuid4()}  # a new one: what was kept for another call is not for this
+        if "sample_sigmas" not in self._options["transformer_options"]:
+            self.sigmas(SCHEDULE)
+        with self._precision(), self._network_runs():
+            (denoised,) = comfy.samplers.calc_cond_batch(self._model, [[said]], latents, sigma, self._options)
         return prediction_of(latents, denoised.float(), sigma)
+
+    @contextmanager
+    def _network_runs(self) -> Iterator[None]:
+        """Raise RuntimeError if the network's last block was not run inside. torch.compile runs blocks unseen."""
+        ran: list[bool] = []
+        if self._last_block is None:
+            yield
+            return
+        watch = self._last_block.register_forward_pre_hook(lambda *_: ran.append(True))
+        try:
+            yield
+        finally:
+            watch.remove()
+        if not ran:
+            raise RuntimeError(
+                "something on this MODEL answered in place of its network, as a cache that skips sampling steps does, and "
+                "nothing can be learned from that. Link the MODEL as it is before that node, and put the node behind this one"
+            )
 
     def lacks(self, need: str) -> str | None:
         """Why this model does not have one of `families.NEEDS`, or None if it has: also what depends on this ComfyUI,
@@ -215,6 +238,19 @@ class ComfyDenoiser:
     @torch.no_grad()
     def picture(self, vae: comfy.sd.VAE, latents: Tensor) -> Tensor:
         """Latents in model space -> images (n, height, width, 3) in [0, 1]."""
-        images = vae.decode(self._model.process_latent_out(latents))
+        images = pictures_of(vae, self._model.process_latent_out(latents))
         load_fully(self._patcher)
-        return images.reshape(-1, *images.shape[-3:])  # a video model's picture has a frame dimension
+        return images
+
+
+def _is_compiled(patcher: comfy.model_patcher.ModelPatcher) -> bool:
+    return any("compile" in str(key) for by_key in patcher.wrappers.values() for key in by_key)
+
+
+def _sampling_options(patcher: comfy.model_patcher.ModelPatcher) -> dict[str, Any]:
+    """The model options with which ComfyUI's guider would sample: the MODEL's own, its wrappers and callbacks."""
+    options = comfy.model_patcher.create_model_options_clone(patcher.model_options)
+    options.setdefault("transformer_options", {})
+    comfy.sampler_helpers.prepare_model_patcher(patcher, {}, options)
+    comfy.samplers.cast_to_load_options(options, device=patcher.load_device, dtype=patcher.model_dtype())
+    return options

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,8 +16,8 @@ from torch.utils.hooks import RemovableHandle
 from ...erasure_core.adapters import shape_of
 from ...erasure_core.families import family_named
 from .denoiser import ComfyDenoiser
-from .sampling import check_size
 from .services import check_linked, load_fully
+from .shapes import check_size
 
 
 def differentiable_weights(model: nn.Module) -> None:
@@ -37,6 +37,45 @@ def _norms_read_copies(network: nn.Module) -> list[RemovableHandle]:
         return (inputs[0].clone(), *inputs[1:]) if inputs[0].requires_grad else None
 
     return [norm.register_forward_pre_hook(copy) for norm in network.modules() if isinstance(norm, nn.LayerNorm)]
+
+
+def _patches_keep_gradients(patcher: Any) -> None:
+    """Give the patches of blocks on this clone copies of what they read, also for their gradients: some write into it
+    (FreeU), which autograd refuses."""
+    patches = patcher.model_options.get("transformer_options", {}).get("patches", {})
+
+    def around(patch: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            copies = [value.clone() if torch.is_tensor(value) else value for value in given]
+            with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda saved: saved):
+                return patch(*copies)
+
+        return call
+
+    for name in [name for name in patches if "_block_patch" in name]:
+        patches[name] = [patch if hasattr(patch, "to") else around(patch) for patch in patches[name]]
+
+
+_GUIDANCE = tuple(f"sampler_{name}_function" for name in ("cfg", "pre_cfg", "post_cfg", "calc_cond_batch"))
+
+
+def _what_is_left_out(patcher: Any) -> list[str]:
+    """Take the wrappers that answer from a cache off this clone, and say what of the MODEL does not act while learning.
+
+    A cache skips sampling steps that are like the last one, and keeps what a step computed, gradients and all, in an
+    object that all clones of the MODEL share.
+    """
+    options, notes = patcher.model_options, []
+    found = {}
+    for wrappers in (patcher.wrappers, options.get("transformer_options", {}).get("wrappers", {})):
+        for by_key in wrappers.values():
+            for key in [key for key in by_key if "cache" in str(key).casefold()]:
+                found[key] = by_key.pop(key)
+    if found:
+        notes.append(f"learned without the MODEL's {', '.join(found)}, which skips steps; the result has it again")
+    if any(name in options for name in _GUIDANCE):
+        notes.append("learned without what nodes on this MODEL do to the guidance; the result has it again")
+    return notes
 
 
 @contextmanager
@@ -61,6 +100,8 @@ def opened(
         patcher = model.clone(disable_dynamic=True)
         hooks = []
         try:
+            notes = _what_is_left_out(patcher)
+            _patches_keep_gradients(patcher)
             load_fully(patcher)
             patcher.pre_run()
             if family_named(type(patcher.model.model_config).__name__).in_place:
@@ -68,7 +109,7 @@ def opened(
             # fused kernels have no backward pass; this switches them off
             comfy.model_management.in_training = True
             differentiable_weights(patcher.model)
-            denoiser = kind(patcher, clip, width, height, {} if encoded is None else encoded)
+            denoiser = kind(patcher, clip, width, height, {} if encoded is None else encoded, notes)
             _check_clip(denoiser)
             yield denoiser
         finally:

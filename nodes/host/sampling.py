@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,6 +16,7 @@ from torch import Tensor
 from ...erasure_core.evaluation.drawing import Drawn, Sampling
 from ...erasure_core.report import Check, unwatched
 from .services import check_linked
+from .shapes import check_size, check_vae, latent_shape, pictures_of
 
 SAMPLERS = tuple(comfy.samplers.KSampler.SAMPLERS)
 SCHEDULERS = tuple(comfy.samplers.KSampler.SCHEDULERS)
@@ -27,7 +27,7 @@ Encoded = tuple[Tensor, dict[str, Any]]
 class ComfyPainter:
     """Draws with one MODEL. Painters of several clones may share `encoded`, what the CLIP said of each prompt.
 
-    Raises ValueError if MODEL, CLIP or VAE is empty, or the size does not fit the latents.
+    Raises ValueError if MODEL, CLIP or VAE is empty, or the VAE or the size does not fit the latents.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class ComfyPainter:
         check_linked(model, clip)
         if vae is None:
             raise ValueError("the linked VAE is empty: this checkpoint has no autoencoder; load one with Load VAE")
+        check_vae(model, vae)
         check_size(model, sampling.width, sampling.height)
         self.model, self._clip, self._vae, self.sampling = model, clip, vae, sampling
         self._encoded = {} if encoded is None else encoded
@@ -65,8 +66,7 @@ class ComfyPainter:
     def noise(self, seeds: Sequence[int]) -> Tensor:
         """Noise (n, channels, ...) of unit variance: for each seed what KSampler draws for it, alone in its batch."""
         latent_format = self.model.get_model_object("latent_format")
-        ratio = latent_format.spacial_downscale_ratio
-        shape = (latent_format.latent_channels, self.sampling.height // ratio, self.sampling.width // ratio)
+        shape = latent_shape(latent_format, self.sampling.width, self.sampling.height)
         return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
     @torch.inference_mode()
@@ -87,7 +87,7 @@ class ComfyPainter:
     def decode(self, latents: Tensor) -> Tensor:
         """Latents as KSampler gives them -> images (n, height, width, 3) in [0, 1]."""
         parts = latents.split(self.sampling.batch_size)
-        return torch.cat([self._vae.decode(part).float()[..., :3].clamp(0, 1).cpu() for part in parts])
+        return torch.cat([pictures_of(self._vae, part).float()[..., :3].clamp(0, 1).cpu() for part in parts])
 
     @torch.inference_mode()
     def sample(
@@ -104,32 +104,40 @@ class ComfyPainter:
         those of `comfy.sample.sample` (denoise, start_step, last_step, force_full_denoise, noise_mask)."""
         latent_format = self.model.get_model_object("latent_format")
         origin = torch.zeros_like(noise) if start is None else latent_format.process_out(start)
-        parts = []
-        for rows in torch.arange(len(noise)).split(self.sampling.batch_size):
+        parts, places = [], []
+        for rows in alike(texts, self.sampling.batch_size):
             self._check()
             latents = comfy.sample.sample(
                 self.model, noise[rows], self.sampling.steps,
                 self.sampling.cfg if guidance_scale is None else guidance_scale,
                 self.sampling.sampler_name, self.sampling.scheduler,
-                [joined([texts[int(row)] for row in rows])], [list(self.encode(""))], origin[rows],
+                [joined([texts[row] for row in rows])], [list(self.encode(""))], origin[rows],
                 callback=partial(self._stepped, len(rows)), disable_pbar=True, seed=seed, **options,
             )  # fmt: skip
             parts.append(latents.float().cpu())
-        return torch.cat(parts)
+            places += rows
+        return torch.cat(parts)[torch.tensor(places).argsort()]
 
     def _stepped(self, pictures: int, *_step: Any) -> None:
         """After each sampling step of some pictures."""
         self._check(evaluations=pictures)
 
 
-def check_size(model: Any, width: int, height: int) -> None:
-    """Raise ValueError, naming it and a size near by, if a width or height does not fit the model's latents."""
-    ratio = model.model.latent_format.spacial_downscale_ratio
-    for name, value in (("width", width), ("height", height)):
-        if value % ratio or value <= 0:
-            raise ValueError(
-                f"{name} is {value}, which is no multiple of {ratio}; try {max(1, round(value / ratio)) * ratio}"
-            )
+def alike(texts: Sequence[Encoded], at_most: int) -> list[list[int]]:
+    """The places of texts that a model can be given in one call, at most so many at once.
+
+    Texts of one shape are rows of a batch. To repeat the shorter ones to the length of all is right for plain
+    cross-attention alone; in every other family ComfyUI calls them one after the other. Where what is beside a text is no
+    row of a batch (Anima's token ids), only equal texts go together.
+    """
+    groups: dict[Any, list[int]] = {}
+    for place, (states, others) in enumerate(texts):
+        rows = all(len(value) == len(states) for value in others.values() if torch.is_tensor(value))
+        kind = tuple(
+            (name, tuple(value.shape) if torch.is_tensor(value) else repr(value)) for name, value in others.items()
+        )
+        groups.setdefault((tuple(states.shape), kind) if rows else id(states), []).append(place)
+    return [group[at : at + at_most] for group in groups.values() for at in range(0, len(group), at_most)]
 
 
 def fitting_size(model: Any, width: int, height: int) -> tuple[int, int]:
@@ -139,14 +147,14 @@ def fitting_size(model: Any, width: int, height: int) -> tuple[int, int]:
 
 
 def joined(texts: Sequence[Encoded]) -> list[Any]:
-    """One conditioning for a batch of prompts; shorter ones are repeated to the length of all, as ComfyUI does it."""
-    length = math.lcm(*(states.shape[1] for states, _ in texts))
-    states = torch.cat([states.repeat(1, length // states.shape[1], 1) for states, _ in texts])
+    """One conditioning for a batch of texts that are `alike`; the host repeats a single one for all pictures."""
+    if all(states is texts[0][0] for states, _ in texts):
+        return list(texts[0])
     others = {
         name: torch.cat([other[name] for _, other in texts]) if torch.is_tensor(value) else value
         for name, value in texts[0][1].items()
     }
-    return [states, others]
+    return [torch.cat([states for states, _ in texts]), others]
 
 
 def use(model: Any) -> None:

@@ -16,6 +16,8 @@ from ..base_model import positions, words_and_tokens
 from .denoiser import ComfyDenoiser
 from .opening import differentiable_weights
 
+CLIP_KEYS = {"l", "g", "h"}
+"""The tokens of CLIP's own encoders, which share their words and pad a prompt to 77 tokens."""
 PLACEHOLDERS = ("thing", "object", "house")
 """Each is one token; one that the prompt does not say holds the place of the vectors."""
 
@@ -30,7 +32,7 @@ def encoders(clip: Any) -> dict[str, nn.Module]:
     keys, model = list(clip.tokenize("")), clip.cond_stage_model
     names = [getattr(model, "clip", "")] if len(keys) == 1 else [f"clip_{key}" for key in keys]
     found = {key: getattr(model, name, None) for key, name in zip(keys, names, strict=True)}
-    if None in found.values():
+    if None in found.values() or not set(keys) <= CLIP_KEYS:
         raise ValueError(
             f"this CLIP has the text encoders {', '.join(keys)}, and vectors in place of words are only supported where all "
             f"are CLIP's own (SD1.5, SD2.x, SDXL); choose another attack"

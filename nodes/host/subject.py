@@ -18,7 +18,7 @@ from ...erasure_core.report import Check, unwatched
 from .opening import opened
 from .patching import patched
 from .sampling import ComfyPainter, Encoded
-from .soft_prompts import SoftComfyDenoiser, soft_tokens
+from .soft_prompts import SoftComfyDenoiser, encoders, soft_tokens
 
 
 class ComfySubject:
@@ -106,6 +106,17 @@ class ComfySubject:
         """See `Subject.pictures`."""
         painter = self._painters[ERASED]
         return painter.decode(painter.model.get_model_object("latent_format").process_out(latents))
+
+    def lacks(self, need: str) -> str | None:
+        """See `Subject.lacks`."""
+        if need != "word_vectors":
+            with self.opened(ERASED) as denoiser:
+                return denoiser.lacks(need)
+        try:
+            encoders(self._clip)
+        except ValueError as error:
+            return str(error)
+        return None
 
     def opened(self, who: str) -> AbstractContextManager[SoftComfyDenoiser]:
         """See `Subject.opened`."""

@@ -6,6 +6,7 @@ import importlib
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -18,11 +19,23 @@ from devtools.inprocess import load_comfy
 from .layouts import LAYOUTS, UNET, Layout
 
 
+class Vocabulary:
+    """In place of a tokenizer: it shows a few whole words, as SentencePiece spells them."""
+
+    def __init__(self) -> None:
+        self.tokenizer = self
+
+    def get_vocab(self) -> dict[str, int]:
+        """Entry -> id."""
+        return {f"▁{word}": i for i, word in enumerate(("circle", "house", "tree", "river", "stone", "cloud", "lamp"))}
+
+
 class Text:
     """In place of a text encoder, which has up to 24 billion parameters: each word has a random state."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        self.tokenizer, self.cond_stage_model = SimpleNamespace(words=Vocabulary()), torch.nn.Module()
 
     def tokenize(self, prompt: str, return_word_ids: bool = False) -> dict[str, list[list[tuple]]]:
         """As ComfyUI's: by tokenizer the prompt's words, filled up; a word's weight is 1, its number counts from 1."""
@@ -50,6 +63,26 @@ class Text:
 
     def _state(self, word: str) -> Tensor:
         return torch.randn(self._layout.width, generator=torch.Generator().manual_seed(zlib.crc32(word.encode())))
+
+
+class Autoencoder:
+    """In place of a VAE, as wide as the family's: pictures whose colours are the first channels of the latents."""
+
+    def __init__(self, latent_format: Any) -> None:
+        self.latent_channels, self.latent_dim = latent_format.latent_channels, latent_format.latent_dimensions
+        self._ratio = latent_format.spacial_downscale_ratio
+
+    def spacial_compression_encode(self) -> int:
+        """As ComfyUI's: how many pixels a side of a latent stands for."""
+        return self._ratio
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (n, channels, ...) -> images (n, height, width, 3); of videos (n, frames, height, width, 3)."""
+        assert latents.shape[1] == self.latent_channels and latents.ndim == 2 + self.latent_dim
+        colours = (latents[:, :3].float() / 8).sigmoid().movedim(1, -1)
+        for side in (-3, -2):
+            colours = colours.repeat_interleave(self._ratio, side)
+        return colours
 
 
 def small_model(

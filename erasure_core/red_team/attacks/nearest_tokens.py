@@ -18,6 +18,7 @@ class NearestTokens(Attack):
     name = "nearest_tokens"
     title = "Nearest words: the token table's neighbours of the concept"
     paper = "no single source; the simplest check of a text-keyed edit"
+    needs = ("word_vectors",)
 
     words: int = setting(12, "How many of the nearest words are tried.", minimum=1, maximum=500)
     tries: int = setting(2, "Pictures of each word while the best one is looked for.", minimum=1, maximum=64)

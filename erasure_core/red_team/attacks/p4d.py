@@ -24,6 +24,7 @@ class P4D(PrefixAttack):
     name = "p4d"
     title = "P4D: a prefix that predicts as the base model does"
     paper = "Prompting4Debugging, arXiv 2309.06135"
+    needs = ("word_vectors", "gradients")
 
     def run(self, subject: Subject, n: int, report: Report) -> Outcome:
         """See `Attack.run`."""

@@ -31,6 +31,7 @@ class Relearn(Attack):
     title = "Relearning: a LoRA trained on the erased model"
     paper = "arXiv 2505.16174 (pictures of the concept); 2410.08074 and 2412.00357 (other pictures)"
     variants = (f"pictures_of={OTHERS}",)
+    needs = ("gradients",)
 
     pictures_of: str = setting(
         THE_CONCEPT,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ...evaluation.prompts import GAP
 from ...method import setting
@@ -16,6 +17,12 @@ from ..words import other_words, random_words
 
 KEPT = 4
 """A generation's parents: the best quarter, and never fewer than two."""
+
+
+def as_long(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Both texts (n, tokens, width) with zeros behind the shorter one: not every text encoder fills prompts up."""
+    missing = other.shape[1] - one.shape[1]
+    return pad(one, (0, 0, 0, max(0, missing))), pad(other, (0, 0, 0, max(0, -missing)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +57,7 @@ class RingABell(Attack):
         makes in the templates (equations 2 and 3)."""
         said = denoiser.encode([template.replace(GAP, subject.concept) for template in subject.templates]).tokens
         unsaid = denoiser.encode([" ".join(t.replace(GAP, "").split()) for t in subject.templates]).tokens
+        said, unsaid = as_long(said, unsaid)
         return said[:1] + self.eta * (said.mean(0) - unsaid.mean(0))
 
     def search(
@@ -63,8 +71,8 @@ class RingABell(Attack):
         genes = torch.randint(len(words), (self.population, self.words), generator=generator)
         for generation in range(self.generations + 1):
             report.check(f"ring_a_bell: generation {generation} of {self.generations}")
-            texts = denoiser.encode([prompt(one) for one in genes]).tokens
-            error = (texts - target).square().flatten(1).mean(1)
+            texts, wanted = as_long(denoiser.encode([prompt(one) for one in genes]).tokens, target)
+            error = (texts - wanted).square().flatten(1).mean(1)
             genes = genes[error.argsort().cpu()]
             report.on_progress(generation, self.generations, float(error.min()))
             if generation < self.generations:

@@ -23,6 +23,7 @@ class TextualInversion(Attack):
     name = "textual_inversion"
     title = "Textual inversion: a new word, learned through the erased model"
     paper = "Circumventing Concept Erasure, arXiv 2308.01508"
+    needs = ("word_vectors", "gradients")
 
     vectors: int = setting(2, "Token vectors that stand for the concept.", minimum=1, maximum=32)
     steps: int = setting(150, "Optimiser steps.", minimum=1, maximum=10000)

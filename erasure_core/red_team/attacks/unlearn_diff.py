@@ -19,6 +19,7 @@ class UnlearnDiff(PrefixAttack):
     name = "unlearn_diff"
     title = "UnlearnDiffAtk: a prefix that denoises the concept's pictures"
     paper = "UnlearnDiffAtk, arXiv 2310.11868"
+    needs = ("word_vectors", "gradients")
 
     def run(self, subject: Subject, n: int, report: Report) -> Outcome:
         """See `Attack.run`."""
