@@ -15,7 +15,8 @@ from .lock import locked
 CHECKPOINT = Path("checkpoints", "playground.safetensors")
 FLOW = Path("checkpoints", "playground_flow.safetensors")
 JUDGE = Path("concept_judges", "playground")
-EDIT = Path("loras", "playground", "erased_circle.safetensors")
+EDIT = Path("loras", "playground_erased_circle.safetensors")
+EDIT_WEIGHTS = PACK / "playground" / "weights" / "erased_circle.safetensors"
 STAMP = Path("playground.stamp")
 BUILT = (CHECKPOINT, FLOW, JUDGE / "shape" / "config.json", STAMP)
 """What is there of a finished build."""
@@ -55,7 +56,8 @@ def _sources() -> str:
 
 
 def _is_current(models: Path) -> bool:
-    if not all((models / file).is_file() for file in BUILT):
+    files = (*BUILT, EDIT) if EDIT_WEIGHTS.is_file() else BUILT
+    if not all((models / file).is_file() for file in files):
         return False
     return (models / STAMP).read_text(encoding="utf-8") == _sources()
 
@@ -79,8 +81,7 @@ def _build(host: Host, models: Path) -> None:
     new_judge.rename(judge)
     new_flow.replace(flow)
     new_checkpoint.replace(checkpoint)
-    ready = PACK / "playground" / "weights" / EDIT.name
-    if ready.is_file():  # a playground that has just been trained has none yet
+    if EDIT_WEIGHTS.is_file():  # a playground that has just been trained has none yet
         (models / EDIT).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ready, models / EDIT)
+        shutil.copyfile(EDIT_WEIGHTS, models / EDIT)
     (models / STAMP).write_text(_sources(), encoding="utf-8")  # last: it says that the build is finished

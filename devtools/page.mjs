@@ -1,0 +1,33 @@
+// A headless Chromium on the page of a running ComfyUI; `devtools.browser` starts the scripts that use it.
+import { readFileSync } from "node:fs"
+import { createRequire } from "node:module"
+
+const { chromium } = createRequire(process.env.CE_PLAYWRIGHT)("playwright-core")
+
+export const input = JSON.parse(readFileSync(0, "utf8"))
+export const VIEW = { width: 1600, height: 1000 }
+
+/** Open the page and wait until its graph is there. `errors` fills with what the page's code throws. */
+export async function openPage() {
+  // otherwise the page covers itself with the Templates dialog on its first visit
+  await fetch(`${input.url}/api/settings/Comfy.TutorialCompleted`, { method: "POST", body: "true" })
+  const browser = await chromium.launch({ executablePath: process.env.CE_CHROMIUM, args: ["--no-sandbox", "--disable-gpu"] })
+  const page = await browser.newPage({ viewport: VIEW })
+  const errors = []
+  page.on("pageerror", (error) => errors.push(String(error)))
+  await page.goto(input.url)
+  await page.waitForFunction(() => window.app?.graph && window.LiteGraph?.registered_node_types.KSampler, null, { timeout: 60000 })
+  await page.locator("#splash-loader").waitFor({ state: "detached", timeout: 60000 }).catch(() => {})
+  return { browser, page, errors }
+}
+
+/** Load a workflow as if its file had been opened, and let the page settle. */
+export async function load(page, workflow, name) {
+  await page.evaluate(([workflow, name]) => window.app.loadGraphData(workflow, true, true, name), [workflow, name])
+  await page.waitForTimeout(400)
+}
+
+/** The last line of the output is what `devtools.browser` hands back. */
+export function answer(value) {
+  console.log(JSON.stringify(value))
+}
