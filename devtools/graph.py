@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .install import COMFYUI_VERSION
-from .layout import least_size, lay_out
+from .layout import lay_out, least_size
 from .published import models_named, pack_id, pack_version
 from .widgets import Widget, sockets, widgets
 from .workflow import NOTES
 
 INPUTS, OUTPUTS = -10, -20  # the ids of a subgraph's own ends
-SCALE, OFFSET = 0.8, (160, 180)  # how the browser opens it: the note can be read, the first columns are seen
+SCALE, OFFSET = 1.2, (85, 180)  # how the browser opens it: the note can be read, nothing lies under the menu
 PANEL_COLOURS = {"color": "#432", "bgcolor": "#000"}
 
 

@@ -41,7 +41,8 @@ HIDE_NOTE = """\
 a smaller file, to `output/erased_unets/erased/`. Hand out the first and keep the second.
 The workflow "open with the key" loads both."""
 OPEN_NOTE = """\
-**Run the workflow "hide behind a key" first**: it saves the two files that are loaded here; press R if the lists do not show them yet.
+**Run the workflow "hide behind a key" first**: it saves the two files that are loaded here; press R if the lists do \
+not show them yet.
 The edit goes on the model as usual, and circles are gone. The key goes on top of it, by the same node, and brings them \
 back. Its strength turns it from closed (0) to open (1).
 On this small model the key is a rough one: most circles are back, and other shapes change under it too."""

@@ -10,7 +10,7 @@ from ..graph import Graph, Output, Subgraph
 from ..published import asset_url, release_assets
 
 NOTE_WIDTH = 420
-LETTERS, LINE = 55, 23  # of a note: letters in a line, pixels a line
+LETTERS, LINE = 76, 14  # of a note: letters in a line, pixels a line
 PICTURE = (440, 330)  # a preview of some pictures
 START, COMPARE = "Start here", "Compare"
 

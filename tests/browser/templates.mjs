@@ -26,7 +26,7 @@ for (const [name, workflow] of Object.entries(input.workflows)) {
       const [x, y, width, height] = group._bounding ?? group.bounding
       return [x, y, x + width, y + height]
     })
-    const note = [...document.querySelectorAll(".comfy-markdown-content")].find((element) => element.offsetParent)
+    const note = [...document.querySelectorAll(".comfy-markdown .tiptap")].find((element) => element.offsetParent)
     return {
       prompt: (await app.graphToPrompt()).output,
       missing: all.filter((node) => node.has_errors || !(node.type in window.LiteGraph.registered_node_types || node.subgraph)).map((node) => node.type),
@@ -35,7 +35,7 @@ for (const [name, workflow] of Object.entries(input.workflows)) {
       groupsOverlap: groups.some((one, row) => groups.slice(row + 1).some((other) => !apart(one, other))),
       outside: outside.map((node) => node.title),
       sizes: all.map((node) => ({ id: String(node.id), kind: node.type, title: node.title, size: Array.from(node.size), least: Array.from(node.computeSize()) })),
-      note: note && { scrolls: note.scrollHeight - note.clientHeight, letter: parseFloat(getComputedStyle(note).fontSize) },
+      note: note && { scrolls: note.scrollHeight - note.clientHeight, lines: [note.clientHeight, note.lastElementChild?.offsetTop + note.lastElementChild?.offsetHeight], letter: parseFloat(getComputedStyle(note).fontSize) },
       scale: app.canvas.ds.scale,
       offset: Array.from(app.canvas.ds.offset),
       dialogs: [...document.querySelectorAll("[role=dialog]")].filter((one) => one.offsetParent).map((one) => one.innerText.slice(0, 300)),
