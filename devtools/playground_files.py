@@ -62,6 +62,14 @@ def _is_current(models: Path) -> bool:
     return (models / STAMP).read_text(encoding="utf-8") == _sources()
 
 
+def run_builder(host: Host, checkpoint: Path, judge: Path, *more: str) -> None:
+    """Write a checkpoint and a judge from the repository's weights, in a process of its own. Raises BuildError."""
+    line = [str(host.python), "-m", "playground.build", "--out", str(checkpoint), "--judge", str(judge), *more]
+    done = subprocess.run(line, cwd=PACK, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BuildError(f"playground.build failed:\n{(done.stdout + done.stderr).strip()[-3000:]}")
+
+
 def _build(host: Host, models: Path) -> None:
     checkpoint, flow, judge = models / CHECKPOINT, models / FLOW, models / JUDGE
     new_checkpoint, new_flow = (
@@ -71,11 +79,7 @@ def _build(host: Host, models: Path) -> None:
     for folder in (checkpoint.parent, judge.parent):
         folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(new_judge, ignore_errors=True)
-    line = [str(host.python), "-m", "playground.build", "--out", str(new_checkpoint)]
-    line += ["--flow", str(new_flow), "--judge", str(new_judge)]
-    done = subprocess.run(line, cwd=PACK, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise BuildError(f"playground.build failed:\n{(done.stdout + done.stderr).strip()[-3000:]}")
+    run_builder(host, new_checkpoint, new_judge, "--flow", str(new_flow))
     (models / STAMP).unlink(missing_ok=True)
     shutil.rmtree(judge, ignore_errors=True)
     new_judge.rename(judge)

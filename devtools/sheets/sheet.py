@@ -42,7 +42,7 @@ class Drawing:
 
 SMALL = Drawing(64, 64, 8, {"steps": 12, "cfg": 3.0})
 """For the playground."""
-SIZE = SMALL.size
+SIZE, SAMPLING = SMALL.size, SMALL.settings
 
 
 @dataclass(frozen=True)
