@@ -19,6 +19,7 @@ from .workflow import NOTES
 
 INPUTS, OUTPUTS = -10, -20  # the ids of a subgraph's own ends
 SCALE, OFFSET = 1.2, (85, 180)  # how the browser opens it: the note can be read, nothing lies under the menu
+TEMPLATE = "concept_erasure_template"  # the mark that web/js/open_template.js looks for
 PANEL_COLOURS = {"color": "#432", "bgcolor": "#000"}
 
 
@@ -246,7 +247,7 @@ class Graph(Canvas):
             "groups": level["groups"],
             **({"definitions": {"subgraphs": [part.definition() for part in self._parts]}} if self._parts else {}),
             "config": {},
-            "extra": {"ds": {"scale": SCALE, "offset": list(OFFSET)}, "workflowRendererVersion": "LG"},
+            "extra": {"ds": {"scale": SCALE, "offset": list(OFFSET)}, "workflowRendererVersion": "LG", TEMPLATE: True},
             "version": 0.4,
         }
 

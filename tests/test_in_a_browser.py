@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from erasure_tests.server import QUICK
 
-from devtools import browser, make_workflows
+from devtools import browser, graph, make_workflows
 from devtools.graph import each
 from devtools.workflow import api_prompt
 
@@ -146,3 +146,4 @@ def test_from_the_dialog_to_a_running_erasure_in_three_choices(bench, shots):
     seen = act(bench, shots, "template", title=title, checkpoint="playground.safetensors")
     assert seen["choices"] == [title, "playground.safetensors", "Run"]
     assert seen["ended"] == "" and seen["erase"] in seen["started"]
+    assert seen["scale"] == graph.SCALE, "not so small that the note cannot be read"

@@ -136,6 +136,7 @@ const acts = {
     await page.waitForFunction(() => window.app.graph.nodes.some((one) => one.type === "ErasureEraseConcept"), null, { timeout: 20000 })
     await page.waitForTimeout(1000)
     await shot("the template is open")
+    const scale = await page.evaluate(() => window.app.canvas.ds.scale)
     const spot = await page.evaluate(() => {
       const loader = window.app.graph.nodes.find((one) => one.type === "CheckpointLoaderSimple")
       const { scale, offset } = window.app.canvas.ds
@@ -158,7 +159,7 @@ const acts = {
     const seen = await page.evaluate(() => ({ ended: window.seen.ended, started: window.seen.started }))
     await page.evaluate(() => window.app.api.interrupt(null))
     await ended(null, 120)
-    return { choices, erase, ...seen }
+    return { choices, erase, scale, ...seen }
   },
 }
 
