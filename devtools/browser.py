@@ -39,10 +39,7 @@ def run(script: Path, given: dict, timeout: float = 600.0) -> object:
 
     Raises BrowserError if there is no browser, or with the end of its output if the script fails or takes too long.
     """
-    why_not = missing()
-    if why_not:
-        raise BrowserError(why_not)
-    own = {"CE_PLAYWRIGHT": str(_driver() / "package.json"), "CE_CHROMIUM": _chromium()}
+    own = {"CE_PLAYWRIGHT": str(driver() / "package.json"), "CE_CHROMIUM": _chromium()}
     try:
         done = subprocess.run(
             ["node", str(script)],
@@ -66,8 +63,11 @@ def _chromium() -> str | None:
     return named or next(filter(None, map(shutil.which, CHROMIUM)), None)
 
 
-def _driver() -> Path:
-    """The folder from which a script can load the driver, installed if need be."""
+def driver() -> Path:
+    """The folder from which a script can load the driver, installed if need be. Raises BrowserError if it cannot be."""
+    why_not = missing()
+    if why_not:
+        raise BrowserError(why_not)
     folder = cache() / f"browser-{DRIVER_VERSION}"
     with locked(
         cache() / "browser.lock", lambda: print("another process is installing the browser's driver", flush=True)

@@ -5,6 +5,7 @@ Screenshots go to the folder that `$CONCEPT_ERASURE_SHOTS` names, else to a temp
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -25,7 +26,11 @@ pytestmark = pytest.mark.skipif(browser.missing() is not None, reason=f"no brows
 
 @pytest.fixture(scope="session")
 def shots(tmp_path_factory) -> str:
-    """Where the screenshots go."""
+    """Where the screenshots go; skips the test where the driver cannot be installed."""
+    try:
+        browser.driver()
+    except browser.BrowserError as error:
+        pytest.skip(str(error))
     return os.environ.get("CONCEPT_ERASURE_SHOTS") or str(tmp_path_factory.mktemp("screenshots"))
 
 
@@ -36,10 +41,11 @@ def act(bench, shots: str, what: str, name: str = "erase_and_compare", **given: 
 
 
 @pytest.fixture(scope="module")
-def opened(bench, shots) -> dict[str, dict]:
+def opened(shots, bench) -> dict[str, dict]:
     """What the page shows of every template, and would post for it; the files that one of them loads are there."""
     bench.workflow("hide_behind_a_key")
     workflows = {name: make_workflows.workflow(name) for name in NAMES}
+    workflows |= {path.stem: json.loads(path.read_text("utf-8")) for path in make_workflows.BLUEPRINTS.glob("*.json")}
     return browser.run(SCRIPTS / "templates.mjs", {"url": bench.running.url, "shots": shots, "workflows": workflows})
 
 
@@ -87,6 +93,17 @@ def test_the_page_posts_what_our_own_tools_post(opened, bench, name):
     assert {node: entry["inputs"] for node, entry in ours.items()} == {
         node: entry["inputs"] for node, entry in theirs.items()
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", make_workflows.BLUEPRINT_TITLES.values())
+def test_a_blueprint_is_offered_and_opens_whole(opened, bench, name):
+    seen = opened[name]
+    assert seen["missing"] == [] and seen["overlapping"] == [] and seen["errors"] == []
+    blueprint = json.loads((make_workflows.BLUEPRINTS / f"{name}.json").read_text("utf-8"))
+    ours = {node: entry["inputs"] for node, entry in api_prompt(blueprint, bench.info).items()}
+    assert ours == {node: entry["inputs"] for node, entry in seen["prompt"].items()}
+    assert any(name in offered for offered in seen["blueprints"]), seen["blueprints"]
 
 
 @pytest.mark.parametrize("name", ["erase_and_compare", "closed_form_in_seconds"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 
 import pytest
 import torch
@@ -52,6 +53,13 @@ def test_every_workflow_file_has_a_maker_and_a_thumbnail_and_stands_in_order():
     for ending in (".json", ".jpg"):
         stems = sorted(path.stem for path in make_workflows.FOLDER.glob(f"*{ending}"))
         assert stems == [make_workflows.path_of(name).stem for name in NAMES]
+
+
+def test_the_host_offers_the_blueprints(bench):
+    with urllib.request.urlopen(f"{bench.running.url}/global_subgraphs", timeout=30) as answer:
+        offered = {(one["info"]["node_pack"], one["name"]) for one in json.load(answer).values()}
+    for title in make_workflows.BLUEPRINT_TITLES.values():
+        assert ("custom_nodes.concept-erasure", title) in offered
 
 
 def test_every_node_says_which_pack_it_is_from():

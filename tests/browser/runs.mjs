@@ -52,7 +52,8 @@ async function runToTheEnd(name) {
   await page.waitForFunction(() => window.seen.bar.length > 0 || window.seen.ended, null, { timeout: 240000 })
   await shot(`${name}, running`)
   await ended(null, 280)
-  await page.waitForTimeout(500)
+  await page.evaluate(() => window.app.extensionManager.command.execute("Comfy.Canvas.FitView")) // pictures are read when they are seen
+  await page.waitForFunction(() => (window.app.rootGraph ?? window.app.graph).nodes.every((node) => !window.seen.outputs[node.id]?.images || node.imgs?.length), null, { timeout: 60000 }).catch(() => {})
   await shot(`${name}, done`)
   return page.evaluate(() => {
     clearInterval(window.watching)
@@ -120,6 +121,15 @@ const acts = {
     await set(input.quick)
     const again = await runToTheEnd("after a cancelled run")
     return { cancelled, again: again.ended, said: again.said }
+  },
+
+  /** A file that a workflow names is not there: what the page says of it. */
+  async missing() {
+    await load(page, input.workflow, input.name)
+    await page.getByRole("button", { name: "View details" }).click()
+    await page.waitForTimeout(1500)
+    await shot("a missing file")
+    return { said: await page.evaluate(() => document.body.innerText), links: await page.evaluate(() => [...document.querySelectorAll("a[href]")].map((one) => one.href)) }
   },
 
   /** From the Templates dialog to a running erasure, counting what has to be chosen. */
