@@ -123,6 +123,22 @@ const acts = {
     return { cancelled, again: again.ended, said: again.said }
   },
 
+  /** Search for a blueprint as for a node, and put it on the canvas. */
+  async blueprint() {
+    await page.evaluate(() => window.app.graph.clear())
+    await page.mouse.dblclick(900, 600)
+    await page.waitForTimeout(500)
+    await page.keyboard.type(input.title, { delay: 20 })
+    await page.waitForTimeout(1500)
+    await shot(`searched for ${input.title}`)
+    await page.keyboard.press("Enter")
+    await page.waitForTimeout(1000)
+    await page.mouse.click(900, 600)
+    await page.waitForTimeout(500)
+    await shot(`placed ${input.title}`)
+    return { placed: await page.evaluate(() => window.app.graph.nodes.map((one) => one.subgraph?.name ?? one.type)) }
+  },
+
   /** A file that a workflow names is not there: what the page says of it. */
   async missing() {
     await load(page, input.workflow, input.name)

@@ -36,7 +36,6 @@ for (const [name, workflow] of Object.entries(input.workflows)) {
       outside: outside.map((node) => node.title),
       sizes: all.map((node) => ({ id: String(node.id), kind: node.type, title: node.title, size: Array.from(node.size), least: Array.from(node.computeSize()) })),
       note: note && { scrolls: note.scrollHeight - note.clientHeight, lines: [note.clientHeight, note.lastElementChild?.offsetTop + note.lastElementChild?.offsetHeight], letter: parseFloat(getComputedStyle(note).fontSize) },
-      blueprints: Object.keys(window.LiteGraph.registered_node_types).filter((one) => one.startsWith("SubgraphBlueprint")),
       scale: app.canvas.ds.scale,
       offset: Array.from(app.canvas.ds.offset),
       dialogs: [...document.querySelectorAll("[role=dialog]")].filter((one) => one.offsetParent).map((one) => one.innerText.slice(0, 300)),
