@@ -14,6 +14,17 @@ WIDTH = 340
 TITLE = 30  # a node's title stands above its place
 BETWEEN, BESIDE = 30, 70  # nodes of a column, columns
 MARGIN, HEADING = 20, 44  # of a group around its nodes, and its own title
+ROOM = 90
+"""What a node grows by while it runs, for a line of text."""
+TALKING = (
+    "ErasureEraseConcept",
+    "ErasureEvaluate",
+    "ErasureFindAdversarialConcept",
+    "ErasureRedTeam",
+    "ErasureRedTeamSummary",
+    "ErasureTrainConceptSAE",
+)
+"""The nodes that show one."""
 COLOUR, FONT = "#3f789e", 24
 
 
@@ -23,9 +34,9 @@ def size_key(kind: str, choices: list[object]) -> str:
 
 
 def least_size(kind: str, widgets: list[Widget], size: tuple[int, int]) -> list[int]:
-    """`size`, or what the node needs if that is more."""
+    """`size`, or what the node needs if that is more; with room for what it says while it runs."""
     needed = _sizes().get(size_key(kind, [one.value for one in widgets if one.kind == DYNAMIC_COMBO]), (0, 0))
-    return [max(size[0] or WIDTH, needed[0]), max(size[1], needed[1])]
+    return [max(size[0] or WIDTH, needed[0]), max(size[1], needed[1]) + (ROOM if kind in TALKING else 0)]
 
 
 def _sizes() -> dict[str, list[int]]:

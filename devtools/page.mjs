@@ -27,6 +27,17 @@ export async function load(page, workflow, name) {
   await page.waitForTimeout(400)
 }
 
+/** In the page: pairs of nodes that lie over each other, in the workflow and in each of its subgraphs. */
+export function overlapping() {
+  const graph = window.app.rootGraph ?? window.app.graph
+  const title = window.LiteGraph.NODE_TITLE_HEIGHT
+  const apart = (a, b) =>
+    a.pos[0] + a.size[0] <= b.pos[0] || b.pos[0] + b.size[0] <= a.pos[0] ||
+    a.pos[1] + a.size[1] <= b.pos[1] - title || b.pos[1] + b.size[1] <= a.pos[1] - title
+  return [graph, ...graph.subgraphs.values()].flatMap((level) =>
+    level.nodes.flatMap((one, row) => level.nodes.slice(row + 1).filter((other) => !apart(one, other)).map((other) => [one.title, other.title])))
+}
+
 /** The last line of the output is what `devtools.browser` hands back. */
 export function answer(value) {
   console.log(JSON.stringify(value))

@@ -14,6 +14,7 @@ from erasure_tests.server import QUICK
 
 from devtools import browser, graph, make_workflows
 from devtools.graph import each
+from devtools.published import asset_url
 from devtools.workflow import api_prompt
 
 SCRIPTS = Path(__file__).parent / "browser"
@@ -107,7 +108,7 @@ def test_a_blueprint_opens_whole(opened, bench, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", make_workflows.BLUEPRINT_TITLES.values())
-def test_a_blueprint_is_found_by_its_name_and_placed(bench, shots, name):
+def test_a_blueprint_is_in_the_node_library_and_can_be_placed(bench, shots, name):
     assert act(bench, shots, "blueprint", title=name)["placed"] == [name]
 
 
@@ -125,7 +126,17 @@ def test_a_workflow_runs_on_the_page(bench, shots, name):
     if name == "erase_and_compare":  # a closed form draws nothing while it erases
         assert seen["progress"][seen["erase"]] == sorted(seen["progress"][seen["erase"]])
         assert len({picture for node, picture in seen["previews"] if node == seen["erase"]}) > 1
-    assert seen["errors"] == []
+    assert seen["errors"] == [] and seen["overlapping"] == []
+
+
+@pytest.mark.slow
+def test_a_missing_file_is_named_and_the_note_has_its_link(bench, shots):
+    """The page downloads from a few hosts only; for others it copies the address, so the note has a link as well."""
+    text = json.dumps(make_workflows.workflow("evaluate")).replace("playground.safetensors", "absent.safetensors")
+    seen = act(bench, shots, "missing", workflow=json.loads(text))
+    assert "absent.safetensors" in seen["said"] and "Missing Models" in seen["said"]
+    addresses = [asset_url(name) for name in ("playground_erased_circle.safetensors", "playground")]
+    assert set(addresses) <= set(seen["links"])
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 // What an artist does with a workflow on the page: run, watch, change, save, open again, cancel. `input.act` says which.
 import { mkdirSync } from "node:fs"
-import { answer, input, load, openPage } from "../../devtools/page.mjs"
+import { answer, input, load, openPage, overlapping } from "../../devtools/page.mjs"
 
 mkdirSync(input.shots, { recursive: true })
 const { browser, page, errors } = await openPage()
@@ -55,11 +55,13 @@ async function runToTheEnd(name) {
   await page.evaluate(() => window.app.extensionManager.command.execute("Comfy.Canvas.FitView")) // pictures are read when they are seen
   await page.waitForFunction(() => (window.app.rootGraph ?? window.app.graph).nodes.every((node) => !window.seen.outputs[node.id]?.images || node.imgs?.length), null, { timeout: 60000 }).catch(() => {})
   await shot(`${name}, done`)
-  return page.evaluate(() => {
+  const over = await page.evaluate(overlapping)
+  const seen = await page.evaluate(() => {
     clearInterval(window.watching)
     const shown = Object.fromEntries((window.app.rootGraph ?? window.app.graph).nodes.map((node) => [node.title, { id: String(node.id), pictures: node.imgs?.length ?? 0, text: (node.widgets ?? []).map((one) => String(one.value)).join("\n") }]))
     return { ...window.seen, shown }
   })
+  return { ...seen, overlapping: over }
 }
 
 const acts = {
@@ -123,29 +125,30 @@ const acts = {
     return { cancelled, again: again.ended, said: again.said }
   },
 
-  /** Search for a blueprint as for a node, and put it on the canvas. */
+  /** Take a blueprint from the node library and put it on the canvas. */
   async blueprint() {
     await page.evaluate(() => window.app.graph.clear())
-    await page.mouse.dblclick(900, 600)
-    await page.waitForTimeout(500)
-    await page.keyboard.type(input.title, { delay: 20 })
-    await page.waitForTimeout(1500)
-    await shot(`searched for ${input.title}`)
-    await page.keyboard.press("Enter")
+    await page.getByRole("button", { name: "Nodes", exact: true }).first().click()
+    await page.getByPlaceholder(/Search/).first().fill(input.title)
+    const entry = page.getByText(input.title, { exact: true }).first()
+    await entry.waitFor({ timeout: 30000 })
+    await entry.click()
+    await page.mouse.move(900, 400)
     await page.waitForTimeout(1000)
-    await page.mouse.click(900, 600)
+    await page.mouse.click(900, 400)
     await page.waitForTimeout(500)
     await shot(`placed ${input.title}`)
     return { placed: await page.evaluate(() => window.app.graph.nodes.map((one) => one.subgraph?.name ?? one.type)) }
   },
 
-  /** A file that a workflow names is not there: what the page says of it. */
+  /** A file that a workflow names is not there: what the page says of it, and the links of the note. */
   async missing() {
     await load(page, input.workflow, input.name)
     await page.getByRole("button", { name: "View details" }).click()
-    await page.waitForTimeout(1500)
+    await page.getByText("Missing Models").first().waitFor({ timeout: 20000 })
     await shot("a missing file")
-    return { said: await page.evaluate(() => document.body.innerText), links: await page.evaluate(() => [...document.querySelectorAll("a[href]")].map((one) => one.href)) }
+    const links = await page.evaluate(() => [...document.querySelectorAll("a[href]")].map((one) => one.href))
+    return { said: await page.evaluate(() => document.body.innerText), links }
   },
 
   /** From the Templates dialog to a running erasure, counting what has to be chosen. */

@@ -1,6 +1,6 @@
 // Every template and blueprint on the page: what is missing, red, overlapping or too small, and what would be posted.
 import { mkdirSync } from "node:fs"
-import { answer, input, load, openPage } from "../../devtools/page.mjs"
+import { answer, input, load, openPage, overlapping } from "../../devtools/page.mjs"
 
 mkdirSync(input.shots, { recursive: true })
 const { browser, page, errors } = await openPage()
@@ -15,8 +15,6 @@ for (const [name, workflow] of Object.entries(input.workflows)) {
     const all = [...graph.nodes, ...parts.flatMap((part) => part.nodes)]
     const box = (node) => [node.pos[0], node.pos[1] - window.LiteGraph.NODE_TITLE_HEIGHT, node.pos[0] + node.size[0], node.pos[1] + node.size[1]]
     const apart = (a, b) => a[2] <= b[0] || b[2] <= a[0] || a[3] <= b[1] || b[3] <= a[1]
-    const overlapping = [graph, ...parts].flatMap((level) =>
-      level.nodes.flatMap((one, row) => level.nodes.slice(row + 1).filter((other) => !apart(box(one), box(other))).map((other) => [one.title, other.title])))
     const outside = graph.nodes.filter((node) => !graph.groups.some((group) => {
       const [x, y, width, height] = group._bounding ?? group.bounding
       const [left, top, right, bottom] = box(node)
@@ -31,7 +29,6 @@ for (const [name, workflow] of Object.entries(input.workflows)) {
       prompt: (await app.graphToPrompt()).output,
       missing: all.filter((node) => node.has_errors || !(node.type in window.LiteGraph.registered_node_types || node.subgraph)).map((node) => node.type),
       red: all.filter((node) => node.has_errors || (node.bgcolor && /f00|red/i.test(node.bgcolor))).map((node) => node.title),
-      overlapping,
       groupsOverlap: groups.some((one, row) => groups.slice(row + 1).some((other) => !apart(one, other))),
       outside: outside.map((node) => node.title),
       sizes: all.map((node) => ({ id: String(node.id), kind: node.type, title: node.title, size: Array.from(node.size), least: Array.from(node.computeSize()) })),
@@ -42,6 +39,7 @@ for (const [name, workflow] of Object.entries(input.workflows)) {
       toasts: [...document.querySelectorAll(".p-toast-message")].map((one) => one.innerText),
     }
   })
+  seen[name].overlapping = await page.evaluate(overlapping)
   seen[name].errors = [...errors]
   await page.screenshot({ path: `${input.shots}/${name}.png` })
 }
