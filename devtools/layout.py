@@ -14,8 +14,8 @@ WIDTH = 340
 TITLE = 30  # a node's title stands above its place
 BETWEEN, BESIDE = 30, 70  # nodes of a column, columns
 MARGIN, HEADING = 20, 44  # of a group around its nodes, and its own title
-ROOM = 90
-"""What a node grows by while it runs, for a line of text."""
+ROOM, PREVIEW = 100, 330
+"""What a node grows by while it runs: for a line of text, and for a preview beside it."""
 TALKING = (
     "ErasureEraseConcept",
     "ErasureEvaluate",
@@ -34,13 +34,21 @@ def size_key(kind: str, choices: list[object]) -> str:
 
 
 def least_size(kind: str, widgets: list[Widget], size: tuple[int, int]) -> list[int]:
-    """`size`, or what the node needs if that is more; with room for what it says while it runs."""
+    """`size`, or what the node needs if that is more."""
     needed = _sizes().get(size_key(kind, [one.value for one in widgets if one.kind == DYNAMIC_COMBO]), (0, 0))
-    return [max(size[0] or WIDTH, needed[0]), max(size[1], needed[1]) + (ROOM if kind in TALKING else 0)]
+    return [max(size[0] or WIDTH, needed[0]), max(size[1], needed[1])]
 
 
 def _sizes() -> dict[str, list[int]]:
     return json.loads(SIZES.read_text(encoding="utf-8")) if SIZES.is_file() else {}
+
+
+def _grows_by(node: dict) -> int:
+    """The room that is left below a node: the page would take it off again if the node were saved larger."""
+    if node["type"] not in TALKING:
+        return 0
+    previews = any(entry["name"] == "vae" and entry["link"] for entry in node["inputs"])
+    return PREVIEW if previews and node["type"] == "ErasureEraseConcept" else ROOM
 
 
 def lay_out(nodes: dict[int, dict], columns: dict[int, list[int]], titles: dict[int, str]) -> list[dict]:
@@ -53,7 +61,7 @@ def lay_out(nodes: dict[int, dict], columns: dict[int, list[int]], titles: dict[
         for number in columns[column]:
             node = nodes[number]
             node["pos"], node["size"] = [x, y], [width, node["size"][1]]
-            y += node["size"][1] + TITLE + BETWEEN
+            y += node["size"][1] + _grows_by(node) + TITLE + BETWEEN
         if column in titles:
             left, _, bottom = boxes.get(titles[column], (x, 0, 0))
             boxes[titles[column]] = [left, x + width, max(bottom, y - TITLE - BETWEEN)]
