@@ -128,7 +128,8 @@ const acts = {
   /** Take a blueprint from the node library and put it on the canvas. */
   async blueprint() {
     await page.evaluate(() => window.app.graph.clear())
-    await page.getByRole("button", { name: "Nodes", exact: true }).first().click()
+    await page.mouse.click(900, 400)
+    await page.keyboard.press("n")
     await page.getByPlaceholder(/Search/).first().fill(input.title)
     const entry = page.getByText(input.title, { exact: true }).first()
     await entry.waitFor({ timeout: 30000 })
