@@ -5,7 +5,7 @@ PYTHON = $$($(FINDER) -m devtools.comfyui --python $(DEV))
 RUN = @python="$(PYTHON)" && exec "$$python"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-families lint format playground bench-quality bench-methods bench-speed bench-robustness clean
+.PHONY: help demo serve test test-all test-families lint format playground bench-quality bench-methods bench-speed bench-robustness clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -17,8 +17,12 @@ serve: ## the same server, left running for the browser until Ctrl-C
 	$(RUN) -m devtools.serve
 
 test: DEV = --dev
-test: ## ruff and every test, in the real host
-	@python="$(PYTHON)" && "$$python" -m ruff check . && exec "$$python" -m pytest $(ARGS)
+test: ## ruff and every test but the slow ones, in the real host
+	@python="$(PYTHON)" && "$$python" -m ruff check . && exec "$$python" -m pytest -m "not slow" -rs $(ARGS)
+
+test-all: DEV = --dev
+test-all: ## ruff and every test, with all of the browser's
+	@python="$(PYTHON)" && "$$python" -m ruff check . && exec "$$python" -m pytest -rs $(ARGS)
 
 test-families: DEV = --dev
 test-families: ## every model family on a small random model

@@ -13,10 +13,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import comfyui, install, playground_files, screen, server
+from . import comfyui, install, make_workflows, playground_files, screen, server
 from .errors import ToolError
 
-WORKFLOW = comfyui.PACK / "workflows" / "erase_and_compare.json"
+WORKFLOW = make_workflows.path_of("erase_and_compare")
 OUT = comfyui.PACK / "demo-output"
 PICTURES = ("SaveImage", "PreviewImage")  # a plot of the loss belongs to no row of pictures
 SCORED = 48  # pictures a figure: enough for a demo, `make bench-quality` has more
@@ -41,7 +41,7 @@ def run_workflow(running: server.Server, workflow: dict) -> Run:
     entry = server.wait(running, prompt_id, on_progress=screen.progress_bar(titles))
     seconds = time.monotonic() - clock
     rows = []
-    for node in sorted(entry["outputs"], key=int):
+    for node in sorted(entry["outputs"], key=lambda node: [*map(int, node.split(":"))]):
         refs = entry["outputs"][node].get("images", [])
         if refs and prompt[node]["class_type"] in PICTURES:
             rows.append((titles[node], [server.view(running, ref) for ref in refs]))

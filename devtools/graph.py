@@ -4,163 +4,137 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from .workflow import DYNAMIC_COMBO, NOTES, SEEDS, WIDGETS
+from .canvas import Canvas, End, Output
+from .widgets import Widget, widgets
 
-OPTIONAL_SHAPE = 7  # how the browser draws the socket of an optional input
-Place = tuple[int, int]
+INPUTS, OUTPUTS = -10, -20  # the ids of a subgraph's own ends
+SCALE, OFFSET = 1.2, (85, 180)  # how the browser opens it: the note can be read, nothing lies under the menu
+TEMPLATE = "concept_erasure_template"  # the mark that web/js/open_template.js looks for
 
-
-@dataclass(frozen=True)
-class Widget:
-    """One widget as the browser lays it out: its id (dotted inside a dynamic combo), type and value."""
-
-    name: str
-    kind: str
-    value: object
-    optional: bool
-    then: tuple[object, ...] = ()
-    """Values that are no input but are saved behind it: what to do with a seed after a run."""
+__all__ = ["Graph", "Output", "Subgraph", "dumps", "each"]
 
 
-@dataclass(frozen=True)
-class Output:
-    """An output of a node that is already in the graph."""
+class Subgraph(Canvas):
+    """A part of a workflow that is shown as one node; made by `Graph.part`."""
 
-    node: int
-    slot: int
+    def __init__(self, name: str, workflow: str, object_info: dict, ids: Counter) -> None:
+        super().__init__(object_info, ids)
+        self.name, self.id = name, _stable_id(f"{workflow}/{name}")
+        self.ends: list[End] = []
+        self.results: list[End] = []
+
+    def input(self, name: str, kind: str, widget: Widget | None = None) -> Output:
+        """A new input; with a widget it is one that an instance shows."""
+        self.ends.append(End(name, kind, [], widget))
+        return Output(INPUTS, len(self.ends) - 1)
+
+    def widget(self, name: str, kind: str, input_name: str, value: object) -> Output:
+        """A new input that shows the widget of a node of class `kind`, with this value until it is changed."""
+        (found,) = (one for one in widgets(self._info[kind]["input"], {input_name: value}) if one.name == input_name)
+        return self.input(name, found.kind, found)
+
+    def output(self, name: str, origin: Output) -> None:
+        """A new output."""
+        link = self._link(origin, OUTPUTS, len(self.results))
+        self.results.append(End(name, self._links[-1]["type"], [link]))
+
+    def _attach(self, origin: Output, link: int) -> str:
+        if origin.node != INPUTS:
+            return super()._attach(origin, link)
+        self.ends[origin.slot].links.append(link)
+        return self.ends[origin.slot].kind
+
+    def definition(self) -> dict:
+        """The subgraph as `definitions.subgraphs` has it."""
+        level = self._level()
+        right = max(node["pos"][0] + node["size"][0] for node in level["nodes"]) + 60
+        ends = {
+            "inputNode": {"id": INPUTS, "bounding": [-180, 0, 120, 40 + 20 * len(self.ends)]},
+            "outputNode": {"id": OUTPUTS, "bounding": [right, 0, 120, 40 + 20 * len(self.results)]},
+        }
+        head = {"id": self.id, "version": 1, "revision": 0, "name": self.name, "config": {}}
+        state = {
+            "lastGroupId": 0,
+            "lastNodeId": max(self._nodes),
+            "lastLinkId": self._links[-1]["id"],
+            "lastRerouteId": 0,
+        }
+        sides = {"inputs": self._side(self.ends, -80), "outputs": self._side(self.results, right + 20)}
+        return head | {"state": state} | ends | sides | {"widgets": []} | level | {"links": self._links, "extra": {}}
+
+    def _side(self, ends: list[End], x: int) -> list[dict]:
+        return [
+            {
+                "id": _stable_id(f"{self.name}/{x < 0}/{end.name}"),
+                "name": end.name,
+                "type": end.kind,
+                "linkIds": end.links,
+            }
+            | {"pos": [x, 20 + 20 * row]}
+            for row, end in enumerate(ends)
+        ]
 
 
-class Graph:
-    """Nodes and links, added one after the other; `workflow` gives the JSON. Raises KeyError for an unknown node or input."""
+class Graph(Canvas):
+    """A whole workflow; `workflow` gives the JSON."""
 
     def __init__(self, name: str, object_info: dict) -> None:
-        self._name, self._info = name, object_info
-        self._nodes: list[dict] = []
-        self._links: list[list] = []
+        super().__init__(object_info, Counter())
+        self._name, self._parts = name, []
 
-    def add(
-        self,
-        kind: str,
-        place: Place,
-        size: Place,
-        title: str = "",
-        values: dict[str, object] | None = None,
-        links: dict[str, Output] | None = None,
-    ) -> list[Output]:
-        """Add a node and return its outputs; without a title it has its display name.
-
-        Widgets not among `values` get their defaults; a link may feed a widget.
-        """
-        values, links = dict(values or {}), dict(links or {})
-        node_id = len(self._nodes) + 1
-        note = kind in NOTES
-        info = {"input": {}, "output": []} if note else self._info[kind]
-        widgets = list(_widgets(info["input"], values))
-        inputs = [*_sockets(info["input"]), *map(_entry, widgets)]
-        saved = [value for widget in widgets for value in (widget.value, *widget.then)]
-        if note:
-            saved = [values.pop("text")]
-        for slot, entry in enumerate(inputs):
-            if entry["name"] in links:
-                entry["link"] = self._link(links.pop(entry["name"]), node_id, slot)
-        if values or links:
-            raise KeyError(f"{kind} has no input {', '.join([*values, *links])}")
-        outputs = [
-            {"localized_name": name, "name": name, "type": type_, "links": None}
-            for name, type_ in zip(info.get("output_name", ()), info["output"], strict=True)
-        ]
-        self._nodes.append({
-            "id": node_id, "type": kind, "pos": list(place), "size": list(size), "flags": {}, "order": node_id - 1,
-            "mode": 0, "inputs": inputs, "outputs": outputs,
-            "properties": {} if note else {"Node name for S&R": kind}, "widgets_values": saved,
-        } | ({"title": title} if title else {}) | ({"color": "#432", "bgcolor": "#000"} if note else {}))  # fmt: skip
-        return [Output(node_id, slot) for slot in range(len(outputs))]
-
-    def _link(self, origin: Output, target: int, slot: int) -> int:
-        output = self._nodes[origin.node - 1]["outputs"][origin.slot]
-        link = len(self._links) + 1
-        self._links.append([link, origin.node, origin.slot, target, slot, output["type"]])
-        output["links"] = [*(output["links"] or []), link]
-        return link
+    def part(self, name: str) -> Subgraph:
+        """A new, empty subgraph, to be filled before it is used."""
+        self._parts.append(Subgraph(name, self._name, self._info, self._ids))
+        return self._parts[-1]
 
     def workflow(self) -> dict:
         """The whole graph. Its id follows from its name, so that writing it again changes nothing."""
+        level = self._level()
+        keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
         return {
-            "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"concept-erasure/{self._name}")),
+            "id": _stable_id(self._name),
             "revision": 0,
-            "last_node_id": len(self._nodes),
-            "last_link_id": len(self._links),
-            "nodes": self._nodes,
-            "links": self._links,
-            "groups": [],
+            "last_node_id": self._ids["node"],
+            "last_link_id": self._ids["link"],
+            "nodes": level["nodes"],
+            "links": [[link[key] for key in keys] for link in self._links],
+            "groups": level["groups"],
+            **({"definitions": {"subgraphs": [part.definition() for part in self._parts]}} if self._parts else {}),
             "config": {},
-            "extra": {},
+            "extra": {"ds": {"scale": SCALE, "offset": list(OFFSET)}, "workflowRendererVersion": "LG", TEMPLATE: True},
             "version": 0.4,
         }
 
 
 def dumps(workflow: dict) -> str:
     """JSON with one node or link a line, which a diff can show."""
+    return _written(workflow, "") + "\n"
+
+
+def _written(level: dict, margin: str) -> str:
     parts = []
-    for key, value in workflow.items():
-        if isinstance(value, list) and value:
-            rows = ",\n".join(f"    {json.dumps(row, ensure_ascii=False)}" for row in value)
-            parts.append(f"  {json.dumps(key)}: [\n{rows}\n  ]")
+    for key, value in level.items():
+        if key == "definitions":
+            below = ",\n".join(f"{margin}    {_written(one, margin + '    ')}" for one in value["subgraphs"])
+            text = f'{{"subgraphs": [\n{below}\n{margin}  ]}}'
+        elif isinstance(value, list) and value and isinstance(value[0], (dict, list)):
+            rows = ",\n".join(f"{margin}    {json.dumps(row, ensure_ascii=False)}" for row in value)
+            text = f"[\n{rows}\n{margin}  ]"
         else:
-            parts.append(f"  {json.dumps(key)}: {json.dumps(value)}")
-    return "{\n" + ",\n".join(parts) + "\n}\n"
+            text = json.dumps(value, ensure_ascii=False)
+        parts.append(f"{margin}  {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + f"\n{margin}}}"
 
 
-def _each(spec: dict) -> Iterator[tuple[str, str, object, dict, bool]]:
-    """Every input: id, type, the list of an old-style combo or None, options, whether it is optional."""
-    for group in ("required", "optional"):
-        for name, (kind, *more) in spec.get(group, {}).items():
-            options = more[0] if more else {}
-            listed = isinstance(kind, list)
-            yield (
-                name,
-                "COMBO" if listed else kind,
-                kind if listed else options.get("options"),
-                options,
-                group != "required",
-            )
+def each(workflow: dict) -> Iterator[dict]:
+    """Every node of a workflow, those inside its subgraphs too."""
+    yield from workflow["nodes"]
+    for part in workflow.get("definitions", {}).get("subgraphs", []):
+        yield from part["nodes"]
 
 
-def _is_widget(kind: str, options: dict) -> bool:
-    return kind in WIDGETS and not options.get("forceInput")
-
-
-def _sockets(spec: dict) -> list[dict]:
-    """The inputs that only a link can feed; the browser puts them before the widgets."""
-    return [
-        _named(name, optional) | {"type": kind, "link": None}
-        for name, kind, _, options, optional in _each(spec)
-        if not _is_widget(kind, options)
-    ]
-
-
-def _entry(widget: Widget) -> dict:
-    """A widget is an input too: a link may feed it."""
-    return _named(widget.name, widget.optional) | {"type": widget.kind, "widget": {"name": widget.name}, "link": None}
-
-
-def _named(name: str, optional: bool) -> dict:
-    return {"localized_name": name, "name": name} | ({"shape": OPTIONAL_SHAPE} if optional else {})
-
-
-def _widgets(spec: dict, values: dict[str, object], prefix: str = "") -> Iterator[Widget]:
-    """The widgets in the browser's order, a dynamic combo's own right behind it; takes what it uses out of `values`."""
-    for short, kind, choices, options, optional in _each(spec):
-        if not _is_widget(kind, options):
-            continue
-        name = prefix + short
-        keys = [choice["key"] for choice in choices] if kind == DYNAMIC_COMBO else choices
-        default = options.get("default", "" if kind == "STRING" else keys[0] if keys else None)
-        value = values.pop(name, default)
-        seed = options.get("control_after_generate") or short in SEEDS
-        yield Widget(name, kind, value, optional, ("fixed",) if seed else ())
-        if kind == DYNAMIC_COMBO:
-            yield from _widgets(choices[keys.index(value)]["inputs"], values, f"{name}.")
+def _stable_id(name: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"concept-erasure/{name}"))

@@ -15,7 +15,8 @@ from .lock import locked
 CHECKPOINT = Path("checkpoints", "playground.safetensors")
 FLOW = Path("checkpoints", "playground_flow.safetensors")
 JUDGE = Path("concept_judges", "playground")
-EDIT = Path("loras", "playground", "erased_circle.safetensors")
+EDIT = Path("loras", "playground_erased_circle.safetensors")
+EDIT_WEIGHTS = PACK / "playground" / "weights" / "erased_circle.safetensors"
 STAMP = Path("playground.stamp")
 BUILT = (CHECKPOINT, FLOW, JUDGE / "shape" / "config.json", STAMP)
 """What is there of a finished build."""
@@ -55,9 +56,18 @@ def _sources() -> str:
 
 
 def _is_current(models: Path) -> bool:
-    if not all((models / file).is_file() for file in BUILT):
+    files = (*BUILT, EDIT) if EDIT_WEIGHTS.is_file() else BUILT
+    if not all((models / file).is_file() for file in files):
         return False
     return (models / STAMP).read_text(encoding="utf-8") == _sources()
+
+
+def run_builder(host: Host, checkpoint: Path, judge: Path, *more: str) -> None:
+    """Write a checkpoint and a judge from the repository's weights, in a process of its own. Raises BuildError."""
+    line = [str(host.python), "-m", "playground.build", "--out", str(checkpoint), "--judge", str(judge), *more]
+    done = subprocess.run(line, cwd=PACK, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BuildError(f"playground.build failed:\n{(done.stdout + done.stderr).strip()[-3000:]}")
 
 
 def _build(host: Host, models: Path) -> None:
@@ -69,18 +79,13 @@ def _build(host: Host, models: Path) -> None:
     for folder in (checkpoint.parent, judge.parent):
         folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(new_judge, ignore_errors=True)
-    line = [str(host.python), "-m", "playground.build", "--out", str(new_checkpoint)]
-    line += ["--flow", str(new_flow), "--judge", str(new_judge)]
-    done = subprocess.run(line, cwd=PACK, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise BuildError(f"playground.build failed:\n{(done.stdout + done.stderr).strip()[-3000:]}")
+    run_builder(host, new_checkpoint, new_judge, "--flow", str(new_flow))
     (models / STAMP).unlink(missing_ok=True)
     shutil.rmtree(judge, ignore_errors=True)
     new_judge.rename(judge)
     new_flow.replace(flow)
     new_checkpoint.replace(checkpoint)
-    ready = PACK / "playground" / "weights" / EDIT.name
-    if ready.is_file():  # a playground that has just been trained has none yet
+    if EDIT_WEIGHTS.is_file():  # a playground that has just been trained has none yet
         (models / EDIT).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ready, models / EDIT)
+        shutil.copyfile(EDIT_WEIGHTS, models / EDIT)
     (models / STAMP).write_text(_sources(), encoding="utf-8")  # last: it says that the build is finished

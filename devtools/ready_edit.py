@@ -6,8 +6,7 @@ the workflows which load an edit find one.
 
 from __future__ import annotations
 
-from .comfyui import PACK
-from .playground_files import EDIT
+from .playground_files import EDIT_WEIGHTS
 
 
 def main() -> int:
@@ -20,9 +19,8 @@ def main() -> int:
     _, _, erased = erase_once(bed, "ap", ["circle"], 0, encoded={})
     from concept_erasure.erasure_core.erased_unet import save_erased_unet
 
-    path = PACK / "playground" / "weights" / EDIT.name
-    save_erased_unet(erased, path)
-    print(path)
+    save_erased_unet(erased, EDIT_WEIGHTS)
+    print(EDIT_WEIGHTS)
     return 0
 
 

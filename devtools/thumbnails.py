@@ -1,13 +1,14 @@
-"""Run every workflow and write its thumbnail, `workflows/<name>.jpg`, from what it drew.
+"""Write the thumbnail of every workflow from what it drew, or, where it needs a checkpoint that we lack, from what it says.
 
-python -m devtools.thumbnails [NAME ...]
+    python -m devtools.thumbnails [NAME ...]
+
+The Templates dialog shows them about 220 pixels wide: few rows, large letters.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -17,56 +18,68 @@ from PIL import Image, ImageDraw
 from . import comfyui, playground_files, server
 from .demo import run_workflow
 from .errors import ToolError
-from .make_workflows import FOLDER, MAKERS, NEEDS
+from .make_workflows import MAKERS, NEEDS, REAL, TITLED, path_of, workflow
+from .sheets import real
 
 WIDTH, HEIGHT = 512, 384
-GAP, LABEL = 8, 20
-FONT = 13
-BESIDE_A_CHART = 2  # rows of pictures, the last ones, that a chart leaves room for
-MOST_ROWS = 6  # without a chart: the first ones
-LARGEST = (WIDTH - GAP) // 4 - GAP  # a row shows at least four pictures
+GAP = 8
+FONT, LABEL = 26, 36  # eleven pixels high where the dialog shows it
+MOST_ROWS = 4
+CROP, ENLARGED = (330, 240), 1.5  # of a chart only its beginning is shown, so that its letters can be read
+INK, PAPER, ACCENT = "black", "white", "#3f789e"
 
 Row = tuple[str, list[Image.Image]]
 
 
 def thumbnail(rows: list[tuple[str, list[bytes]]]) -> Image.Image:
-    """One picture of WIDTH x HEIGHT: charts first, then labelled rows of pictures, one an output node; charts alone stand
-    side by side."""
+    """One picture of WIDTH x HEIGHT: the labelled rows of the first prompt, one an output node; without any the first chart."""
     opened = [(title, [Image.open(io.BytesIO(data)).convert("RGB") for data in pictures]) for title, pictures in rows]
-    if all(len(pictures) == 1 for _, pictures in opened):
-        most = ((WIDTH - GAP) // len(opened) - GAP, HEIGHT - LABEL - 2 * GAP)
-        fitted = [_fitted(pictures[0], most) for _, pictures in opened]
-        return _stacked([(", ".join(title for title, _ in opened), fitted)])
-    most = (WIDTH - 2 * GAP, HEIGHT // 2 - LABEL)  # the whole width, but never over more than half the height
-    charts = [(title, [_fitted(pictures[0], most)]) for title, pictures in opened if len(pictures) == 1]
     drawings = [row for row in opened if len(row[1]) > 1]
-    drawings = drawings[-BESIDE_A_CHART:] if charts else drawings[:MOST_ROWS]
-    free = HEIGHT - GAP - sum(LABEL + pictures[0].height + GAP for _, pictures in charts)
-    size = min(LARGEST, free // max(1, len(drawings)) - LABEL - GAP)
-    if size < 32:
-        raise ValueError(f"{len(drawings)} rows of pictures and {len(charts)} charts are too much for one thumbnail")
+    drawings = [row for row in drawings if _prompt(row) == _prompt(drawings[0])][:MOST_ROWS]
+    if not drawings:
+        title, (chart, *_) = opened[0]
+        return _stacked([(title, [_beginning(chart)])])
+    size = (HEIGHT - GAP) // len(drawings) - LABEL - GAP
     count = (WIDTH - GAP) // (size + GAP)
-    resized = [
+    return _stacked([
         (title, [picture.resize((size, size), Image.BICUBIC) for picture in row[:count]]) for title, row in drawings
-    ]
-    return _stacked([*charts, *resized])
+    ])  # fmt: skip
 
 
-def _fitted(chart: Image.Image, most: tuple[int, int]) -> Image.Image:
-    """A chart as large as it may be: at most so wide and so high."""
-    scale = min(most[0] / chart.width, most[1] / chart.height)
-    return chart.resize((round(chart.width * scale), round(chart.height * scale)), Image.LANCZOS)
+def card(title: str, drawing: real.Drawing) -> Image.Image:
+    """What a workflow for the user's own checkpoint is about, in large letters."""
+    family, _, what = title.partition(" - ")
+    sheet = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    pen.rectangle((0, 0, WIDTH, 150), fill=ACCENT)
+    pen.text((WIDTH // 2, 75), family, fill=PAPER, font_size=88, anchor="mm")
+    lines = (what, f"{drawing.width} x {drawing.height}, {drawing.settings['steps']} steps", "your own checkpoint")
+    for row, line in enumerate(lines):
+        pen.text((WIDTH // 2, 205 + 65 * row), line, fill=INK, font_size=40, anchor="mm")
+    return sheet
+
+
+def _prompt(row: Row) -> str:
+    """What the pictures of a row were drawn for: its title is `model: prompt`."""
+    return row[0].rpartition(": ")[2]
+
+
+def _beginning(chart: Image.Image) -> Image.Image:
+    """The upper left of a chart, enlarged; all of it if it is small."""
+    part = chart.crop((0, 0, min(CROP[0], chart.width), min(CROP[1], chart.height)))
+    scale = min(ENLARGED, (WIDTH - 2 * GAP) / part.width, (HEIGHT - LABEL - 2 * GAP) / part.height)
+    return part.resize((round(part.width * scale), round(part.height * scale)), Image.LANCZOS)
 
 
 def _stacked(rows: list[Row]) -> Image.Image:
     """The rows below each other, each centred, the whole centred too."""
-    sheet = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    sheet = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
     pen = ImageDraw.Draw(sheet)
     heights = [LABEL + max(picture.height for picture in pictures) + GAP for _, pictures in rows]
     top = (HEIGHT - sum(heights)) // 2
     for (title, pictures), height in zip(rows, heights, strict=True):
         left = (WIDTH - sum(picture.width + GAP for picture in pictures) + GAP) // 2
-        pen.text((left, top + 2), title, fill="black", font_size=FONT)
+        pen.text((WIDTH // 2, top + LABEL // 2), title, fill=INK, font_size=FONT, anchor="mm")
         for picture in pictures:
             sheet.paste(picture, (left, top + LABEL))
             left += picture.width + GAP
@@ -80,6 +93,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m devtools.thumbnails", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", choices=[*names, []], metavar="NAME", help="only these; default: all")
     wanted = parser.parse_args(argv).names or names
+    for make, title in TITLED.items():
+        if make.__name__ in wanted and make.__name__ in REAL:
+            card(title, getattr(real, make.__name__.upper())).save(path_of(make.__name__, ".jpg"), quality=88)
+    wanted = [name for name in wanted if name not in REAL]
+    return _drawn(names, wanted) if wanted else 0
+
+
+def _drawn(names: list[str], wanted: list[str]) -> int:
+    """Run what can be run here, in the order of `names`, so that a file is saved before it is loaded."""
     try:
         host = comfyui.ensure()
         models = playground_files.playground_models(host)
@@ -88,13 +110,13 @@ def main(argv: list[str] | None = None) -> int:
             server.running_server(host, Path(base), models_directory=models) as running,
         ):
             needed = {NEEDS[name] for name in wanted if name in NEEDS}
-            for name in names:  # in this order a file is saved before it is loaded
+            for name in names:
                 if name not in wanted and name not in needed:
                     continue
                 print(f"running {name}", flush=True)
-                run = run_workflow(running, json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
+                run = run_workflow(running, workflow(name))
                 if name in wanted:
-                    thumbnail(run.rows).save(FOLDER / f"{name}.jpg", quality=88)
+                    thumbnail(run.rows).save(path_of(name, ".jpg"), quality=88)
     except (ToolError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

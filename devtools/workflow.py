@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .errors import ToolError
+from .subgraphs import INPUTS, SUBGRAPH, Link, expanded, inside
 
 NEVER, BYPASS = 2, 4  # node modes
 NOTES = ("Note", "MarkdownNote")
-VIRTUAL = (*NOTES, "Reroute", "PrimitiveNode")  # known to the browser only
+VIRTUAL = (*NOTES, "Reroute", "PrimitiveNode", INPUTS)  # known to the browser only
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR", "CURVE", DYNAMIC_COMBO)
 SEEDS = ("seed", "noise_seed")
-
-Link = tuple[int, int]
-"""Where a value comes from: node id, output slot."""
 
 
 class WorkflowError(ToolError):
@@ -25,13 +23,13 @@ def api_prompt(workflow: dict, object_info: dict) -> dict:
     """The API-format prompt of a UI-format workflow, as the browser would post it.
 
     Widget values are read by position in the order of `object_info`. Muted nodes fall away, bypassed ones hand their
-    inputs on. Raises WorkflowError for a node class the server lacks, or if the number of values does not fit.
+    inputs on; what is inside a subgraph gets ids such as `5:12` and the instance's title behind its own. Raises
+    WorkflowError for a node class the server lacks, or if the number of values does not fit.
     """
-    nodes = {node["id"]: node for node in workflow["nodes"]}
-    links = dict(map(_link, workflow.get("links", [])))
+    nodes, links = expanded(workflow)
     prompt = {}
     for node_id, node in nodes.items():
-        if node["type"] in VIRTUAL or node.get("mode", 0) in (NEVER, BYPASS):
+        if node["type"] in VIRTUAL or SUBGRAPH in node or node.get("mode", 0) in (NEVER, BYPASS):
             continue
         if node["type"] not in object_info:
             raise WorkflowError(f"node {node_id}: the server has no node class {node['type']!r}")
@@ -40,7 +38,8 @@ def api_prompt(workflow: dict, object_info: dict) -> dict:
             if entry.get("link") is not None:
                 _connect(inputs, entry["name"], _origin(links.get(entry["link"]), nodes, links), nodes)
         title = node.get("title") or object_info[node["type"]].get("display_name") or node["type"]
-        prompt[str(node_id)] = {"inputs": inputs, "class_type": node["type"], "_meta": {"title": title}}
+        title = ": ".join([title, *node.get("within", ())])
+        prompt[node_id] = {"inputs": inputs, "class_type": node["type"], "_meta": {"title": title}}
     return prompt
 
 
@@ -105,20 +104,17 @@ def _option(key: object, options: dict, name: str, node: dict) -> dict:
     raise WorkflowError(f"node {node['id']} ({node['type']}): {name} is {key!r}, which is none of {known}")
 
 
-def _link(link: list | dict) -> tuple[int, Link]:
-    """Id and origin of a link, in either of the two ways the browser has written them."""
-    if isinstance(link, dict):
-        return link["id"], (link["origin_id"], link["origin_slot"])
-    return link[0], (link[1], link[2])
-
-
 def _origin(origin: Link | None, nodes: dict, links: dict) -> Link | None:
     """Follow reroutes and bypassed nodes back to the output that really gives the value; None if there is none."""
     while origin is not None:
         node = nodes.get(origin[0])
         if node is None or node.get("mode", 0) == NEVER:
             return None
-        if node["type"] != "Reroute" and node.get("mode", 0) != BYPASS:
+        active = node.get("mode", 0) != BYPASS
+        if active and SUBGRAPH in node:
+            origin = inside(node, origin[0], origin[1], links)
+            continue
+        if active and node["type"] not in ("Reroute", INPUTS):
             return origin
         entry = _passed_through(node, origin[1])
         origin = links.get(entry["link"]) if entry and entry.get("link") is not None else None
@@ -128,6 +124,8 @@ def _origin(origin: Link | None, nodes: dict, links: dict) -> Link | None:
 def _passed_through(node: dict, slot: int) -> dict | None:
     """The input that a reroute or a bypassed node hands on at an output: the one at the same place, else by type."""
     inputs = node.get("inputs", [])
+    if node["type"] == INPUTS:
+        return inputs[slot]
     if node["type"] == "Reroute":
         return inputs[0] if inputs else None
     kind = node["outputs"][slot]["type"]
@@ -145,7 +143,7 @@ def _connect(inputs: dict, name: str, origin: Link | None, nodes: dict) -> None:
     if source["type"] == "PrimitiveNode":
         inputs[name] = _wrapped(source["widgets_values"][0])
     else:
-        inputs[name] = [str(origin[0]), origin[1]]
+        inputs[name] = [origin[0], origin[1]]
 
 
 def _wrapped(value: object) -> object:

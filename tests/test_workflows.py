@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 
 import pytest
 import torch
 from concept_erasure.erasure_core.erased_unet import load_erased_unet
-from erasure_tests.server import QUICK, WORKFLOWS
+from erasure_tests.server import QUICK
 
-from devtools import make_workflows
-from devtools.sheets.first_steps import SAVED
+from devtools import make_workflows, server
+from devtools.graph import each
+from devtools.published import pack_id, pack_version
+from devtools.sheets.first_steps import JUDGE, SAVED
 from devtools.sheets.mechanisms import HIDDEN
 
 CHARTS = (
@@ -21,9 +24,11 @@ CHARTS = (
     "Attack and control, with verdicts",
 )
 NAMES = tuple(make.__name__ for make in make_workflows.MAKERS)
+HERE = tuple(name for name in NAMES if name not in make_workflows.REAL)
+"""Those that run on the playground."""
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", HERE)
 def test_a_workflow_runs_and_its_pictures_have_the_size_asked_for(bench, name):
     done = bench.workflow(name)
     shown = [
@@ -38,16 +43,77 @@ def test_a_workflow_runs_and_its_pictures_have_the_size_asked_for(bench, name):
         assert all(picture.std() > 1 for picture in pictures), "an empty picture"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_workflow_file_is_as_the_nodes_are_now(bench, name):
-    """Values are saved by position: a changed default or a new setting makes the file stale."""
-    expected = make_workflows.texts(bench.info)[f"{name}.json"]
-    assert (WORKFLOWS / f"{name}.json").read_text("utf-8") == expected, "run: python -m devtools.make_workflows"
+def test_the_files_are_as_the_nodes_are_now(bench):
+    """Values are saved by position: a changed default or a new setting makes a file stale."""
+    for path, expected in make_workflows.texts(bench.info).items():
+        assert path.read_text("utf-8") == expected, f"{path.name}: run python -m devtools.make_workflows"
 
 
-def test_every_workflow_file_has_a_maker_and_a_thumbnail():
+def test_every_workflow_file_has_a_maker_and_a_thumbnail_and_stands_in_order():
     for ending in (".json", ".jpg"):
-        assert {path.stem for path in WORKFLOWS.glob(f"*{ending}")} == set(NAMES)
+        stems = sorted(path.stem for path in make_workflows.FOLDER.glob(f"*{ending}"))
+        assert stems == [make_workflows.path_of(name).stem for name in NAMES]
+
+
+def test_the_host_offers_the_blueprints(bench):
+    with urllib.request.urlopen(f"{bench.running.url}/global_subgraphs", timeout=30) as answer:
+        offered = {(one["info"]["node_pack"], one["name"]) for one in json.load(answer).values()}
+    for title in make_workflows.BLUEPRINT_TITLES.values():
+        assert ("custom_nodes.concept-erasure", title) in offered
+
+
+def test_every_node_says_which_pack_it_is_from():
+    """So that a page without this pack can offer to install it."""
+    for path in make_workflows.FOLDER.glob("*.json"):
+        for node in each(json.loads(path.read_text("utf-8"))):
+            if node["type"] == "MarkdownNote":
+                continue
+            ours = node["type"].startswith("Erasure") or "-" in node["type"]  # a subgraph's id is its type
+            pack = {"cnr_id": pack_id(), "ver": pack_version()} if ours else {"cnr_id": "comfy-core", "ver": "0.30.0"}
+            assert pack.items() <= node["properties"].items(), (path.name, node["type"])
+
+
+def test_every_model_file_has_an_address(bench):
+    """The files that a workflow saves itself are the exception: they come from the workflow before it."""
+    loaders = {"CheckpointLoaderSimple", "UNETLoader", "DualCLIPLoader", "VAELoader", "LoraLoaderModelOnly"}
+    loaders |= {"ErasureLoadErasedUNet", "ErasureLoadConceptJudge"}
+    for name in NAMES:
+        for node in each(make_workflows.workflow(name)):
+            if node["type"] not in loaders or (name in make_workflows.NEEDS and "Erased" in node["type"]):
+                continue
+            files = [value for value in node["widgets_values"] if str(value).endswith(".safetensors") or value == JUDGE]
+            assert [one["name"] for one in node["properties"]["models"]] == files
+            for one in node["properties"]["models"]:
+                assert one["url"].startswith("https://") and one["directory"]
+                if name not in make_workflows.REAL:
+                    assert one["hash_type"] == "SHA256" and len(one["hash"]) == 64
+
+
+@pytest.mark.parametrize("name", make_workflows.REAL)
+def test_a_workflow_for_a_real_checkpoint_lacks_only_the_checkpoint(bench, name):
+    prompt = server.api_prompt(make_workflows.workflow(name), bench.info)
+    loaders = {node for node, entry in prompt.items() if "Load" in entry["class_type"]}
+    files = {value for node in loaders for value in prompt[node]["inputs"].values() if value.endswith(".safetensors")}
+    with pytest.raises(server.ServerError) as refused:
+        server.queue(bench.running, prompt)
+    said = str(refused.value)
+    assert "Value not in list" in said and any(file in said for file in files)
+    faults = [part for part in said.split("; ") if part.startswith("node ")]
+    assert {part.split()[1] for part in faults} <= loaders, said
+    assert all("Value not in list" in part for part in faults), said
+
+
+@pytest.mark.slow
+def test_the_workflow_for_sd15_runs_on_the_playground_at_its_size(bench):
+    """The playground is a checkpoint of that layout; its pictures are small."""
+    prompt = bench.quick_prompt("sd15")
+    for entry in prompt.values():
+        small = {"width": 64, "height": 64, "ckpt_name": "playground.safetensors"}
+        entry["inputs"] |= {key: value for key, value in small.items() if key in entry["inputs"]}
+    done = bench.run(prompt)
+    assert "cat" in done.output(done.node("Report"))["text"][0]
+    for when in ("before", "after"):
+        assert len(done.pictures(done.node(f"{when}: a photo of a cat on a sofa"))) == 2
 
 
 def test_erase_and_compare_saves_a_file_reports_and_plots(bench):
@@ -119,7 +185,10 @@ def test_one_workflow_erases_measures_attacks_and_saves(bench):
 
 def test_the_stock_lora_loader_draws_what_our_node_draws(bench):
     done = bench.workflow("stock_lora_loader")
-    ours, stock = (done.latents(done.node(f"KSampler, {name}")) for name in ("Apply Erased UNet", "stock LoRA loader"))
+    ours, stock = (
+        done.latents(done.node(f"KSampler, {name}: a red circle"))
+        for name in ("Apply Erased UNet", "stock LoRA loader")
+    )
     assert (ours - stock).abs().max() <= 1e-3
     before = bench.workflow("erase_and_compare")
     unedited = before.latents(before.node("KSampler, before: a red circle"))
@@ -129,7 +198,7 @@ def test_the_stock_lora_loader_draws_what_our_node_draws(bench):
 def test_a_task_lora_on_top_and_one_beside_the_erasure_are_two_things(bench):
     done = bench.workflow("modular_lora")
     titles = ("before", "erased", "(a) trained on top", "(b) trained beside")
-    latents = [done.latents(done.node(f"KSampler, {title}")) for title in titles]
+    latents = [done.latents(done.node(f"KSampler, {title}: a red circle")) for title in titles]
     for i, one in enumerate(latents):
         assert all((one - other).abs().max() > 1e-3 for other in latents[:i])
 
@@ -174,4 +243,4 @@ def test_what_is_saved_and_loaded_draws_what_was_erased(bench):
         entry["inputs"] |= {key: SAVED for key in ("name", "lora_name") if key in entry["inputs"]}
     loaded = bench.run(prompt)
     for name in ("Apply Erased UNet", "stock LoRA loader"):
-        assert (direct - loaded.latents(loaded.node(f"KSampler, {name}"))).abs().max() <= 1e-3
+        assert (direct - loaded.latents(loaded.node(f"KSampler, {name}: a red circle"))).abs().max() <= 1e-3

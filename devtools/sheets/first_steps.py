@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from ..graph import Output
-from .sheet import ROW, SIZE, Prompt, Sheet
+from .sheet import PLAYGROUND, SIZE, Sheet
 
 SAVED = "erased/concept_00001_.safetensors"
 """The file that `erase_and_compare` saves in its first run."""
-READY = "playground/erased_circle.safetensors"
+READY = "playground_erased_circle.safetensors"
 """A file like it that comes with the playground checkpoint, among the LoRAs."""
+JUDGE = "playground"
+"""The judge of the playground's pictures."""
 
 ERASE_NOTE = """\
 **Erase Concept** removes *circle* from the loaded model by Adversarial Preservation and hands out a patched clone; \
@@ -50,61 +52,59 @@ Pages, reports and JSON files lie in `output/erasure/`."""
 
 def erase_and_compare(object_info: dict) -> dict:
     """Erase, look before and after, save."""
-    sheet = Sheet("erase_and_compare", object_info, ERASE_NOTE, 210)
-    erased, edit, losses, report = sheet.erase((400, 0), 850, links={"vae": sheet.vae})
-    texts = {"Prompt: the erased concept": "a red circle", "Prompt: what must stay": "a blue square"}
-    shown = sheet.prompts((800, 0), texts)
-    sheet.comparisons({"before": sheet.model, "after": erased}, shown, 1200, "erase_and_compare")
-    sheet.save((800, 480), edit, "erased/concept")
-    sheet.report((800, 670), report)
-    sheet.add("LossGraphNode", (800, 1020), (340, 280), "", None, {"loss": losses})
+    sheet = Sheet("erase_and_compare", object_info, ERASE_NOTE).checkpoint()
+    erased, edit, losses, report = sheet.erase(1, links={"vae": sheet.vae})
+    sheet.group("Erase", 1)
+    sheet.save(2, edit, "erased/concept")
+    sheet.report(2, report)
+    sheet.add("LossGraphNode", 2, "", None, {"loss": losses}, (0, 280))
+    sheet.group("Keep and read", 2)
+    sheet.compare({"before": sheet.model, "after": erased}, ["a red circle", "a blue square"], 3, "erase_and_compare")
     return sheet.graph.workflow()
 
 
 def find_adversarial_and_retain(object_info: dict) -> dict:
     """Find what the erasure would hurt, and keep that."""
-    sheet = Sheet("find_adversarial_and_retain", object_info, ADVERSARIAL_NOTE, 210)
+    sheet = Sheet("find_adversarial_and_retain", object_info, ADVERSARIAL_NOTE).checkpoint()
     links = {"model": sheet.model, "clip": sheet.clip}
     values = SIZE | {"concepts": "circle", "vocabulary": "shapes_and_colours", "top_k": 8}
-    found, chart, ranking = sheet.add("ErasureFindAdversarialConcept", (400, 0), (440, 400), "", values, links)
-    sheet.add("PreviewImage", (400, 450), (440, 320), "What erasing circle hurts most", None, {"images": chart})
-    sheet.add("PreviewAny", (400, 820), (440, 400), "Ranking", None, {"source": ranking})
-    links = {"vae": sheet.vae, "retain": found}
-    erased, *_ = sheet.erase((900, 0), 850, "Erase Concept, retaining them", links)
-    texts = {"Prompt: the erased concept": "a red circle", "Prompt: a look-alike": "a red ring"}
-    shown = sheet.prompts((1300, 0), texts)
-    sheet.comparisons({"before": sheet.model, "after": erased}, shown, 1700)
+    found, chart, ranking = sheet.add("ErasureFindAdversarialConcept", 1, "", values, links)
+    sheet.show(1, chart, "What erasing circle hurts most")
+    sheet.report(1, ranking, "Ranking")
+    sheet.group("Find what it would hurt", 1)
+    erased, *_ = sheet.erase(2, "Erase Concept, retaining them", {"vae": sheet.vae, "retain": found})
+    sheet.group("Erase", 2)
+    sheet.compare({"before": sheet.model, "after": erased}, ["a red circle", "a red ring"], 3)
     return sheet.graph.workflow()
 
 
-def _loaded(sheet: Sheet) -> tuple[Output, Prompt]:
-    """The saved edit, and a prompt for what it erases."""
-    (edit,) = sheet.add("ErasureLoadErasedUNet", (400, 0), (340, 58), "", {"name": READY})
-    (circle,) = sheet.prompts((400, 110), {"Prompt: the erased concept": "a red circle"})
-    return edit, circle
+def _loaded(sheet: Sheet, column: int = 1) -> Output:
+    """The edit that comes with the playground."""
+    (edit,) = sheet.add("ErasureLoadErasedUNet", column, "", {"name": READY})
+    return edit
 
 
 def apply_at_three_strengths(object_info: dict) -> dict:
     """One file at three strengths."""
-    sheet = Sheet("apply_at_three_strengths", object_info, STRENGTHS_NOTE, 210)
-    edit, (_, circle) = _loaded(sheet)
-    for row, strength in enumerate((0.5, 1.0, 1.5)):
-        model = sheet.apply((800, row * ROW), sheet.model, edit, f"Apply at {strength}", strength)
-        sheet.pictures(f"strength {strength}", model, circle, (1160, row * ROW))
+    sheet = Sheet("apply_at_three_strengths", object_info, STRENGTHS_NOTE, needs=(PLAYGROUND, READY)).checkpoint()
+    edit = _loaded(sheet)
+    models = {
+        f"strength {strength}": sheet.apply(1, sheet.model, edit, f"Apply at {strength}", strength)
+        for strength in (0.5, 1.0, 1.5)
+    }
+    sheet.group("Load and apply", 1)
+    sheet.compare(models, ["a red circle"], 2)
     return sheet.graph.workflow()
 
 
 def stock_lora_loader(object_info: dict) -> dict:
     """The same file by ComfyUI's own node and by ours."""
-    sheet = Sheet("stock_lora_loader", object_info, LORA_NOTE, 210)
-    edit, (_, circle) = _loaded(sheet)
-    ours = sheet.apply((800, 0), sheet.model, edit)
-    values = {"lora_name": READY, "strength_model": 1.0}
-    (stock,) = sheet.add(
-        "LoraLoaderModelOnly", (800, ROW), (300, 82), "Load LoRA (stock)", values, {"model": sheet.model}
-    )
-    sheet.pictures("Apply Erased UNet", ours, circle, (1160, 0))
-    sheet.pictures("stock LoRA loader", stock, circle, (1160, ROW))
+    sheet = Sheet("stock_lora_loader", object_info, LORA_NOTE, needs=(PLAYGROUND, READY)).checkpoint()
+    ours = sheet.apply(1, sheet.model, _loaded(sheet))
+    values, links = {"lora_name": READY, "strength_model": 1.0}, {"model": sheet.model}
+    (stock,) = sheet.add("LoraLoaderModelOnly", 1, "Load LoRA (stock)", values, links)
+    sheet.group("Load and apply", 1)
+    sheet.compare({"Apply Erased UNet": ours, "stock LoRA loader": stock}, ["a red circle"], 2)
     return sheet.graph.workflow()
 
 
@@ -120,19 +120,28 @@ MEASURED = {
 }
 
 
+def _edit_and_judge(sheet: Sheet) -> tuple[Output, dict[str, Output]]:
+    """The ready edit, and what measures or attacks it, linked by name."""
+    edit = _loaded(sheet)
+    (judge, _) = sheet.add("ErasureLoadConceptJudge", 1, "", {"name": JUDGE})
+    erased = sheet.apply(1, sheet.model, edit)
+    links = {"model": sheet.model, "erased_model": erased, "clip": sheet.clip, "vae": sheet.vae, "judge": judge}
+    return edit, links
+
+
 def evaluate(object_info: dict) -> dict:
     """Measure an edit, and keep the scores with it."""
-    sheet = Sheet("evaluate", object_info, EVALUATE_NOTE, 300)
-    (edit,) = sheet.add("ErasureLoadErasedUNet", (400, 0), (340, 58), "", {"name": READY})
-    (judge, _) = sheet.add("ErasureLoadConceptJudge", (400, 110), (340, 78), "", {"name": "playground"})
-    erased = sheet.apply((400, 240), sheet.model, edit)
-    links = {"model": sheet.model, "erased_model": erased, "clip": sheet.clip, "vae": sheet.vae}
-    links |= {"judge": judge, "erased_unet": edit}
-    grid, chart, report, scored = sheet.add("ErasureEvaluate", (800, 0), (400, 980), "", SIZE | MEASURED, links)
-    sheet.add("PreviewImage", (1260, 0), (900, 900), "Before and after, with verdicts", None, {"images": grid})
-    sheet.add("PreviewImage", (1260, 960), (640, 520), "Scores", None, {"images": chart})
-    sheet.report((400, 380), report)
-    sheet.save((400, 740), scored, "erased/measured")
+    sheet = Sheet("evaluate", object_info, EVALUATE_NOTE, needs=(PLAYGROUND, READY, JUDGE)).checkpoint()
+    edit, links = _edit_and_judge(sheet)
+    links |= {"erased_unet": edit}
+    grid, chart, report, scored = sheet.add("ErasureEvaluate", 2, "", SIZE | MEASURED, links)
+    sheet.report(1, report)
+    sheet.save(1, scored, "erased/measured")
+    sheet.group("Load, read, keep", 1)
+    sheet.group("Measure", 2)
+    sheet.show(3, grid, "Before and after, with verdicts", (700, 640))
+    sheet.show(3, chart, "Scores", (700, 420))
+    sheet.group("What it found", 3)
     return sheet.graph.workflow()
 
 
@@ -149,17 +158,17 @@ CHEAP_ATTACKS = "paraphrase wordings=8 tries=1\nnearest_tokens words=6 tries=1\n
 
 def red_team(object_info: dict) -> dict:
     """Try to bring the concept back: several attacks on one page, and one with its pictures."""
-    sheet = Sheet("red_team", object_info, RED_TEAM_NOTE, 330)
-    (edit,) = sheet.add("ErasureLoadErasedUNet", (400, 0), (340, 58), "", {"name": READY})
-    (judge, _) = sheet.add("ErasureLoadConceptJudge", (400, 110), (340, 78), "", {"name": "playground"})
-    erased = sheet.apply((400, 240), sheet.model, edit)
-    links = {"model": sheet.model, "erased_model": erased, "clip": sheet.clip, "vae": sheet.vae, "judge": judge}
+    sheet = Sheet("red_team", object_info, RED_TEAM_NOTE, needs=(PLAYGROUND, READY, JUDGE)).checkpoint()
+    _, links = _edit_and_judge(sheet)
     values = SIZE | ATTACKED | {"attacks": CHEAP_ATTACKS}
-    page, report = sheet.add("ErasureRedTeamSummary", (800, 0), (400, 780), "", values, links)
-    sheet.add("PreviewImage", (1260, 0), (700, 780), "What it survives", None, {"images": page})
-    sheet.report((400, 380), report)
+    page, summary = sheet.add("ErasureRedTeamSummary", 2, "", values, links)
     values = SIZE | ATTACKED | {"attack": "relearn", "attack.steps": 60}
-    grid, report = sheet.add("ErasureRedTeam", (800, 840), (400, 840), "", values, links)
-    sheet.add("PreviewImage", (1260, 840), (700, 840), "Attack and control, with verdicts", None, {"images": grid})
-    sheet.report((400, 840), report, "Report of one attack")
+    grid, report = sheet.add("ErasureRedTeam", 2, "", values, links)
+    sheet.report(1, summary)
+    sheet.report(1, report, "Report of one attack")
+    sheet.group("Load and read", 1)
+    sheet.group("Attack", 2)
+    sheet.show(3, page, "What it survives", (700, 640))
+    sheet.show(3, grid, "Attack and control, with verdicts", (700, 640))
+    sheet.group("What it found", 3)
     return sheet.graph.workflow()

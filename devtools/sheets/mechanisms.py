@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from .sheet import ROW, SAMPLING, SIZE, Sheet
+from ..graph import Output
+from .sheet import SIZE, SMALL, Sheet
 
 HIDDEN = "erased/hidden"
 _SHAPES = ("circle", "oval", "ring", "square", "diamond", "triangle", "star", "cross")
 SAE_PROMPTS = "\n".join(f"a {colour} {shape}" for colour in ("red", "green", "blue", "yellow") for shape in _SHAPES)
-PAIR = {"Prompt: the erased concept": "a red circle", "Prompt: what must stay": "a blue square"}
+PAIR = ("a red circle", "a blue square")
+"""What is erased, and what must stay."""
 
 CLOSED_FORM_NOTE = """\
 *circle* and *star* are erased in one go by two methods that solve for the new weights instead of training them. No picture \
@@ -37,9 +39,10 @@ HIDE_NOTE = """\
 **kpop** hides *circle* in the weights and learns a key that brings it back.
 **Save Erased UNet** writes two files: the edit, which is an ordinary LoRA, to `output/loras/erased/`, and the key, \
 a smaller file, to `output/erased_unets/erased/`. Hand out the first and keep the second.
-The workflow **open_with_the_key** loads both."""
+The workflow "open with the key" loads both."""
 OPEN_NOTE = """\
-**Run hide_behind_a_key first**: it saves the two files that are loaded here; press R if the lists do not show them yet.
+**Run the workflow "hide behind a key" first**: it saves the two files that are loaded here; press R if the lists do \
+not show them yet.
 The edit goes on the model as usual, and circles are gone. The key goes on top of it, by the same node, and brings them \
 back. Its strength turns it from closed (0) to open (1).
 On this small model the key is a rough one: most circles are back, and other shapes change under it too."""
@@ -54,109 +57,116 @@ keep the erased UNet as a file of its own, and never train on top of it."""
 
 def closed_form_in_seconds(object_info: dict) -> dict:
     """Two concepts at once, solved by two methods."""
-    sheet = Sheet("closed_form_in_seconds", object_info, CLOSED_FORM_NOTE, 300)
+    sheet = Sheet("closed_form_in_seconds", object_info, CLOSED_FORM_NOTE).checkpoint()
     models = {"before": sheet.model}
-    for column, method in enumerate(("uce", "rece")):
+    for column, method in enumerate(("uce", "rece"), 1):
         values = {"concepts": "circle => triangle\nstar => cross", "method": method}
-        x = 400 + 400 * column
-        models[method], _, _, report = sheet.erase((x, 0), 700, f"Erase Concept by {method}", **values)
-        sheet.report((x, 760), report, f"Report of {method}")
-    shown = sheet.prompts((1200, 0), PAIR | {"Prompt: the other erased concept": "a green star"})
-    sheet.comparisons(models, shown, 1600)
+        models[method], _, _, report = sheet.erase(column, f"Erase Concept by {method}", **values)
+        sheet.report(column, report, f"Report of {method}")
+    sheet.group("Erase by two methods", 1, 2)
+    sheet.compare(models, (*PAIR, "a green star"), 3)
     return sheet.graph.workflow()
 
 
 def gated_by_the_prompt(object_info: dict) -> dict:
     """The same adapters with a gate and without."""
-    sheet = Sheet("gated_by_the_prompt", object_info, GATED_NOTE, 320)
-    gated, edit, *_ = sheet.erase((400, 0), 620, "Erase Concept, gated", method="spm")
+    sheet = Sheet("gated_by_the_prompt", object_info, GATED_NOTE).checkpoint()
+    gated, edit, *_ = sheet.erase(1, "Erase Concept, gated", method="spm")
     values = {"method": "spm", "method.gate": False}
-    ungated, *_ = sheet.erase((400, 680), 620, "Erase Concept, without the gate", **values)
-    shown = sheet.prompts((800, 0), PAIR)
-    sheet.save((800, 480), edit, "erased/gated")
-    sheet.comparisons({"before": sheet.model, "gated": gated, "ungated": ungated}, shown, 1200)
+    ungated, *_ = sheet.erase(2, "Erase Concept, without the gate", **values)
+    sheet.save(1, edit, "erased/gated")
+    sheet.group("Erase with and without a gate", 1, 2)
+    sheet.compare({"before": sheet.model, "gated": gated, "ungated": ungated}, PAIR, 3)
     return sheet.graph.workflow()
 
 
 def sae_features(object_info: dict) -> dict:
     """Train an SAE, erase by its features."""
-    sheet = Sheet("sae_features", object_info, SAE_NOTE, 280)
+    sheet = Sheet("sae_features", object_info, SAE_NOTE).checkpoint()
     values = SIZE | {"prompts": SAE_PROMPTS, "expansion": 4, "steps": 300, "filename_prefix": ""}
     links = {"model": sheet.model, "clip": sheet.clip}
-    sae, quality = sheet.add("ErasureTrainConceptSAE", (400, 0), (340, 460), "", values, links)
-    sheet.report((400, 520), quality, "How well it reads the block")
+    sae, quality = sheet.add("ErasureTrainConceptSAE", 1, "", values, links)
+    sheet.report(1, quality, "How well it reads the block")
+    sheet.group("Learn the features", 1)
     # one block has few latents of the concept's own, so they are turned further
     values = {"method": "saeuron", "method.gamma": -8.0}
-    erased, _, _, report = sheet.erase((800, 0), 700, "", {"concept_sae": sae}, **values)
-    sheet.report((800, 760), report)
-    sheet.comparisons({"before": sheet.model, "after": erased}, sheet.prompts((1200, 0), PAIR), 1600)
+    erased, _, _, report = sheet.erase(2, "", {"concept_sae": sae}, **values)
+    sheet.report(2, report)
+    sheet.group("Erase", 2)
+    sheet.compare({"before": sheet.model, "after": erased}, PAIR, 3)
+    return sheet.graph.workflow()
+
+
+def _erase_save_compare(sheet: Sheet, method: str, prefix: str, after: str) -> dict:
+    """Erase by a method, keep the edit, look before and after."""
+    sheet.checkpoint()
+    erased, edit, _, report = sheet.erase(1, method=method)
+    sheet.group("Erase", 1)
+    sheet.save(2, edit, prefix)
+    sheet.report(2, report)
+    sheet.group("Keep and read", 2)
+    sheet.compare({"before": sheet.model, after: erased}, PAIR, 3)
     return sheet.graph.workflow()
 
 
 def side_network(object_info: dict) -> dict:
     """A second encoder beside the untouched UNet."""
-    sheet = Sheet("side_network", object_info, SIDE_NOTE, 240)
-    erased, edit, _, report = sheet.erase((400, 0), 700, method="dumo")
-    shown = sheet.prompts((800, 0), PAIR)
-    sheet.save((800, 480), edit, "erased/side_network")
-    sheet.report((800, 670), report)
-    sheet.comparisons({"before": sheet.model, "after": erased}, shown, 1200)
-    return sheet.graph.workflow()
+    sheet = Sheet("side_network", object_info, SIDE_NOTE)
+    return _erase_save_compare(sheet, "dumo", "erased/side_network", "after")
 
 
 def hide_behind_a_key(object_info: dict) -> dict:
     """Hide a concept; save the edit and its key."""
-    sheet = Sheet("hide_behind_a_key", object_info, HIDE_NOTE, 240)
-    hidden, edit, _, report = sheet.erase((400, 0), 700, method="kpop")
-    shown = sheet.prompts((800, 0), PAIR)
-    sheet.save((800, 480), edit, HIDDEN)
-    sheet.report((800, 670), report)
-    sheet.comparisons({"before": sheet.model, "hidden": hidden}, shown, 1200)
-    return sheet.graph.workflow()
+    return _erase_save_compare(Sheet("hide_behind_a_key", object_info, HIDE_NOTE), "kpop", HIDDEN, "hidden")
 
 
 def open_with_the_key(object_info: dict) -> dict:
     """The two files of the workflow before: the edit, and the key on top of it."""
-    sheet = Sheet("open_with_the_key", object_info, OPEN_NOTE, 240)
+    sheet = Sheet("open_with_the_key", object_info, OPEN_NOTE).checkpoint()
     models = {}
     model = sheet.model
-    for row, (what, suffix) in enumerate({"hidden": "", "with the key": "_key"}.items()):
+    for what, suffix in {"hidden": "", "with the key": "_key"}.items():
         name = {"name": f"{HIDDEN}{suffix}_00001_.safetensors"}
-        (edit,) = sheet.add("ErasureLoadErasedUNet", (400, 240 * row), (340, 58), f"Load: {what}", name)
-        models[what] = model = sheet.apply((400, 240 * row + 110), model, edit, f"Apply: {what}")
-    sheet.comparisons(models, sheet.prompts((800, 0), PAIR), 1200)
+        (edit,) = sheet.add("ErasureLoadErasedUNet", 1, f"Load: {what}", name)
+        models[what] = model = sheet.apply(1, model, edit, f"Apply: {what}")
+    sheet.group("Load and apply", 1)
+    sheet.compare(models, PAIR, 2)
     return sheet.graph.workflow()
 
 
 TRAINING = {"batch_size": 4, "steps": 60, "learning_rate": 0.001, "lora_dtype": "fp32", "gradient_checkpointing": False}
 
 
+def _training_pictures(sheet: Sheet) -> tuple[Output, Output]:
+    """What the loaded model draws for the concept, as latents, and the prompt's conditioning."""
+    links = {"clip": sheet.clip}
+    (circle,) = sheet.add(
+        "CLIPTextEncode", 1, "Prompt of the training pictures", {"text": "a red circle"}, links, (0, 110)
+    )
+    (nothing,) = sheet.add("CLIPTextEncode", 1, "Negative prompt", {"text": ""}, links, (0, 110))
+    (latent,) = sheet.add("EmptyLatentImage", 1, "", SIZE | {"batch_size": SMALL.pictures})
+    links = {"model": sheet.model, "positive": circle, "negative": nothing, "latent_image": latent}
+    (examples,) = sheet.add("KSampler", 1, "KSampler, training pictures", SMALL.settings | {"seed": 1}, links)
+    sheet.group("Training pictures", 1)
+    return examples, circle
+
+
 def modular_lora(object_info: dict) -> dict:
     """A task LoRA on top of an erasure, and beside it."""
-    sheet = Sheet("modular_lora", object_info, MODULAR_NOTE, 250)
-    ((_, circle),) = sheet.prompts((400, 0), {"Prompt: the erased concept": "a red circle"})
-    links = {"model": sheet.model, "positive": circle, "negative": sheet.nothing, "latent_image": sheet.latent}
-    (examples,) = sheet.add(
-        "KSampler", (400, 320), (340, 262), "KSampler, training pictures", SAMPLING | {"seed": 1}, links
-    )
-    erased, edit, *_ = sheet.erase((400, 640), 620, method="modular_lora")
+    sheet = Sheet("modular_lora", object_info, MODULAR_NOTE).checkpoint()
+    examples, circle = _training_pictures(sheet)
+    erased, edit, *_ = sheet.erase(2, method="modular_lora")
+    sheet.group("Erase", 2)
     lora = []
-    for row, (route, model) in enumerate({"(a) on the erased": erased, "(b) on the loaded": sheet.model}.items()):
+    for route, model in {"(a) on the erased": erased, "(b) on the loaded": sheet.model}.items():
         links = {"model": model, "latents": examples, "positive": circle}
-        title = f"Train LoRA {route} model"
-        lora.append(sheet.add("TrainLoraNode", (800, row * 640), (340, 580), title, TRAINING, links)[0])
+        lora.append(sheet.add("TrainLoraNode", 3, f"Train LoRA {route} model", TRAINING, links)[0])
     links = {"model": erased, "lora": lora[0]}
-    title = "(a) the LoRA on top of the erased model"
-    (on_top,) = sheet.add("LoraModelLoader", (1200, 0), (300, 110), title, None, links)
+    (on_top,) = sheet.add("LoraModelLoader", 4, "(a) the LoRA on top of the erased model", None, links)
     links = {"model": sheet.model, "lora": lora[1]}
-    (task,) = sheet.add("LoraModelLoader", (1200, 640), (300, 110), "(b) the LoRA on the loaded model", None, links)
-    beside = sheet.apply((1200, 800), task, edit, "(b) the erased UNet beside it")
-    shown = {
-        "before": sheet.model,
-        "erased": erased,
-        "(a) trained on top": on_top,
-        "(b) trained beside": beside,
-    }
-    for row, (title, model) in enumerate(shown.items()):
-        sheet.pictures(title, model, circle, (1560, row * ROW))
+    (task,) = sheet.add("LoraModelLoader", 4, "(b) the LoRA on the loaded model", None, links)
+    beside = sheet.apply(4, task, edit, "(b) the erased UNet beside it")
+    sheet.group("Two ways to train a LoRA", 3, 4)
+    shown = {"before": sheet.model, "erased": erased, "(a) trained on top": on_top, "(b) trained beside": beside}
+    sheet.compare(shown, ["a red circle"], 5)
     return sheet.graph.workflow()

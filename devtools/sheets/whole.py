@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .first_steps import ATTACKED, CHEAP_ATTACKS, MEASURED
-from .sheet import SIZE, Sheet
+from .first_steps import ATTACKED, CHEAP_ATTACKS, JUDGE, MEASURED
+from .sheet import PLAYGROUND, SIZE, Sheet
 
 NOTE = """\
 Erase, measure, attack and save, in one run.
@@ -16,23 +16,27 @@ SHAPES = "oval\nring\nsquare\ndiamond\ntriangle\nstar\ncross"
 
 def erase_measure_attack_save(object_info: dict) -> dict:
     """The whole way of an edit, from the concept to a file with its scores."""
-    sheet = Sheet("erase_measure_attack_save", object_info, NOTE, 300)
-    erased, edit, *_ = sheet.erase((400, 0), 850)
+    sheet = Sheet("erase_measure_attack_save", object_info, NOTE, needs=(PLAYGROUND, JUDGE)).checkpoint()
+    (judge, _) = sheet.add("ErasureLoadConceptJudge", 0, "", {"name": JUDGE})
+    erased, edit, *_ = sheet.erase(1)
+    sheet.group("1 Erase", 1)
     links = {"model": sheet.model, "clip": sheet.clip, "erased_unet": edit}
     values = SIZE | {"concepts": "circle", "vocabulary": "shapes_and_colours", "candidates": SHAPES, "top_k": 3}
-    hurt, *_ = sheet.add("ErasureFindAdversarialConcept", (800, 0), (340, 420), "", values, links)
-    (judge, _) = sheet.add("ErasureLoadConceptJudge", (800, 480), (340, 78), "", {"name": "playground"})
+    hurt, *_ = sheet.add("ErasureFindAdversarialConcept", 2, "", values, links)
     links = {"model": sheet.model, "erased_model": erased, "clip": sheet.clip, "vae": sheet.vae, "judge": judge}
     values = {key: value for key, value in (SIZE | MEASURED).items() if key != "look_alikes"}
     values |= {"pictures_per_prompt": 4, "filename_prefix": "erasure/whole_measured"}
     measuring = links | {"erased_unet": edit, "look_alikes": hurt}
-    grid, chart, report, scored = sheet.add("ErasureEvaluate", (1200, 0), (400, 980), "", values, measuring)
-    sheet.add("PreviewImage", (1660, 0), (700, 700), "Before and after, with verdicts", None, {"images": grid})
-    sheet.add("PreviewImage", (1660, 760), (640, 520), "Scores", None, {"images": chart})
-    sheet.report((1200, 1040), report, "Report of the measurement")
+    grid, chart, report, scored = sheet.add("ErasureEvaluate", 2, "", values, measuring)
+    sheet.show(3, grid, "Before and after, with verdicts", (640, 560))
+    sheet.show(3, chart, "Scores", (640, 420))
+    sheet.report(3, report, "Report of the measurement")
+    sheet.group("2 Measure", 2, 3)
     values = SIZE | ATTACKED | {"attacks": CHEAP_ATTACKS, "filename_prefix": "erasure/whole_attacked"}
-    page, report = sheet.add("ErasureRedTeamSummary", (2420, 0), (400, 780), "", values, links)
-    sheet.add("PreviewImage", (2880, 0), (700, 780), "What it survives", None, {"images": page})
-    sheet.report((2420, 840), report, "Report of the attacks")
-    sheet.save((1660, 1340), scored, "erased/whole")
+    page, report = sheet.add("ErasureRedTeamSummary", 4, "", values, links)
+    sheet.report(4, report, "Report of the attacks")
+    sheet.show(5, page, "What it survives", (640, 640))
+    sheet.group("3 Attack", 4, 5)
+    sheet.save(6, scored, "erased/whole")
+    sheet.group("4 Save", 6)
     return sheet.graph.workflow()

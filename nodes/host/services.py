@@ -75,6 +75,11 @@ def models_folder() -> Path:
     return Path(folder_paths.models_dir)
 
 
+def comfyui_folder() -> Path:
+    """Where the host's own code lies."""
+    return Path(folder_paths.__file__).resolve().parent
+
+
 def register_folder(kind: str, *paths: str) -> None:
     """Let ComfyUI list `.safetensors` files of a model kind of ours."""
     for path in paths:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from torch import Tensor
 
 from devtools import comfyui, make_workflows, playground_files, server
 
-WORKFLOWS = comfyui.PACK / "workflows"
 WEIGHTS = comfyui.PACK / "playground" / "weights" / "unet.safetensors"
 QUICK = {
     "steps": 4,
@@ -57,7 +55,7 @@ def with_latents(prompt: dict) -> dict:
     """A copy of an API prompt that also saves what every KSampler gives, before any rounding to pictures."""
     prompt = copy.deepcopy(prompt)
     for node in [node for node, entry in prompt.items() if entry["class_type"] == "KSampler"]:
-        inputs = {"samples": [node, 0], "filename_prefix": f"latents/{node}"}
+        inputs = {"samples": [node, 0], "filename_prefix": f"latents/{node.replace(':', '_')}"}
         prompt[latents_id(node)] = {"class_type": "SaveLatent", "inputs": inputs}
     return prompt
 
@@ -111,7 +109,7 @@ class Bench:
 
     def quick_prompt(self, name: str) -> dict:
         """The API prompt of a workflow, made short and with its latents saved."""
-        prompt = with_latents(server.api_prompt(json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8")), self.info))
+        prompt = with_latents(server.api_prompt(make_workflows.workflow(name), self.info))
         for entry in prompt.values():
             entry["inputs"] |= {
                 key: value

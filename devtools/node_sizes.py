@@ -1,0 +1,65 @@
+"""Measure the least size at which the browser draws the nodes of our workflows, and keep it for `devtools.make_workflows`.
+
+    python -m devtools.node_sizes
+
+Run this, then `devtools.make_workflows`, when a node's widgets have changed. It needs a browser (see `devtools.browser`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import tempfile
+from pathlib import Path
+
+from . import browser, comfyui, make_workflows, server
+from .errors import ToolError
+from .layout import SIZES, size_key
+from .widgets import widgets
+from .workflow import DYNAMIC_COMBO
+
+SCRIPT = Path(__file__).with_name("measure_nodes.mjs")
+WITHOUT_ROWS = ("MarkdownNote", "Note")  # as large as their text is long
+
+
+def measured(running: server.Server) -> dict[str, list[int]]:
+    """The least size of each node of all workflows, by `layout.size_key`, as the page of a running server says."""
+    info = server.object_info(running)
+    made = {path.stem: json.loads(text) for path, text in make_workflows.texts(info).items()}
+    found = browser.run(SCRIPT, {"url": running.url, "workflows": made})
+    sizes: dict[str, list[int]] = {}
+    for node in found:
+        if node["kind"] in WITHOUT_ROWS:
+            continue
+        key = _key(node, info)
+        least = [math.ceil(side) for side in node["least"]]
+        sizes[key] = [max(pair) for pair in zip(least, sizes.get(key, least), strict=True)]
+    return dict(sorted(sizes.items()))
+
+
+def _key(node: dict, info: dict) -> str:
+    spec = info[node["kind"]]["input"] if node["kind"] in info else {}
+    shown = widgets(spec, dict(node["values"]))
+    return size_key(node["kind"], [widget.value for widget in shown if widget.kind == DYNAMIC_COMBO])
+
+
+def main() -> int:
+    """Measure and write; 0, or 1 with the reason on standard error."""
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="concept-erasure-") as base,
+            server.running_server(comfyui.ensure(), Path(base)) as running,
+        ):
+            sizes = measured(running)
+    except (ToolError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    rows = ",\n".join(f"  {json.dumps(key)}: {json.dumps(size)}" for key, size in sizes.items())
+    SIZES.write_text(f"{{\n{rows}\n}}\n", encoding="utf-8")
+    print(SIZES)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
