@@ -81,6 +81,8 @@ class Canvas:
             "size": least_size(kind, shown, size),
             "properties": {} if note else _properties(kind, info),
         }
+        if any(one.advanced for one in shown):
+            node["showAdvanced"] = False  # without it the page takes the file for one from before there was the choice
         files = models_named(saved)
         node["properties"] |= {"models": files} if files else {}
         outputs = [

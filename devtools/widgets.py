@@ -20,6 +20,7 @@ class Widget:
     optional: bool
     then: tuple[object, ...] = ()
     """Values that are no input but are saved behind it: what to do with a seed after a run."""
+    advanced: bool = False
 
     @property
     def shape(self) -> dict:
@@ -48,7 +49,7 @@ def widgets(spec: dict, values: dict[str, object], prefix: str = "") -> Iterator
         default = options.get("default", "" if kind == "STRING" else keys[0] if keys else None)
         value = values.pop(name, default)
         seed = options.get("control_after_generate") or short in SEEDS
-        yield Widget(name, kind, value, optional, ("fixed",) if seed else ())
+        yield Widget(name, kind, value, optional, ("fixed",) if seed else (), bool(options.get("advanced")))
         if kind == DYNAMIC_COMBO:
             yield from widgets(choices[keys.index(value)]["inputs"], values, f"{name}.")
 
