@@ -7,11 +7,17 @@ const { chromium } = createRequire(process.env.CE_PLAYWRIGHT)("playwright-core")
 export const input = JSON.parse(readFileSync(0, "utf8"))
 export const VIEW = { width: 1600, height: 1000 }
 
+/** A browser with a profile of its own. The flags keep it from asking anybody on the internet. */
+export async function launched() {
+  const quiet = ["--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+  return chromium.launch({ executablePath: process.env.CE_CHROMIUM, args: ["--no-sandbox", "--disable-gpu", ...quiet] })
+}
+
 /** Open the page and wait until its graph is there. `errors` fills with what the page's code throws. */
 export async function openPage() {
   // otherwise the page covers itself with the Templates dialog on its first visit
   await fetch(`${input.url}/api/settings/Comfy.TutorialCompleted`, { method: "POST", body: "true" })
-  const browser = await chromium.launch({ executablePath: process.env.CE_CHROMIUM, args: ["--no-sandbox", "--disable-gpu"] })
+  const browser = await launched()
   const page = await browser.newPage({ viewport: VIEW })
   const errors = []
   page.on("pageerror", (error) => errors.push(String(error)))

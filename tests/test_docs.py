@@ -196,6 +196,7 @@ def test_a_help_page_fits_the_panel_and_leads_to_what_is_there(page: Path) -> No
     targets = re.findall(r"\]\(([^)\s]+)\)", text)
     assert not [target for target in targets if target.startswith("#")], "a link inside the page opens it anew"
     pictures = re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", text)
+    assert pictures, "a help page shows its node: run devtools.help_pictures"
     for target in set(targets) - set(pictures):
         assert target.startswith(("https://", "http://")), target
         if target.startswith(f"{ONLINE}/blob/main/"):

@@ -180,3 +180,11 @@ def test_from_the_dialog_to_a_running_erasure_in_three_choices(bench, shots):
     assert seen["choices"] == [title, "playground.safetensors", "Run"]
     assert seen["ended"] == "" and seen["erase"] in seen["started"]
     assert seen["scale"] == graph.SCALE, "not so small that the note cannot be read"
+
+
+@pytest.mark.slow
+def test_erase_concept_fits_one_screen_in_both_renderers(bench, shots) -> None:
+    """At most eight widgets, the rest behind one choice; presets are seen; what was saved before loads as it was."""
+    seen = browser.run(SCRIPTS / "one_screen.mjs", {"url": bench.running.url, "shots": shots})
+    assert seen["failures"] == []
+    assert all(seen["found"][renderer] for renderer in ("classic", "vue"))

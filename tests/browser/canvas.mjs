@@ -1,21 +1,8 @@
-// A browser on ComfyUI's page, and what one does there. Needs `playwright-core` where node finds it (NODE_PATH does not
-// count for ES modules: set PLAYWRIGHT_CORE to the package's folder), and a Chromium: $CHROMIUM, else /usr/bin/chromium.
+// Nodes on ComfyUI's page in either renderer, and what one does with them.
 
-import { join } from "node:path";
-import { pathToFileURL } from "node:url";
+import { launched } from "../../devtools/page.mjs";
 
-const folder = process.env.PLAYWRIGHT_CORE;
-const { chromium } = await import(folder ? pathToFileURL(join(folder, "index.mjs")).href : "playwright-core");
-const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"];
-
-/** A browser with a profile of its own, which Playwright makes and removes. */
-export async function started() {
-  return chromium.launch({
-    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    headless: true,
-    args: [...FLAGS, "--disable-component-update", "--disable-sync"],
-  });
-}
+export { launched as started };
 
 /** Functions that run in the page, on `window.t`. */
 function tools() {

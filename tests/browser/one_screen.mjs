@@ -1,17 +1,14 @@
 // What one sees of the pack's nodes in a browser, in both renderers of the front end.
-//
-//   node tests/browser/one_screen.mjs URL [FOLDER FOR SCREENSHOTS]
-//
-// URL is that of a running ComfyUI with this pack; `canvas.mjs` says what it needs. Prints one JSON object with what was
-// found and ends with 1 if anything is not as it should be.
+// `devtools.browser` runs it; it hands back what was found, and what is not as it should be.
 
 import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
+import { answer, input } from "../../devtools/page.mjs";
 import { drawn, opened, settled, started } from "./canvas.mjs";
 
-const [url, pictures] = process.argv.slice(2);
+const { url, shots: pictures } = input;
 const here = dirname(fileURLToPath(import.meta.url));
 const SAVED = JSON.parse(readFileSync(join(here, "before_presets.json"), "utf8"));
 
@@ -243,5 +240,4 @@ try {
 } finally {
   await browser.close();
 }
-console.log(JSON.stringify({ ok: failures.length === 0, failures, found }, null, 1));
-process.exit(failures.length ? 1 : 0);
+answer({ failures, found });
