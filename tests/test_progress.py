@@ -82,7 +82,7 @@ def test_the_bar_never_stands_still_and_never_goes_back(name: str, seconds: tupl
     from devtools.inprocess import load_comfy
 
     load_comfy()
-    from concept_erasure.nodes.erase import reporting
+    from concept_erasure.nodes.erase_progress import reporting
 
     clock, request = Clock(), parse_request("circle")
     method = make(name, steps=8, vocabulary="everyday_words")
