@@ -57,7 +57,7 @@ def locate() -> Host:
 
 
 def ensure(dev: bool = False) -> Host:
-    """The host, installed if need be and seen to import what ComfyUI imports. `dev` also asks for pytest and ruff.
+    """The host, installed if need be and seen to import what ComfyUI imports. `dev` also asks for what the tests need.
 
     Only this project's own cache is ever written to; somebody else's ComfyUI is never changed.
     """
@@ -100,7 +100,7 @@ def _python_of(comfyui: Path) -> Path:
 
 def _require_dev_tools(host: Host) -> None:
     """Raise with the command to type if the tests could not run in this host."""
-    missing = [name for name in install.DEV_TOOLS if not install.can_import(host.python, [name])]
+    missing = [name for name, module in install.DEV_TOOLS.items() if not install.can_import(host.python, [module])]
     if missing:
         raise HostError(
             f"{host.python} cannot import {', '.join(missing)}. "
@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m devtools.comfyui", description="Find or install ComfyUI.")
     parser.add_argument("--python", action="store_true", help="print only the interpreter")
     parser.add_argument("--path", action="store_true", help="print only the ComfyUI folder")
-    parser.add_argument("--dev", action="store_true", help="fail unless pytest and ruff are there too")
+    parser.add_argument("--dev", action="store_true", help="fail unless what the tests need is there too")
     args = parser.parse_args(argv)
     try:
         host = ensure(dev=args.dev)

@@ -26,7 +26,8 @@ CARRIER_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd46713
 CARRIER_FOLDER = "vendor/ComfyUI"
 # A newer torch does not match the newest torchaudio, so the three are pinned together.
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
-DEV_TOOLS = ("pytest", "ruff")
+DEV_TOOLS = {"pytest": "pytest", "pytest-xdist": "xdist", "ruff": "ruff"}
+"""What the tests need beside the host: package, and the module by which it is imported."""
 MUST_IMPORT = ("torch", "torchvision", "torchaudio", "safetensors", "transformers")
 # A few files from all over a ComfyUI, so that a folder which was emptied or half removed is noticed at no cost.
 COMFYUI_FILES = ("main.py", "nodes.py", "requirements.txt", "comfy/sd.py", "comfy/model_management.py")
