@@ -6,7 +6,7 @@ from pathlib import Path
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import host, playground
+from . import host
 from .adversarial import FindAdversarialConcept
 from .erase import EraseConcept
 from .erased_unet import FOLDER_KIND, ApplyErasedUNet, LoadErasedUNet, SaveErasedUNet
@@ -28,7 +28,10 @@ class ConceptErasure(ComfyExtension):
         host.register_folder(FOLDER_KIND, str(host.models_folder() / FOLDER_KIND), str(output / FOLDER_KIND))
         host.register_folder(SAE_FOLDER_KIND, str(host.models_folder() / SAE_FOLDER_KIND))
         host.register_folder(JUDGE_FOLDER_KIND, str(host.models_folder() / JUDGE_FOLDER_KIND))
-        playground.build_if_missing()
+        if Path(__file__).with_name("playground.py").is_file():  # in a clone; the archive has no weights to build from
+            from . import playground
+
+            playground.build_if_missing()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node of the pack."""

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..erasure_core.evaluation.report import accuracy_lines
 from ..erasure_core.judge import judges_in, load_judge
-from ..erasure_core.nude_detector import CLASSES, EXPOSED, LOWEST, NAME, THRESHOLD, load_nude_detector, parse_classes
+from ..erasure_core.nude_detector import EXPOSED, LOWEST, NAME, THRESHOLD, load_nude_detector, parse_classes
 from . import host
 from .erase import CATEGORY
 from .types import ConceptJudgeType
@@ -76,7 +76,7 @@ class LoadConceptJudge(io.ComfyNode):
                     default=", ".join(EXPOSED),
                     optional=True,
                     advanced=True,
-                    tooltip=f"Of a detector alone: the classes that count, with commas. It knows {', '.join(CLASSES)}.",
+                    tooltip="Of a detector alone: the classes that count, with commas. The help page lists all that it knows.",
                 ),
             ],
             outputs=[

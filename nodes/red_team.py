@@ -128,8 +128,10 @@ class RedTeamConcept(io.ComfyNode):
         templates: str | None = None,
         width: int | None = None,
         height: int | None = None,
+        attack: object = None,
     ) -> bool | str:
-        """What can be refused before a checkpoint is loaded; an input that is linked is None."""
+        """What can be refused before a checkpoint is loaded; an input that is linked is None. The host passes a dynamic
+        combo whether it is asked for or not, and checks what is in it itself."""
         return refused(lambda: check_attacked(concept, templates), lambda: check_sizes(width, height))
 
     @classmethod

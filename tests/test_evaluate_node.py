@@ -207,15 +207,16 @@ def test_a_prompt_file_of_the_input_folder_is_drawn_with_its_own_seeds(bed, outp
 
 def test_a_cancel_leaves_what_was_measured_so_far(bed, output, monkeypatch) -> None:
     from concept_erasure.nodes import host
+    from concept_erasure.nodes.progress import NodeProgress
 
     asked = []
 
-    def cancelled(doing: str = "", node_id: str | None = None) -> None:
+    def cancelled(_progress: NodeProgress, doing: str = "", **_done: float) -> None:
         asked.append(doing)
         if "look-alike" in doing:
             raise host.Cancelled
 
-    monkeypatch.setattr(host, "check_cancelled", cancelled)
+    monkeypatch.setattr(NodeProgress, "check", cancelled)
     before = base_hash(bed)
     with pytest.raises(host.Cancelled):
         run(bed, bed.model, filename_prefix="cut")

@@ -36,6 +36,7 @@ def test_a_prediction_by_hand(layout: str, sigma: float, given: float, expected:
     with host.opened(bed.model, bed.clip, 64, 64) as denoiser:
         text = denoiser.encode(["circle"])
         monkeypatch.setattr(bed.model.model.diffusion_model, "forward", network)
+        monkeypatch.setattr(denoiser, "_last_block", None)  # this network has no blocks that could be watched
         latents = torch.full_like(denoiser.empty_latents(1), 2.0)
         predicted = denoiser.predict(latents, torch.tensor([sigma]), text)
     assert torch.allclose(seen[0], torch.tensor(given), atol=1e-6)

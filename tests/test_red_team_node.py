@@ -246,14 +246,15 @@ def test_the_summary_draws_one_page_of_all_attacks(bed, judge, monkeypatch, tmp_
 
 def test_a_cancelled_summary_leaves_the_attacks_that_are_over(bed, judge, monkeypatch, tmp_path) -> None:
     from concept_erasure.nodes import host
+    from concept_erasure.nodes.progress import NodeProgress
 
-    def cancelled(doing: str = "", node_id: str | None = None) -> None:
+    def cancelled(_progress: NodeProgress, doing: str = "", **_done: float) -> None:
         if doing.startswith("attack 2"):
             raise host.Cancelled
 
     host.use(bed.model)
     before = base_hash(bed)
-    monkeypatch.setattr(host, "check_cancelled", cancelled)
+    monkeypatch.setattr(NodeProgress, "check", cancelled)
     with pytest.raises(host.Cancelled):
         summary(bed, judge, monkeypatch, tmp_path, CHEAP, "cut")
     stored = json.loads((tmp_path / "cut_partial_00001_.json").read_text("utf-8"))

@@ -29,7 +29,8 @@ def values(node: type, **changes: object) -> dict[str, object]:
         "attacks": "noise",
     }
     asked = node.validate_inputs.__func__.__code__.co_varnames[1 : node.validate_inputs.__func__.__code__.co_argcount]
-    return {name: ({"width": 512, "height": 512} | right)[name] for name in asked} | changes
+    right |= {"width": 512, "height": 512, "method": {"method": "ap"}, "attack": {"attack": "noise"}}
+    return {name: right[name] for name in asked} | changes
 
 
 @pytest.mark.parametrize("node", SIZED)
@@ -37,6 +38,15 @@ def test_what_is_right_or_linked_passes(node: type) -> None:
     assert node.validate_inputs(**values(node)) is True
     assert node.validate_inputs(**dict.fromkeys(values(node))) is True
     assert node.validate_inputs() is True, "an optional input that the workflow does not name"
+
+
+@pytest.mark.parametrize("node", SIZED)
+def test_a_dynamic_combo_is_taken_as_the_host_passes_it(node: type) -> None:
+    """ComfyUI 0.30 calls validate_inputs with every dynamic combo of the schema, also one that it does not ask for."""
+    from comfy_api.latest import io
+
+    combos = {entry.id for entry in node.define_schema().inputs if isinstance(entry, io.DynamicCombo.Input)}
+    assert combos <= set(values(node))
 
 
 @pytest.mark.parametrize("node", SIZED)
