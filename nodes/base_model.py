@@ -52,7 +52,12 @@ def _own_tokens(clip: Any, prompt: str, tokenizer: str) -> list[tuple[int, Any]]
     tokens = clip.tokenize(prompt, return_word_ids=True)
     batches = tokens[tokenizer] if tokenizer else next(iter(tokens.values()))
     flat = [entry for batch in batches for entry in batch]
-    return [(place, token) for place, (token, _weight, word) in enumerate(flat) if word > 0]
+    return [(place, _comparable(token)) for place, (token, _weight, word) in enumerate(flat) if word > 0]
+
+
+def _comparable(token: Any) -> Any:
+    """A token as what can be compared: a vector of a textual inversion as its numbers."""
+    return tuple(token.flatten().tolist()) if torch.is_tensor(token) else token
 
 
 def _stored(weight: torch.Tensor) -> Weight:
