@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -53,6 +55,19 @@ def _own_tokens(clip: Any, prompt: str, tokenizer: str) -> list[tuple[int, Any]]
     batches = tokens[tokenizer] if tokenizer else next(iter(tokens.values()))
     flat = [entry for batch in batches for entry in batch]
     return [(place, _comparable(token)) for place, (token, _weight, word) in enumerate(flat) if word > 0]
+
+
+_WEIGHT = re.compile(r"\([^()]+:\s*-?[\d.]+\s*\)")
+
+
+def weights_read_as_words(clip: Any, prompts: Iterable[str]) -> list[str]:
+    """The prompts that give words a weight, `(word:1.5)`, if this CLIP's tokenizers read none (Qwen-Image, Z-Image)."""
+    weighted = [prompt for prompt in dict.fromkeys(prompts) if _WEIGHT.search(prompt)]
+    if not weighted:
+        return []
+    tokens = clip.tokenize("(cat:1.5)")
+    read = any(weight != 1 for batches in tokens.values() for batch in batches for _, weight, *_ in batch)
+    return [] if read else weighted
 
 
 def _comparable(token: Any) -> Any:

@@ -18,6 +18,7 @@ from ..erasure_core.report import Report
 from ..erasure_core.sae import ConceptSAE
 from ..erasure_core.trajectory import sample_trajectories
 from . import host
+from .base_model import weights_read_as_words
 from .memory import MemoryMeter
 from .types import ConceptSAEType, ErasedUNetType
 from .widgets import chosen_method, method_input
@@ -83,6 +84,9 @@ def erase(
                 raise refusal(method.name, denoiser.family, need, why)
         report = _reporting(denoiser, request, method, vae, node_id)
         report.notes += denoiser.notes
+        said = (*request.targets, *(pair.anchor for pair in request.pairs), *request.retain)
+        if weighted := weights_read_as_words(clip, said):
+            report.note(f"this text encoder reads no weights: the brackets and numbers in {weighted} are words to it")
         if images is not None:
             request = dataclasses.replace(request, examples=denoiser.latents_of(vae, images))
         if concept_sae is not None:
