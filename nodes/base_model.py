@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -52,7 +54,25 @@ def _own_tokens(clip: Any, prompt: str, tokenizer: str) -> list[tuple[int, Any]]
     tokens = clip.tokenize(prompt, return_word_ids=True)
     batches = tokens[tokenizer] if tokenizer else next(iter(tokens.values()))
     flat = [entry for batch in batches for entry in batch]
-    return [(place, token) for place, (token, _weight, word) in enumerate(flat) if word > 0]
+    return [(place, _comparable(token)) for place, (token, _weight, word) in enumerate(flat) if word > 0]
+
+
+_WEIGHT = re.compile(r"\([^()]+:\s*-?[\d.]+\s*\)")
+
+
+def weights_read_as_words(clip: Any, prompts: Iterable[str]) -> list[str]:
+    """The prompts that give words a weight, `(word:1.5)`, if this CLIP's tokenizers read none (Qwen-Image, Z-Image)."""
+    weighted = [prompt for prompt in dict.fromkeys(prompts) if _WEIGHT.search(prompt)]
+    if not weighted:
+        return []
+    tokens = clip.tokenize("(cat:1.5)")
+    read = any(weight != 1 for batches in tokens.values() for batch in batches for _, weight, *_ in batch)
+    return [] if read else weighted
+
+
+def _comparable(token: Any) -> Any:
+    """A token as what can be compared: a vector of a textual inversion as its numbers."""
+    return tuple(token.flatten().tolist()) if torch.is_tensor(token) else token
 
 
 def _stored(weight: torch.Tensor) -> Weight:

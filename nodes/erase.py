@@ -15,6 +15,7 @@ from ..erasure_core.presets import CUSTOM, preset_note
 from ..erasure_core.report import Report
 from ..erasure_core.sae import ConceptSAE
 from . import host
+from .base_model import weights_read_as_words
 from .drawing_inputs import check_sizes, refused
 from .erase_progress import reporting
 from .memory import MemoryMeter
@@ -64,6 +65,9 @@ def erase(
         denoiser.tell = shown
         report = reporting(denoiser, request, method, vae, shown)
         report.notes += denoiser.notes
+        said = (*request.targets, *(pair.anchor for pair in request.pairs), *request.retain)
+        if weighted := weights_read_as_words(clip, said):
+            report.note(f"this text encoder reads no weights: the brackets and numbers in {weighted} are words to it")
         if images is not None:
             request = dataclasses.replace(request, examples=denoiser.latents_of(vae, images))
         if concept_sae is not None:

@@ -104,7 +104,8 @@ class ApplyErasedUNet(io.ComfyNode):
                     min=-10.0,
                     max=10.0,
                     step=0.05,
-                    tooltip="1 is the edit as it was made, 0 the untouched model. Above 1 erases harder and hurts more.",
+                    tooltip="1 is the edit as it was made, 0 the untouched model. Above 1 erases harder and hurts more; below "
+                    "0 asks for more of the concept, best between -1 and 0.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="A clone of the model with the edit applied.")],

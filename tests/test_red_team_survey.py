@@ -71,6 +71,10 @@ class Scripted(SimpleNamespace):
 
     concept, templates, synonyms, steps, calls = "circle", ("a {}",), (), 1, 0
 
+    def lacks(self, need):
+        """See `Subject`: nothing."""
+        return None
+
     def draw(self, who, texts, seeds, noise_scale=1.0):
         """See `Subject`."""
         self.drawn.append(who)

@@ -1,0 +1,109 @@
+"""Prompts of the kinds that ComfyUI knows, as concepts of every method: embeddings, weights, long ones, BREAK."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from concept_erasure.erasure_core.concepts import parse_request
+from concept_erasure.erasure_core.evaluation.drawing import Sampling
+from concept_erasure.erasure_core.method import methods
+from erasure_tests.families import Autoencoder, small_model
+from erasure_tests.runs import QUICK, base_hash, run
+from erasure_tests.small import make
+from safetensors.torch import save_file
+
+from benchmarks.playground import Playground
+from devtools.inprocess import load_comfy
+
+pytestmark = pytest.mark.usefixtures("as_a_node_runs", "few_words")
+TINY = {"steps": 2, "sampling_steps": 2, "retain_sampling_steps": 2, "trajectories": 1, "batch": 1, "candidates": 2}
+TINY |= {"preserved": 1, "scan_width": 1, "retain_trajectories": 1, "sentences": 2, "kept_sentences": 0}
+LONG = " ".join(f"a {colour} {thing} beside" for colour in ("red", "blue", "green") for thing in ("house", "tree") * 5)
+
+
+@pytest.fixture
+def embeddings(bed: Playground, tmp_path: Path, monkeypatch) -> Iterator[None]:
+    """Textual inversions in ComfyUI's folder, `mine` of two vectors and the others of one."""
+    for seed, (name, vectors) in enumerate({"mine": 2, "other": 1, "third": 1, "kept": 1}.items()):
+        drawn = torch.randn(vectors, 768, generator=torch.Generator().manual_seed(seed)) * 0.05
+        save_file({"emb_params": drawn}, tmp_path / f"{name}.safetensors")
+    monkeypatch.setattr(bed.clip.tokenizer.clip_l, "embedding_directory", [str(tmp_path)])
+    yield
+
+
+KINDS = {
+    "embeddings": ("a red embedding:mine => embedding:other\nembedding:third", "embedding:kept\nsquare"),
+    "words": (f"(circle:1.5) BREAK {LONG}", f"(red square:0.7)\n{LONG}\nstar BREAK ring"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(methods()))
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_method_takes_it(bed: Playground, embeddings: None, kind: str, name: str) -> None:
+    from concept_erasure.nodes.erase import erase
+
+    before, settings = base_hash(bed), QUICK | TINY
+    erased, report = erase(bed.model, bed.clip, parse_request(*KINDS[kind]), make(name, **settings), 64, 64)
+    assert not erased.is_zero() and erased.not_finite() is None
+    assert not any("are words" in note for note in report.notes)
+    assert base_hash(bed) == before
+
+
+def test_weights_that_a_text_encoder_reads_as_words_are_named() -> None:
+    """As Qwen-Image's and Z-Image's do, whose tokenizers are told to read no weights."""
+    bed = small_model("Z-Image")
+    _, report = run(bed, "esd", "(circle:1.5)\nstar => (square)\n(a red: 2.0 moon)", **TINY)
+    (note,) = [note for note in report.notes if "are words" in note]
+    assert "'(circle:1.5)'" in note and "star" not in note and "square" not in note and "moon" not in note
+    _, report = run(bed, "esd", "circle", **TINY)
+    assert not any("are words" in note for note in report.notes)
+
+
+CHANNELS = {"SD1.5": 4, "Flux.1 dev": 16, "Flux.2": 128, "Wan 2.1": 16, "Wan 2.2 5B": 48}
+
+
+@pytest.mark.parametrize("layout", list(CHANNELS))
+@pytest.mark.parametrize("other", list(CHANNELS))
+def test_a_vae_of_another_family_is_refused_at_once_and_its_own_is_not(layout: str, other: str) -> None:
+    from concept_erasure.nodes.host.shapes import check_vae
+
+    formats = latent_formats()
+    model = SimpleNamespace(model=SimpleNamespace(latent_format=formats[layout], model_config=SimpleNamespace()))
+    vae = Autoencoder(formats[other])
+    image_vae_of_as_many_channels = (layout, other) == (
+        "Wan 2.1",
+        "Flux.1 dev",
+    )  # TAESD has no more than that to tell by
+    if layout == other or image_vae_of_as_many_channels:
+        check_vae(model, vae)
+        return
+    said = rf"of this VAE have {CHANNELS[other]} channels at 1/.*MODEL {CHANNELS[layout]} channels at 1/.*Link the VAE"
+    with pytest.raises(ValueError, match=said):
+        check_vae(model, vae)
+
+
+def latent_formats() -> dict[str, Any]:
+    """What ComfyUI says of each family's latents."""
+    load_comfy()
+    from comfy import latent_formats as known
+
+    names = ("SD15", "Flux", "Flux2", "Wan21", "Wan22")
+    return {layout: getattr(known, name)() for layout, name in zip(CHANNELS, names, strict=True)}
+
+
+def test_erase_and_evaluate_refuse_a_foreign_vae_before_anything_is_drawn(monkeypatch) -> None:
+    from concept_erasure.nodes import host
+    from concept_erasure.nodes.erase import erase
+    from concept_erasure.nodes.evaluation_run import painters
+
+    bed, vae = small_model("SD1.5"), Autoencoder(latent_formats()["Wan 2.1"])
+    monkeypatch.setattr(host, "opened", lambda *_: pytest.fail("the model was opened"))
+    with pytest.raises(ValueError, match="VAE and MODEL do not belong together"):
+        erase(bed.model, bed.clip, parse_request("circle"), make("esd"), 64, 64, vae)
+    with pytest.raises(ValueError, match="VAE and MODEL do not belong together"):
+        painters(bed.model, bed.model, bed.clip, vae, Sampling(64, 64, 2, 3.0, "euler", "normal"))
