@@ -88,10 +88,6 @@ class Scripted(SimpleNamespace):
         """See `Subject`."""
         return [False] * len(pictures)
 
-    def lacks(self, _need):
-        """See `Subject`."""
-        return None
-
 
 def scripted(monkeypatch, fits: tuple[str, ...]) -> list[Attack]:
     """Three attacks of which only some fit."""
