@@ -40,12 +40,18 @@ def labels_of(scene: Scene, factor: str) -> Tensor:
     return {"shape": scene.shape, "colour": scene.colour, "fill": scene.fill}[factor]
 
 
-def roughen(pictures: Tensor, autoencoder: nn.Module, latent_noise: float, generator: torch.Generator) -> Tensor:
+def roughen(
+    pictures: Tensor,
+    autoencoder: nn.Module,
+    latent_noise: float,
+    generator: torch.Generator,
+    background: float | Tensor = BACKGROUND,
+) -> Tensor:
     """Pictures as a diffusion model's decoder leaves them, so that the judge does not only know perfect drawings: moved
     by some pixels, faded, noisy, and blurred, or half of them decoded from latents that are off by up to `latent_noise`."""
     n = pictures.shape[0]
     shift = torch.randint(-4, 5, (2,), generator=generator).tolist()
-    pictures = BACKGROUND + torch.roll(pictures - BACKGROUND, shift, (2, 3))
+    pictures = background + torch.roll(pictures - background, shift, (2, 3))
     if latent_noise:
         half = n // 2
         strength = latent_noise * torch.rand(half, 1, 1, 1, generator=generator)
@@ -58,7 +64,7 @@ def roughen(pictures: Tensor, autoencoder: nn.Module, latent_noise: float, gener
         pictures = pictures.lerp(blurred, torch.rand(n, 1, 1, 1, generator=generator))
     fade = 1 + 0.25 * (torch.rand(n, 1, 1, 1, generator=generator) - 0.7)
     noise = 0.05 * torch.rand(n, 1, 1, 1, generator=generator) * torch.randn(pictures.shape, generator=generator)
-    return (BACKGROUND + (pictures - BACKGROUND) * fade + noise).clamp(0, 1)
+    return (background + (pictures - background) * fade + noise).clamp(0, 1)
 
 
 def train_judges(
