@@ -40,18 +40,12 @@ def labels_of(scene: Scene, factor: str) -> Tensor:
     return {"shape": scene.shape, "colour": scene.colour, "fill": scene.fill}[factor]
 
 
-def roughen(
-    pictures: Tensor,
-    autoencoder: nn.Module,
-    latent_noise: float,
-    generator: torch.Generator,
-    background: float | Tensor = BACKGROUND,
-) -> Tensor:
+def roughen(pictures: Tensor, autoencoder: nn.Module, latent_noise: float, generator: torch.Generator) -> Tensor:
     """Pictures as a diffusion model's decoder leaves them, so that the judge does not only know perfect drawings: moved
     by some pixels, faded, noisy, and blurred, or half of them decoded from latents that are off by up to `latent_noise`."""
     n = pictures.shape[0]
     shift = torch.randint(-4, 5, (2,), generator=generator).tolist()
-    pictures = background + torch.roll(pictures - background, shift, (2, 3))
+    pictures = BACKGROUND + torch.roll(pictures - BACKGROUND, shift, (2, 3))
     if latent_noise:
         half = n // 2
         strength = latent_noise * torch.rand(half, 1, 1, 1, generator=generator)
@@ -64,7 +58,7 @@ def roughen(
         pictures = pictures.lerp(blurred, torch.rand(n, 1, 1, 1, generator=generator))
     fade = 1 + 0.25 * (torch.rand(n, 1, 1, 1, generator=generator) - 0.7)
     noise = 0.05 * torch.rand(n, 1, 1, 1, generator=generator) * torch.randn(pictures.shape, generator=generator)
-    return (background + (pictures - background) * fade + noise).clamp(0, 1)
+    return (BACKGROUND + (pictures - BACKGROUND) * fade + noise).clamp(0, 1)
 
 
 def train_judges(

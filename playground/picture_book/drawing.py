@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..drawing import BACKGROUND
 from .things import SIDE, Thing
 
-BACKGROUND = 0.94
 SCALES = (56 / SIDE, 60 / SIDE)
 MOVE = 2.0
 """Pixels that a picture is moved by at most, in each direction."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..judge import roughen
 from ..training import Schedule, fast_precision, train
-from .drawing import BACKGROUND, Book, Rendering
+from .drawing import Book, Rendering
 from .sources import STYLES
 
 FACTORS = ("thing", "style")
@@ -60,7 +60,7 @@ def train_judge(folder: Path, book: Book, factor: str, autoencoder: nn.Module | 
     def loss(batch: int, generator: torch.Generator) -> Tensor:
         rendering = book.random(batch, generator)
         noise = LATENT_NOISE if autoencoder is not None else 0.0
-        pictures = roughen(rendering.pictures, autoencoder, noise, generator, BACKGROUND)
+        pictures = roughen(rendering.pictures, autoencoder, noise, generator)
         with fast_precision():
             logits = module(pixel_values=(pictures - 0.5) / 0.5).logits.float()
         return nn.functional.cross_entropy(logits, truth(rendering, factor), label_smoothing=0.05)
