@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ..autoencoder import reconstruction_error, scaled
-from ..training import Schedule, train
+from ..training import Schedule, fast_precision, train
 from ..weights import stored_autoencoder
 from .drawing import Book
 
-SCHEDULE = Schedule(steps=4000, batch=16, learning_rate=6e-4, ema=0.998, weight_decay=0.0)
+SCHEDULE = Schedule(steps=1200, batch=16, learning_rate=6e-4, ema=0.998, weight_decay=0.0)
+SAVE_EVERY = 100
 
 
 def train_autoencoder(folder: Path, book: Book, schedule: Schedule = SCHEDULE) -> nn.Module:
@@ -23,8 +24,19 @@ def train_autoencoder(folder: Path, book: Book, schedule: Schedule = SCHEDULE) -
     module.vae_shift.requires_grad_(False)
 
     def loss(batch: int, generator: torch.Generator) -> Tensor:
-        batch_of = book.random(batch, generator)
-        return reconstruction_error(module, batch_of.pictures, batch_of.drawn, generator)
+        rendering = book.random(batch, generator)
+        return reconstruction_error(module, rendering.pictures, rendering.drawn, generator)
 
-    averaged = train("autoencoder", module, loss, schedule, seed=2, checkpoint=folder / "autoencoder.pt")
+    checkpoint = folder / "autoencoder.pt"
+    averaged = train("autoencoder", module, loss, schedule, seed=2, checkpoint=checkpoint, save_every=SAVE_EVERY)
     return scaled(averaged, book.random(512, torch.Generator().manual_seed(3)).pictures)
+
+
+@torch.no_grad()
+def reconstructed(autoencoder: nn.Module, pictures: Tensor, batch: int = 64) -> Tensor:
+    """Pictures (n, 3, 64, 64) as they come back from the autoencoder."""
+    parts = []
+    for part in pictures.split(batch):
+        with fast_precision():
+            parts.append(autoencoder.taesd_decoder(autoencoder.taesd_encoder(part)).float().clamp(0, 1))
+    return torch.cat(parts)

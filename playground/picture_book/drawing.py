@@ -31,7 +31,7 @@ class Book:
     """Things and their pictures, from which batches are rendered."""
 
     def __init__(self, things: list[Thing], pictures: Tensor) -> None:
-        """`pictures` (things, styles, 4, 64, 64) as `things.pictures` gives them."""
+        """`pictures` (things, styles, 4, 64, 64) as `things.load` gives them."""
         self.things, self._pictures = things, pictures
         self._mirrors = torch.tensor([thing.mirrors for thing in things])
 
