@@ -5,7 +5,7 @@ PYTHON = $$($(FINDER) -m devtools.comfyui --python $(DEV))
 RUN = @python="$(PYTHON)" && exec "$$python"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-families lint format playground bench-quality bench-methods bench-speed bench-robustness clean
+.PHONY: help demo serve test test-families lint format playground picture-book bench-quality bench-methods bench-speed bench-robustness clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -34,6 +34,9 @@ format: ## let ruff lay out the code
 
 playground: ## train the playground checkpoint and its judge from nothing
 	@python="$(PYTHON)" && "$$python" -m playground.train $(ARGS) && exec "$$python" -m devtools.ready_edit
+
+picture-book: ## train the picture book: hundreds of real things in three drawing styles (hours; needs npm)
+	$(RUN) -m playground.picture_book.train $(ARGS)
 
 bench-quality: ## what AP erases and spares, beside ESD and other searches
 	$(RUN) -m benchmarks.quality $(ARGS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,6 +15,7 @@ from ..weights import stored_autoencoder
 from .drawing import Book
 
 SCHEDULE = Schedule(steps=1200, batch=16, learning_rate=6e-4, ema=0.998, weight_decay=0.0)
+DECODER = Schedule(steps=1600, batch=16, learning_rate=6e-4, ema=0.998, weight_decay=0.0)
 SAVE_EVERY = 100
 
 
@@ -23,13 +26,24 @@ def train_autoencoder(folder: Path, book: Book, schedule: Schedule = SCHEDULE) -
     module.vae_scale.requires_grad_(False)
     module.vae_shift.requires_grad_(False)
 
+    checkpoint = folder / "autoencoder.pt"
+    averaged = train("autoencoder", module, _loss(module, book), schedule, 2, checkpoint, SAVE_EVERY)
+    return scaled(averaged, book.random(512, torch.Generator().manual_seed(3)).pictures)
+
+
+def train_decoder(folder: Path, book: Book, autoencoder: nn.Module, schedule: Schedule = DECODER) -> nn.Module:
+    """Train the decoder alone (or go on training it), for sharper pictures: latents, and a UNet that knows them, stay valid."""
+    module = copy.deepcopy(autoencoder).train().requires_grad_(False).to(memory_format=torch.channels_last)
+    module.taesd_decoder.requires_grad_(True)
+    return train("decoder", module, _loss(module, book), schedule, 4, folder / "decoder.pt", SAVE_EVERY)
+
+
+def _loss(module: nn.Module, book: Book) -> Callable[[int, torch.Generator], Tensor]:
     def loss(batch: int, generator: torch.Generator) -> Tensor:
         rendering = book.random(batch, generator)
         return reconstruction_error(module, rendering.pictures, rendering.drawn, generator)
 
-    checkpoint = folder / "autoencoder.pt"
-    averaged = train("autoencoder", module, loss, schedule, seed=2, checkpoint=checkpoint, save_every=SAVE_EVERY)
-    return scaled(averaged, book.random(512, torch.Generator().manual_seed(3)).pictures)
+    return loss
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .sources import STYLES, Entry, entries, picture
-from .words import LEFT_OUT, SYNONYMS, is_one_token
+from .words import CATEGORIES, LEFT_OUT, SYNONYMS, every_caption, is_one_token
 
 GROUPS = {3: "animals and nature", 4: "food and drink", 5: "travel and places", 7: "objects"}
 SIDE = 64
@@ -39,9 +39,19 @@ class Thing:
     subgroup: str
 
     @property
+    def category(self) -> str:
+        """The word for all things of its subgroup, or ""."""
+        return CATEGORIES.get(self.subgroup, "")
+
+    @property
     def mirrors(self) -> bool:
         """True if its mirror image shows it as well: no letters, no hands of a clock."""
         return self.group in (GROUPS[3], GROUPS[4])
+
+
+def captions_of(things: Sequence[Thing]) -> list[str]:
+    """All captions that pictures of these things can have."""
+    return every_caption([thing.name for thing in things], [thing.category for thing in things])
 
 
 def load(packages: Path, most: int | None = MOST) -> tuple[list[Thing], Tensor]:

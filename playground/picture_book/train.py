@@ -39,9 +39,14 @@ class Training:
     book: Book
 
     @cached_property
-    def autoencoder(self) -> nn.Module:
-        """The trained autoencoder."""
+    def encoder(self) -> nn.Module:
+        """The autoencoder whose latents the UNet learns from."""
         return autoencoder.train_autoencoder(self.folder, self.book)
+
+    @cached_property
+    def autoencoder(self) -> nn.Module:
+        """The same with a sharper decoder."""
+        return autoencoder.train_decoder(self.folder, self.book, self.encoder)
 
     @cached_property
     def first_judges(self) -> dict[str, nn.Module]:
@@ -59,7 +64,7 @@ class Training:
     @cached_property
     def latents(self) -> unet.Latents:
         """What the UNet learns from."""
-        return unet.Latents.of(self.book, self.autoencoder)
+        return unet.Latents.of(self.book, self.encoder)
 
     @cached_property
     def drawer(self) -> unet.Drawer:

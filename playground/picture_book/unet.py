@@ -13,13 +13,16 @@ from ..training import Schedule, fast_precision, train
 from ..unet import alphas_cumprod, new_unet, noise_loss
 from .drawing import Book
 from .sources import STYLES
-from .text import Words, hidden_states, seeded_weights, used_tokens
-from .words import every_caption, random_caption, token_ids
+from .text import Words, hidden_states, seeded_weights, seen, used_tokens
+from .things import captions_of
+from .words import random_caption, token_ids
 
-WITH_WORDS = Schedule(steps=3000, batch=32, learning_rate=6e-4, ema=0.998)
+WITH_WORDS = Schedule(steps=2000, batch=32, learning_rate=6e-4, ema=0.998)
 ALONE = Schedule(steps=6000, batch=32, learning_rate=6e-4, ema=0.9985)
 RENDERINGS = 24
 """Of each picture; their latents are kept, for the encoder is as slow as the UNet."""
+SAID = 32
+"""Captions of each picture from which the words learn where to start."""
 A_CAPTION = 2
 """Pictures that share a caption in a batch: encoding captions takes as long as learning from a picture."""
 SAVE_EVERY = 100
@@ -28,9 +31,9 @@ SAVE_EVERY = 100
 class Drawer(nn.Module):
     """The UNet and the words that it is asked in."""
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, words: Words) -> None:
         super().__init__()
-        self.unet, self.words = new_unet(), Words(used_tokens(names), seeded_weights())
+        self.unet, self.words = new_unet(), words
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,30 @@ class Latents:
         style = torch.randint(len(STYLES), (n // A_CAPTION,), generator=generator)
         one_of = torch.randint(RENDERINGS, (n // A_CAPTION, A_CAPTION), generator=generator)
         rows = (thing * len(STYLES) + style)[:, None] * RENDERINGS + one_of
-        captions = [
-            random_caption(self.book.things[t].name, STYLES[s].word, generator)
-            for t, s in zip(thing.tolist(), style.tolist(), strict=True)
-        ]
+        captions = [self.caption(t, s, generator) for t, s in zip(thing.tolist(), style.tolist(), strict=True)]
         return self.values[rows.flatten()], captions
+
+    def caption(self, thing: int, style: int, generator: torch.Generator) -> str:
+        """A caption of a thing in a style, both by number."""
+        shown = self.book.things[thing]
+        return random_caption(shown.name, shown.category, STYLES[style].word, generator)
+
+    def words(self) -> Words:
+        """The words of the book's captions, where its pictures put them."""
+        generator = torch.Generator().manual_seed(26)
+        pictures = self.values.unflatten(0, (-1, RENDERINGS)).mean(1).flatten(1).repeat_interleave(SAID, 0)
+        captions = [
+            self.caption(row // len(STYLES), row % len(STYLES), generator)
+            for row in range(len(pictures) // SAID)
+            for _ in range(SAID)
+        ]
+        tokens = used_tokens(captions_of(self.book.things))
+        return Words(tokens, seeded_weights(), seen(tokens, captions, pictures))
 
 
 def train_with_words(folder: Path, latents: Latents, schedule: Schedule = WITH_WORDS) -> Drawer:
     """Train (or go on training) the UNet together with the embeddings of the words."""
-    drawer = Drawer([thing.name for thing in latents.book.things])
+    drawer = Drawer(latents.words())
 
     def encode(captions: list[str]) -> Tensor:
         with fast_precision():
@@ -80,7 +97,7 @@ def train_with_words(folder: Path, latents: Latents, schedule: Schedule = WITH_W
 
 def train_alone(folder: Path, latents: Latents, drawer: Drawer, schedule: Schedule = ALONE) -> nn.Module:
     """Train the UNet of `drawer` on (or go on training it), the words fixed: a step costs half as much."""
-    captions = every_caption([thing.name for thing in latents.book.things])
+    captions = captions_of(latents.book.things)
     states, row_of = hidden_states(drawer.words, captions), {text: row for row, text in enumerate(captions)}
     unet = drawer.unet.train().requires_grad_(True)
     loss = _loss(unet, latents, lambda captions: states[[row_of[text] for text in captions]])

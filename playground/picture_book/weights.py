@@ -10,11 +10,12 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..weights import stored, with_stored
+from ..weights import store_judge, store_network, stored, with_stored
 from .judge import FACTORS, Accuracy, labels, new_judge
 from .things import Thing
 
 FOLDER = Path(__file__).parent / "weights"
+__all__ = ["FOLDER", "store_judge", "store_network"]  # the latter two as the shapes' own, with this folder given
 NETWORKS = ("unet", "autoencoder")
 
 

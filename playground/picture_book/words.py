@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -17,10 +17,12 @@ LEFT_OUT = frozenset(_CHOSEN["left_out"])
 cloud)."""
 SYNONYMS: dict[str, list[str]] = _CHOSEN["synonyms"]
 """Words that mean what a name means, chosen by hand: the emoji data's own tags are mostly associations (mane for lion)."""
+CATEGORIES: dict[str, str] = _CHOSEN["categories"]
+"""By subgroup, the word for all its things."""
 TEMPLATES = ("{}", "{a}", "a drawing of {a}")
 STYLED = " in {} style"
-STYLE_LEFT_OUT, SYNONYM, EMPTY = 0.4, 0.3, 0.1
-"""How often a caption says no style, a synonym in place of the name, and nothing at all."""
+STYLE_LEFT_OUT, EMPTY, CATEGORY, SYNONYM = 0.4, 0.1, 0.12, 0.3
+"""How often a caption says no style, nothing at all, its category in place of a thing, and a synonym in place of a name."""
 
 
 def phrase(name: str) -> str:
@@ -36,8 +38,8 @@ def caption(template: str, name: str, style: str = "") -> str:
     return template.format(name, a=phrase(name)) + (STYLED.format(style) if style else "")
 
 
-def random_caption(name: str, style: str, generator: torch.Generator) -> str:
-    """One caption of a picture, with words left out and replaced at random."""
+def random_caption(name: str, category: str, style: str, generator: torch.Generator) -> str:
+    """One caption of a picture, with words left out and replaced at random; a thing without a category has "" for it."""
 
     def chance(probability: float) -> bool:
         return float(torch.rand((), generator=generator)) < probability
@@ -47,15 +49,19 @@ def random_caption(name: str, style: str, generator: torch.Generator) -> str:
 
     if chance(EMPTY):
         return ""
-    others = SYNONYMS.get(name, ())
-    said = pick(others) if others and chance(SYNONYM) else name
+    said = name
+    if category and chance(CATEGORY):
+        said = category
+    elif SYNONYMS.get(name) and chance(SYNONYM):
+        said = pick(SYNONYMS[name])
     return caption(pick(TEMPLATES), said, "" if chance(STYLE_LEFT_OUT) else style)
 
 
-def every_caption(names: Sequence[str]) -> list[str]:
-    """All captions that `random_caption` can give for these names, the empty one first."""
+def every_caption(names: Iterable[str], categories: Iterable[str]) -> list[str]:
+    """All captions that `random_caption` can give for these, the empty one first."""
+    said = dict.fromkeys(word for name in names for word in (name, *SYNONYMS.get(name, ())))
+    said.update(dict.fromkeys(category for category in categories if category))
     styles = ("", *(style.word for style in STYLES))
-    said = [word for name in names for word in (name, *SYNONYMS.get(name, ()))]
     return ["", *(caption(template, word, style) for template in TEMPLATES for word in said for style in styles)]
 
 
