@@ -8,7 +8,7 @@ WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 exec "$$python" -m pytest -rs -n $(WORKERS) --dist loadfile --durations 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all test-families lint format playground bench-quality bench-methods bench-speed bench-robustness clean
+.PHONY: help demo serve test test-all test-families lint format playground picture-book bench-quality bench-methods bench-speed bench-robustness clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -41,6 +41,9 @@ format: ## let ruff lay out the code
 
 playground: ## train the playground checkpoint and its judge from nothing
 	@python="$(PYTHON)" && "$$python" -m playground.train $(ARGS) && exec "$$python" -m devtools.ready_edit
+
+picture-book: ## train the picture book: hundreds of real things in three drawing styles (hours; needs npm)
+	$(RUN) -m playground.picture_book.train $(ARGS)
 
 bench-quality: ## what AP erases and spares, beside ESD and other searches
 	$(RUN) -m benchmarks.quality $(ARGS)

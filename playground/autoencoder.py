@@ -25,14 +25,18 @@ def new_autoencoder(seed: int = 1) -> nn.Module:
 
 
 def reconstruction_loss(module: nn.Module, batch: int, generator: torch.Generator) -> Tensor:
-    """Pixel error, weighted four to one for the drawn shape over the bare background.
+    """The error on fresh drawings (`reconstruction_error`)."""
+    scene = random_scene(batch, generator)
+    return reconstruction_error(module, draw(scene), foreground(scene), generator)
+
+
+def reconstruction_error(module: nn.Module, pictures: Tensor, drawn: Tensor, generator: torch.Generator) -> Tensor:
+    """Pixel error on pictures (n, 3, 64, 64), weighted four to one for what is drawn (n, 1, 64, 64) over the bare background.
 
     A little noise on the latents makes the decoder forgive what the diffusion model gets slightly wrong; the pull
     towards unit variance keeps the encoder from outgrowing that noise.
     """
-    scene = random_scene(batch, generator)
-    pictures = draw(scene)
-    weight = 0.25 + 0.75 * foreground(scene)
+    weight = 0.25 + 0.75 * drawn
     with fast_precision():
         latents = module.taesd_encoder(pictures.contiguous(memory_format=torch.channels_last)).float()
         noisy = latents + 0.08 * torch.randn(latents.shape, generator=generator)
@@ -51,10 +55,14 @@ def train_autoencoder(folder: Path, schedule: Schedule = SCHEDULE) -> nn.Module:
         return reconstruction_loss(module, batch, generator)
 
     averaged = train("autoencoder", module, loss, schedule, seed=2, checkpoint=folder / "autoencoder.pt")
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        latents = averaged.taesd_encoder(draw(random_scene(512, generator)))
+    return scaled(averaged, draw(random_scene(512, torch.Generator().manual_seed(3))))
+
+
+@torch.no_grad()
+def scaled(module: nn.Module, pictures: Tensor) -> nn.Module:
+    """`module` with the scale and shift under which the latents of `pictures` have unit variance and mean zero."""
+    latents = module.taesd_encoder(pictures)
     # SD1.5 multiplies what the encoder gives by 0.18215 before the UNet sees it
-    averaged.vae_scale.data.fill_(0.18215 * float(latents.std()))
-    averaged.vae_shift.data.fill_(-float(latents.mean()) / float(averaged.vae_scale))
-    return averaged
+    module.vae_scale.data.fill_(0.18215 * float(latents.std()))
+    module.vae_shift.data.fill_(-float(latents.mean()) / float(module.vae_scale))
+    return module

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from devtools.inprocess import load_comfy
 
@@ -25,7 +25,7 @@ def build_checkpoint(path: Path, unet: dict[str, Tensor] | None = None) -> None:
         "first_stage_model.": stored("autoencoder"),
         "cond_stage_model.transformer.text_model.": text_encoder_weights(tokenizer_ids()),
     }
-    _write(path, parts)
+    write_checkpoint(path, parts)
 
 
 def build_flow_checkpoint(path: Path, weights: dict[str, Tensor] | None = None) -> None:
@@ -40,10 +40,11 @@ def build_flow_checkpoint(path: Path, weights: dict[str, Tensor] | None = None) 
         "first_stage_model.": widened_autoencoder(stored("autoencoder")),
         "text_encoders.clip_l.transformer.text_model.": text_encoder_weights(tokenizer_ids()),
     }
-    _write(path, parts)
+    write_checkpoint(path, parts)
 
 
-def _write(path: Path, parts: dict[str, dict[str, Tensor]]) -> None:
+def write_checkpoint(path: Path, parts: dict[str, dict[str, Tensor]]) -> None:
+    """Write the weights of every part under its prefix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({prefix + k: v.contiguous() for prefix, part in parts.items() for k, v in part.items()}, path)
 
@@ -57,12 +58,23 @@ def build_judge(folder: Path) -> None:
     its accuracy on fresh drawings beside it."""
     import torch
 
-    from .drawing import SIZE, draw, random_scene
+    from .drawing import draw, random_scene
     from .judge import FACTORS, labels_of, verdicts
     from .weights import stored_judge
 
     scene = random_scene(FRESH, torch.Generator().manual_seed(2024))
     drawings = draw(scene)
+    for factor in FACTORS:
+        judge = stored_judge(factor)
+        right = int((verdicts(judge, drawings) == labels_of(scene, factor)).sum())
+        write_judge(folder / factor, judge, {"right": right, "n": FRESH, "on": "fresh drawings"})
+
+
+def write_judge(folder: Path, judge: nn.Module, accuracy: dict[str, int | str]) -> None:
+    """Write one judge as a transformers image classifier of 64x64 pictures, with its accuracy beside it: how many of `n`
+    pictures it got `right`, and what they are."""
+    from .drawing import SIZE
+
     preprocessing = {
         "image_processor_type": "ConvNextImageProcessor",
         "do_resize": True,
@@ -74,13 +86,9 @@ def build_judge(folder: Path) -> None:
         "image_mean": [0.5] * 3,
         "image_std": [0.5] * 3,
     }
-    for factor in FACTORS:
-        judge = stored_judge(factor)
-        judge.save_pretrained(folder / factor)
-        right = int((verdicts(judge, drawings) == labels_of(scene, factor)).sum())
-        said = {"right": right, "n": FRESH, "on": "fresh drawings"}
-        (folder / factor / "accuracy.json").write_text(json.dumps(said), encoding="utf-8")
-        (folder / factor / "preprocessor_config.json").write_text(json.dumps(preprocessing, indent=2), encoding="utf-8")
+    judge.save_pretrained(folder)
+    (folder / "accuracy.json").write_text(json.dumps(accuracy), encoding="utf-8")
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing, indent=2), encoding="utf-8")
 
 
 def main() -> None:

@@ -40,12 +40,15 @@ def labels_of(scene: Scene, factor: str) -> Tensor:
     return {"shape": scene.shape, "colour": scene.colour, "fill": scene.fill}[factor]
 
 
-def roughen(pictures: Tensor, autoencoder: nn.Module, latent_noise: float, generator: torch.Generator) -> Tensor:
+def roughen(
+    pictures: Tensor, autoencoder: nn.Module, latent_noise: float, generator: torch.Generator, shift: int = 4
+) -> Tensor:
     """Pictures as a diffusion model's decoder leaves them, so that the judge does not only know perfect drawings: moved
-    by some pixels, faded, noisy, and blurred, or half of them decoded from latents that are off by up to `latent_noise`."""
+    by up to `shift` pixels (around the edges: none for pictures that reach them), faded, noisy, and blurred, or half of
+    them decoded from latents that are off by up to `latent_noise`."""
     n = pictures.shape[0]
-    shift = torch.randint(-4, 5, (2,), generator=generator).tolist()
-    pictures = BACKGROUND + torch.roll(pictures - BACKGROUND, shift, (2, 3))
+    moved = torch.randint(-shift, shift + 1, (2,), generator=generator).tolist()
+    pictures = BACKGROUND + torch.roll(pictures - BACKGROUND, moved, (2, 3))
     if latent_noise:
         half = n // 2
         strength = latent_noise * torch.rand(half, 1, 1, 1, generator=generator)

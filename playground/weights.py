@@ -39,10 +39,17 @@ def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def store_network(name: str, network: nn.Module) -> None:
+def store_network(name: str, network: nn.Module, folder: Path = FOLDER) -> None:
     """Write one network, packed."""
-    FOLDER.mkdir(exist_ok=True)
-    save_file(pack(network.state_dict()), FOLDER / f"{name}.safetensors")
+    folder.mkdir(exist_ok=True)
+    save_file(pack(network.state_dict()), folder / f"{name}.safetensors")
+
+
+def store_judge(factor: str, judge: nn.Module, folder: Path = FOLDER) -> None:
+    """Write one judge in half precision."""
+    folder.mkdir(exist_ok=True)
+    half = {name: value.half() if value.is_floating_point() else value for name, value in judge.state_dict().items()}
+    save_file(half, folder / f"judge_{factor}.safetensors")
 
 
 def store(unet: nn.Module, autoencoder: nn.Module, judges: dict[str, nn.Module]) -> None:
@@ -50,23 +57,20 @@ def store(unet: nn.Module, autoencoder: nn.Module, judges: dict[str, nn.Module])
     store_network("unet", unet)
     store_network("autoencoder", autoencoder)
     for factor, judge in judges.items():
-        half = {
-            name: value.half() if value.is_floating_point() else value for name, value in judge.state_dict().items()
-        }
-        save_file(half, FOLDER / f"judge_{factor}.safetensors")
+        store_judge(factor, judge)
 
 
-def stored(name: str) -> dict[str, Tensor]:
+def stored(name: str, folder: Path = FOLDER) -> dict[str, Tensor]:
     """The float16 weights of `unet`, `autoencoder` or `mmdit`."""
-    return unpack(load_file(FOLDER / f"{name}.safetensors"))
+    return unpack(load_file(folder / f"{name}.safetensors"))
 
 
-def stored_autoencoder() -> nn.Module:
+def stored_autoencoder(folder: Path = FOLDER) -> nn.Module:
     """The autoencoder, ready to use."""
     from .autoencoder import new_autoencoder
 
     autoencoder = new_autoencoder()
-    autoencoder.load_state_dict({name: value.float() for name, value in stored("autoencoder").items()})
+    autoencoder.load_state_dict({name: value.float() for name, value in stored("autoencoder", folder).items()})
     return autoencoder.eval()
 
 
@@ -74,7 +78,11 @@ def stored_judge(factor: str) -> nn.Module:
     """The judge of `shape`, `colour` or `fill`, ready to use."""
     from .judge import new_judge
 
-    judge = new_judge(factor)
-    state = load_file(FOLDER / f"judge_{factor}.safetensors")
+    return with_stored(new_judge(factor), factor)
+
+
+def with_stored(judge: nn.Module, factor: str, folder: Path = FOLDER) -> nn.Module:
+    """`judge` with what `store_judge` wrote, ready to use."""
+    state = load_file(folder / f"judge_{factor}.safetensors")
     judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     return judge.eval()
