@@ -12,6 +12,7 @@ import torch
 from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.evaluation.drawing import Sampling
 from concept_erasure.erasure_core.method import methods
+from concept_erasure.erasure_core.report import unwatched
 from erasure_tests.families import Autoencoder, small_model
 from erasure_tests.runs import QUICK, base_hash, run
 from erasure_tests.small import make
@@ -97,6 +98,7 @@ def latent_formats() -> dict[str, Any]:
 
 
 def test_erase_and_evaluate_refuse_a_foreign_vae_before_anything_is_drawn(monkeypatch) -> None:
+    load_comfy()
     from concept_erasure.nodes import host
     from concept_erasure.nodes.erase import erase
     from concept_erasure.nodes.evaluation_run import painters
@@ -106,4 +108,4 @@ def test_erase_and_evaluate_refuse_a_foreign_vae_before_anything_is_drawn(monkey
     with pytest.raises(ValueError, match="VAE and MODEL do not belong together"):
         erase(bed.model, bed.clip, parse_request("circle"), make("esd"), 64, 64, vae)
     with pytest.raises(ValueError, match="VAE and MODEL do not belong together"):
-        painters(bed.model, bed.model, bed.clip, vae, Sampling(64, 64, 2, 3.0, "euler", "normal"))
+        painters(bed.model, bed.model, bed.clip, vae, Sampling(64, 64, 2, 3.0, "euler", "normal"), unwatched)
