@@ -18,8 +18,6 @@ JUDGE = Path("concept_judges", "playground")
 EDIT = Path("loras", "playground_erased_circle.safetensors")
 EDIT_WEIGHTS = PACK / "playground" / "weights" / "erased_circle.safetensors"
 STAMP = Path("playground.stamp")
-BUILT = (CHECKPOINT, FLOW, JUDGE / "shape" / "config.json", STAMP)
-"""What is there of a finished build."""
 
 
 class BuildError(ToolError):
@@ -55,9 +53,14 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
+def built_files() -> list[Path]:
+    """What is there of a finished build, in its models folder."""
+    edit = [EDIT] if EDIT_WEIGHTS.is_file() else []  # a playground that has just been trained has none yet
+    return [CHECKPOINT, FLOW, JUDGE / "shape" / "config.json", STAMP, *edit]
+
+
 def _is_current(models: Path) -> bool:
-    files = (*BUILT, EDIT) if EDIT_WEIGHTS.is_file() else BUILT
-    if not all((models / file).is_file() for file in files):
+    if not all((models / file).is_file() for file in built_files()):
         return False
     return (models / STAMP).read_text(encoding="utf-8") == _sources()
 
@@ -85,7 +88,7 @@ def _build(host: Host, models: Path) -> None:
     new_judge.rename(judge)
     new_flow.replace(flow)
     new_checkpoint.replace(checkpoint)
-    if EDIT_WEIGHTS.is_file():  # a playground that has just been trained has none yet
+    if EDIT_WEIGHTS.is_file():
         (models / EDIT).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(EDIT_WEIGHTS, models / EDIT)
     (models / STAMP).write_text(_sources(), encoding="utf-8")  # last: it says that the build is finished

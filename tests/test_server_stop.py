@@ -79,7 +79,7 @@ def has_ended(base: Path) -> bool:
 def serve(host: Host, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
     """Starts `make serve`, or what it starts, as a process of its own; returns once it shows the address."""
     models = tmp_path / "cache" / "models"
-    for file in playground_files.BUILT:
+    for file in playground_files.built_files():
         (models / file).parent.mkdir(parents=True, exist_ok=True)
         (models / file).touch()
     (models / playground_files.STAMP).write_text(playground_files._sources(), encoding="utf-8")
