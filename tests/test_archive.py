@@ -18,7 +18,7 @@ from devtools.errors import ToolError
 
 ROOT = comfyui.PACK
 NOT_FOR_USERS = ("tests", "benchmarks", "devtools", "playground", "docs", "findings", ".github", ".ci")
-FLAGGED = r"""(?x) \bimport_module\b | \bimportlib\.util\b | \b__import__\b | \bsubprocess\b | \bos\.system\b
+FLAGGED = r"""(?x) \bimport_module\b | \bspec_from_file_location\b | \b__import__\b | \bsubprocess\b | \bos\.system\b
     | \bexec\( | (?<![.\w])eval\( | \bpickle\b | \bctypes\b"""
 """What the registry's scanner has flagged packs for; a flagged version cannot be installed."""
 

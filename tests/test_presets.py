@@ -65,7 +65,7 @@ def test_the_report_names_what_a_run_did_not_take_from_its_preset() -> None:
 
 def test_the_help_page_says_what_the_presets_fill_in() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", text, re.MULTILINE))
+    rows = dict(re.findall(r"^- `(\w+)`: (.+)$", text, re.MULTILINE))
     for subject, wanted in SUBJECTS.items():
         assert dict(re.findall(r"`(\w+)` `(\w+)`", rows[subject])) == wanted
     shares = {"half of the": 0.5, "the": 1.0, "twice the": 2.0}
