@@ -1,7 +1,7 @@
-# Every target runs in the interpreter of the host, which the first one installs: see devtools/comfyui.py.
+# Every target runs in the interpreter of the host, which the first one installs: see devtools/hosting/comfyui.py.
 # `PYTHON` is expanded only inside recipes, so that `make clean` or `make help` installs nothing.
 FINDER ?= python3
-PYTHON = $$($(FINDER) -m devtools.comfyui --python $(DEV))
+PYTHON = $$($(FINDER) -m devtools.hosting.comfyui --python $(DEV))
 RUN = @python="$(PYTHON)" && exec "$$python"
 # Two workers with a thread each are faster than one with two, and a file's tests stay together: they share models.
 WORKERS ?= 2
@@ -14,10 +14,10 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
 
 demo: ## erase a concept in a real ComfyUI and show the pictures before and after
-	$(RUN) -m devtools.demo
+	$(RUN) -m testbed.demo
 
 serve: ## the same server, left running for the browser until Ctrl-C
-	$(RUN) -m devtools.serve
+	$(RUN) -m testbed.serve
 
 test: DEV = --dev
 test: ## ruff and every test but the slow ones, in the real host
@@ -40,7 +40,7 @@ format: ## let ruff lay out the code
 	@python="$(PYTHON)" && "$$python" -m ruff check --fix . && exec "$$python" -m ruff format .
 
 playground: ## train the playground checkpoint and its judge from nothing
-	@python="$(PYTHON)" && "$$python" -m playground.train $(ARGS) && exec "$$python" -m devtools.ready_edit
+	@python="$(PYTHON)" && "$$python" -m playground.train $(ARGS) && exec "$$python" -m testbed.ready_edit
 
 picture-book: ## train the picture book: hundreds of real things in three drawing styles (hours; needs npm)
 	$(RUN) -m playground.picture_book.train $(ARGS)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from devtools.pack import load_pack
+from devtools.hosting.pack import load_pack
 from devtools.pages import markdown_table
 
 load_pack()

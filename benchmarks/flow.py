@@ -11,10 +11,10 @@ import json
 import time
 from typing import Any
 
-from devtools.playground_files import FLOW
+from testbed.files import FLOW
+from testbed.playground import load_playground
 
-from . import runs
-from .playground import load_playground
+from .instruments import runs
 from .quality import base_accuracy, drawn_by_base, main_run, main_table
 
 TARGETS = ("circle", "square", "star", "red")
@@ -33,14 +33,14 @@ def main() -> None:
     runs.add_arguments(parser)
     arguments = parser.parse_args()
     settings = SETTINGS | arguments.settings
-    started, bed = time.time(), load_playground(checkpoint=FLOW)
+    started, testbed = time.time(), load_playground(checkpoint=FLOW)
 
     def run(kind: str, *what: Any) -> runs.Row:
         if kind == "accuracy":
-            return base_accuracy(bed, 600)
+            return base_accuracy(testbed, 600)
         if kind == "base":
-            return drawn_by_base(bed, arguments.n, *what)
-        return main_run(bed, arguments.n, *what[1:], **what[0])
+            return drawn_by_base(testbed, arguments.n, *what)
+        return main_run(testbed, arguments.n, *what[1:], **what[0])
 
     keys = [("accuracy",), *(("base", target) for target in arguments.targets)]
     keys += [("ap", settings, target) for target in arguments.targets]

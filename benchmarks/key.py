@@ -16,22 +16,20 @@ from typing import Any
 import torch
 
 from devtools.pages import markdown_table
-
-from . import measure
-from .playground import Playground, load_playground
-from .quality import erase_once
+from testbed import measure
+from testbed.playground import Playground, erase_once, load_playground
 
 
-def rows_of(bed: Playground, target: str, seed: int, n: int, **settings: Any) -> list[dict[str, Any]]:
+def rows_of(testbed: Playground, target: str, seed: int, n: int, **settings: Any) -> list[dict[str, Any]]:
     """One row a model. Beside the key that was learned stands a control: random tokens of the same norms."""
     from concept_erasure.nodes import host
 
-    edited, report, erased = erase_once(bed, "kpop", [target], seed, {}, **settings)
+    edited, report, erased = erase_once(testbed, "kpop", [target], seed, {}, **settings)
     generator = torch.Generator().manual_seed(seed)
     noise = {name: torch.randn(key.shape, generator=generator) for name, key in erased.key.tensors.items()}
     wrong = {name: noise[name] * key.norm() / noise[name].norm() for name, key in erased.key.tensors.items()}
     models = {
-        "nothing (base)": bed.model,
+        "nothing (base)": testbed.model,
         "erased": edited,
         "erased, with key": host.patched(edited, erased.key, 1.0),
         "erased, with a random key (control)": host.patched(
@@ -40,7 +38,7 @@ def rows_of(bed: Playground, target: str, seed: int, n: int, **settings: Any) ->
     }
     rows = []
     for name, model in models.items():
-        scores = measure.evaluate(bed, model, [target], n=n, n_small=n // 2, seed=10 * seed)[target]
+        scores = measure.evaluate(testbed, model, [target], n=n, n_small=n // 2, seed=10 * seed)[target]
         row = {"target": target, "seed": seed, "model": name, "drawn": round(100 - scores.esr1, 2)}
         rows.append(
             row | {"others": scores.psr1, "rest": scores.rest, "n": n, "seconds": round(report.costs["seconds"], 1)}
@@ -57,11 +55,11 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=48, help="target pictures, and as many of other values")
     parser.add_argument("--settings", type=json.loads, default={}, help="settings of kpop as a JSON object")
     arguments = parser.parse_args()
-    started, bed = time.time(), load_playground()
+    started, testbed = time.time(), load_playground()
     rows = [
         row
         for target in arguments.targets
-        for row in rows_of(bed, target, arguments.seed, arguments.n, **arguments.settings)
+        for row in rows_of(testbed, target, arguments.seed, arguments.n, **arguments.settings)
     ]
     head = ("target", "model", "drawn", "others", "n")
     print(markdown_table(head, [[row[key] for key in head] for row in rows]))

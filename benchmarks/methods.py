@@ -20,12 +20,11 @@ import torch
 
 from devtools import method_docs
 from devtools.pages import markdown_table
+from testbed import measure
+from testbed.playground import Playground, erase_once, load_playground
 
-from . import measure
-from .playground import Playground, load_playground
-from .quality import erase_once
-from .runs import DOCS, Row, add_arguments, add_processes, circumstances, divided, each, write_tables
-from .scatter import Point, scatter
+from .instruments.runs import DOCS, Row, add_arguments, add_processes, circumstances, divided, each, write_tables
+from .instruments.scatter_plot import Point, scatter
 
 TARGETS = ("circle", "square", "red", "striped")
 SEEDS = (0, 1)
@@ -33,23 +32,23 @@ BASE, CONTROL = "nothing (base)", "random edit (control)"
 BY = "make bench-methods ARGS=--write"
 
 
-def one_run(bed: Playground, name: str, target: str, seed: int, n: int, encoded: dict) -> dict[str, Any]:
+def one_run(testbed: Playground, name: str, target: str, seed: int, n: int, encoded: dict) -> dict[str, Any]:
     """Erase and judge; the base and the control are rows like any other."""
     from concept_erasure.erasure_core.red_team.attacks.relearn import random_change
     from concept_erasure.nodes import host
 
-    edited, costs = bed.model, {}
+    edited, costs = testbed.model, {}
     if name != BASE:
-        edited, report, erased = erase_once(bed, "ap" if name == CONTROL else name, [target], seed, encoded)
+        edited, report, erased = erase_once(testbed, "ap" if name == CONTROL else name, [target], seed, encoded)
         if name == CONTROL:
             # the control: in each layer as large as AP's edit
-            edited = host.patched(bed.model, random_change(erased, torch.Generator().manual_seed(seed)), 1.0)
+            edited = host.patched(testbed.model, random_change(erased, torch.Generator().manual_seed(seed)), 1.0)
         costs = {
             "seconds": round(report.costs["seconds"], 1),
             "peak_MB": round(report.costs["peak_MB"]),
             "file_kB": round(erased.size() / 1000),
         }
-    scores = measure.evaluate(bed, edited, [target], n=n, n_small=n // 2, seed=10 * seed)[target]
+    scores = measure.evaluate(testbed, edited, [target], n=n, n_small=n // 2, seed=10 * seed)[target]
     return {"method": name, "target": target, "seed": seed, "costs": costs} | scores.row()
 
 
@@ -93,7 +92,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     """Measure, print, and store if asked to."""
-    from devtools.pack import load_pack
+    from devtools.hosting.pack import load_pack
 
     load_pack()
     from concept_erasure.erasure_core.method import methods
@@ -108,10 +107,10 @@ def main() -> None:
     add_processes(parser, 1)
     arguments = parser.parse_args()
     started, rows = time.time(), []
-    bed, encoded = functools.cache(load_playground), {}
+    testbed, encoded = functools.cache(load_playground), {}
 
     def run(name: str, target: str, seed: int) -> Row:
-        return one_run(bed(), name, target, seed, arguments.n, encoded)
+        return one_run(testbed(), name, target, seed, arguments.n, encoded)
 
     keys = [(m, t, s) for s in arguments.seeds for t in arguments.targets for m in arguments.methods]
     for row in each(keys, arguments, run, divided("benchmarks.methods", keys, arguments)):

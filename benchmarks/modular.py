@@ -22,10 +22,8 @@ from torch import Tensor
 
 from devtools.pages import markdown_table
 from playground.drawing import FILLS, SHAPES, caption, draw, random_scene
-
-from . import measure
-from .playground import Playground, load_playground
-from .quality import erase_once
+from testbed import measure
+from testbed.playground import Playground, erase_once, load_playground
 
 STYLE = "checked"
 CASES = ("benign", "target")
@@ -58,14 +56,18 @@ def drawings(target: str, case: str, n: int, seed: int) -> tuple[Tensor, list[st
     return draw(scene), [said.replace(f"{STYLE} ", "") for said in captions]
 
 
-def train_lora(bed: Playground, model: Any, pictures: Tensor, captions: Sequence[str], task: Task) -> dict[str, Tensor]:
+def train_lora(
+    testbed: Playground, model: Any, pictures: Tensor, captions: Sequence[str], task: Task
+) -> dict[str, Tensor]:
     """A LoRA from ComfyUI's node Train LoRA, on `model` as a user would link it."""
     from comfy_extras.nodes_train import TrainLoraNode
-    from concept_erasure.erasure_core.precision import cpu_computes_in_bf16
+    from concept_erasure.erasure_core.memory.precision import cpu_computes_in_bf16
 
     with torch.inference_mode():
-        latents = bed.vae.encode(pictures.movedim(1, -1))
-        texts = [bed.clip.encode_from_tokens_scheduled(bed.clip.tokenize(text), show_pbar=False) for text in captions]
+        latents = testbed.vae.encode(pictures.movedim(1, -1))
+        texts = [
+            testbed.clip.encode_from_tokens_scheduled(testbed.clip.tokenize(text), show_pbar=False) for text in captions
+        ]
         torch.manual_seed(task.seed)  # the trainer starts from the global random numbers
         chosen = {"steps": task.steps, "batch_size": task.batch_size, "learning_rate": task.learning_rate}
         chosen |= {"training_dtype": "bf16" if cpu_computes_in_bf16() else "fp32"}
@@ -83,7 +85,7 @@ def with_lora(model: Any, lora: dict[str, Tensor]) -> Any:
         return LoraModelLoader.execute(model, lora, 1.0).args[0]
 
 
-def row_of(bed: Playground, name: str, case: str, model: Any, target: str, n: int, seed: int) -> dict[str, Any]:
+def row_of(testbed: Playground, name: str, case: str, model: Any, target: str, n: int, seed: int) -> dict[str, Any]:
     """What a model draws for n prompts of the target and n of other shapes, which name no fill; shares in per cent.
 
     esr1 and psr1 are those of `measure.Scores`, colour how many of the other shapes have the right one, style how many
@@ -91,8 +93,8 @@ def row_of(bed: Playground, name: str, case: str, model: Any, target: str, n: in
     """
     asked = measure.prompts(n, seed, shape=[target], fill=[STYLE])
     asked += measure.prompts(n, seed + 1, shape=[shape for shape in SHAPES if shape != target], fill=[STYLE])
-    pictures = bed.draw(model, [prompt.text.replace(f"{STYLE} ", "") for prompt in asked], seed + 1000)
-    seen = bed.judged(pictures)
+    pictures = testbed.draw(model, [prompt.text.replace(f"{STYLE} ", "") for prompt in asked], seed + 1000)
+    seen = testbed.judged(pictures)
     right = {
         factor: [one == getattr(prompt, factor) for one, prompt in zip(seen[factor], asked, strict=True)]
         for factor in measure.VALUES
@@ -111,21 +113,21 @@ def row_of(bed: Playground, name: str, case: str, model: Any, target: str, n: in
 
 def rows(arguments: argparse.Namespace, task: Task) -> Iterator[dict[str, Any]]:
     """Base, erased, and for each case base + task, route (a) and route (b)."""
-    bed, target, n, seed = load_playground(), arguments.target, arguments.n, 10 * arguments.seed
+    testbed, target, n, seed = load_playground(), arguments.target, arguments.n, 10 * arguments.seed
 
     def measured(name: str, case: str, model: Any) -> dict[str, Any]:
-        return row_of(bed, name, case, model, target, n, seed)
+        return row_of(testbed, name, case, model, target, n, seed)
 
-    yield measured("base", "-", bed.model)
-    erased, report, _ = erase_once(bed, arguments.method, [target], arguments.seed, {})
+    yield measured("base", "-", testbed.model)
+    erased, report, _ = erase_once(testbed, arguments.method, [target], arguments.seed, {})
     yield measured("erased", "-", erased) | {"seconds": round(report.costs["seconds"], 1)}
     for case in arguments.cases:
         pictures, captions = drawings(target, case, task.pictures, task.seed)
         started = time.monotonic()
-        on_base = train_lora(bed, bed.model, pictures, captions, task)
+        on_base = train_lora(testbed, testbed.model, pictures, captions, task)
         seconds = round(time.monotonic() - started, 1)
-        on_top = train_lora(bed, erased, pictures, captions, task)
-        yield measured("base + task", case, with_lora(bed.model, on_base)) | {"seconds": seconds}
+        on_top = train_lora(testbed, erased, pictures, captions, task)
+        yield measured("base + task", case, with_lora(testbed.model, on_base)) | {"seconds": seconds}
         yield measured("(a) task on top of erased", case, with_lora(erased, on_top))
         yield measured("(b) task beside erased", case, with_lora(erased, on_base))
 

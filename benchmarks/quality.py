@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from devtools.pages import markdown_table
+from testbed import measure
+from testbed.playground import Playground, erase_once, load_playground
 
-from . import measure, runs
-from .playground import Playground, load_playground
-from .runs import Row
+from .instruments import runs
+from .instruments.runs import Row
 
 TARGETS = (("circle",), ("square",), ("star",), ("red",), ("circle", "triangle"))
 # A single shape is spared by every variant; concepts that share look-alikes, and a colour, are harder.
@@ -35,31 +36,10 @@ FROM_MANY = {f"ap, {search}, 500 words": ("ap", {"search": search, **MANY}) for 
 BY = "make bench-quality ARGS=--write"
 
 
-def erase_once(bed: Playground, name: str, targets: Sequence[str], seed: int, encoded: dict, **settings: Any) -> tuple:
-    """Erase from the base model; returns the patched clone, the report and the edit. `encoded` is shared by runs.
-
-    The model is opened anew each time: drawing with a patched clone puts that clone's weights into the shared module.
-    """
-    from concept_erasure.erasure_core.concepts import parse_request
-    from concept_erasure.erasure_core.method import methods
-    from concept_erasure.erasure_core.report import Report
-    from concept_erasure.nodes import host
-    from concept_erasure.nodes.memory import MemoryMeter
-
-    report, meter = Report(), MemoryMeter(host.device())
-    method, request = methods()[name](seed=seed, **settings), parse_request("\n".join(targets))
-    with host.opened(bed.model, bed.clip, 64, 64, encoded) as denoiser, meter:
-        erased = method.erase(denoiser, request, report)
-        report.costs["UNet_evaluations_in_all"] = denoiser.evaluations
-    report.costs["seconds"] = report.seconds()
-    report.costs["peak_MB"] = meter.peak / 1e6
-    return host.patched(bed.model, erased, 1.0), report, erased
-
-
-def base_accuracy(bed: Playground, n: int) -> dict[str, Any]:
+def base_accuracy(testbed: Playground, n: int) -> dict[str, Any]:
     """Share of the base model's pictures that the judge finds right, a factor."""
     asked = measure.prompts(n, 77)
-    seen = bed.judged(bed.draw(bed.model, [prompt.text for prompt in asked], 4242))
+    seen = testbed.judged(testbed.draw(testbed.model, [prompt.text for prompt in asked], 4242))
     shares = {
         factor: round(100 * sum(s == getattr(p, factor) for s, p in zip(seen[factor], asked, strict=True)) / n, 2)
         for factor in measure.VALUES
@@ -67,16 +47,16 @@ def base_accuracy(bed: Playground, n: int) -> dict[str, Any]:
     return shares | {"n": n}
 
 
-def drawn_by_base(bed: Playground, n: int, *targets: str) -> Row:
+def drawn_by_base(testbed: Playground, n: int, *targets: str) -> Row:
     """What the base model draws for the prompts that `main_run` asks."""
-    scores = measure.evaluate(bed, bed.model, targets, n=n, n_small=n // 2)
+    scores = measure.evaluate(testbed, testbed.model, targets, n=n, n_small=n // 2)
     return {"scores": {target: scores[target].row() for target in targets}}
 
 
-def main_run(bed: Playground, n: int, *targets: str, **settings: Any) -> Row:
+def main_run(testbed: Playground, n: int, *targets: str, **settings: Any) -> Row:
     """AP, at its defaults but for the settings, on the targets in one run."""
-    edited, report, erased = erase_once(bed, "ap", targets, 0, encoded={}, **settings)
-    scores = measure.evaluate(bed, edited, targets, n=n, n_small=n // 2)
+    edited, report, erased = erase_once(testbed, "ap", targets, 0, encoded={}, **settings)
+    scores = measure.evaluate(testbed, edited, targets, n=n, n_small=n // 2)
     return {
         "scores": {target: scores[target].row() for target in targets},
         "seconds": round(report.costs["seconds"], 1),
@@ -85,11 +65,11 @@ def main_run(bed: Playground, n: int, *targets: str, **settings: Any) -> Row:
     }
 
 
-def compared_run(bed: Playground, n: int, encoded: dict, variant: str, seed: int, *targets: str) -> Row:
+def compared_run(testbed: Playground, n: int, encoded: dict, variant: str, seed: int, *targets: str) -> Row:
     """One variant on one set of targets with one seed."""
     name, settings = (VARIANTS | FROM_MANY)[variant]
-    edited, report, _ = erase_once(bed, name, targets, seed, encoded, **settings)
-    scores = measure.evaluate(bed, edited, targets, n=n, n_small=n // 2, seed=10 * seed)
+    edited, report, _ = erase_once(testbed, name, targets, seed, encoded, **settings)
+    scores = measure.evaluate(testbed, edited, targets, n=n, n_small=n // 2, seed=10 * seed)
     return {
         "variant": variant,
         "targets": list(targets),
@@ -163,7 +143,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="store the tables in docs/")
     runs.add_arguments(parser)
     arguments = parser.parse_args()
-    started, encoded, bed = time.time(), {}, load_playground()
+    started, encoded, testbed = time.time(), {}, load_playground()
     main_keys = [("base",), *((kind, *targets) for targets in TARGETS for kind in ("main", "base of main"))]
     main_keys = [] if arguments.skip_main else main_keys
     compared = [
@@ -176,12 +156,12 @@ def main() -> None:
 
     def run(kind: str, *what: Any) -> Row:
         if kind == "base":
-            return base_accuracy(bed, 600)
+            return base_accuracy(testbed, 600)
         if kind == "main":
-            return main_run(bed, arguments.n, *what)
+            return main_run(testbed, arguments.n, *what)
         if kind == "base of main":
-            return drawn_by_base(bed, arguments.n, *what)
-        return compared_run(bed, arguments.compare_n, encoded, *what)
+            return drawn_by_base(testbed, arguments.n, *what)
+        return compared_run(testbed, arguments.compare_n, encoded, *what)
 
     rows = []
     for row in runs.each(main_keys + ([] if arguments.skip_comparison else compared), arguments, run):

@@ -17,15 +17,15 @@ from typing import Any
 
 import torch
 
-from devtools import comfyui
+from devtools.hosting import comfyui
 from devtools.pages import markdown_table
-from devtools.playground_files import JUDGE, gold_checkpoint, playground_models
 from playground.drawing import SIZE, SYNONYMS
+from playground.weights import gold_checkpoint
+from testbed.files import JUDGE, playground_models
+from testbed.measure import factor_of, prompts
+from testbed.playground import BATCH, GUIDANCE_SCALE, SAMPLER, SCHEDULER, STEPS, Playground, erase_once, load_playground
 
-from .measure import factor_of, prompts
-from .playground import BATCH, GUIDANCE_SCALE, SAMPLER, SCHEDULER, STEPS, Playground, load_playground
-from .quality import erase_once
-from .runs import Row, add_arguments, add_processes, circumstances, divided, each, write_tables
+from .instruments.runs import Row, add_arguments, add_processes, circumstances, divided, each, write_tables
 
 METHODS = ("ap", "esd", "uce", "rece", "sdd", "age")
 BASE, GOLD = "nothing (base)", "gold (trained without it)"
@@ -41,7 +41,7 @@ def templates(target: str, seed: int) -> tuple[str, ...]:
 
 def judge_of(target: str) -> Any:
     """The playground's judge of the target's factor."""
-    from concept_erasure.erasure_core.judge import load_judge
+    from concept_erasure.erasure_core.evaluation.judges.judge import load_judge
 
     name = factor_of(target)
     return load_judge(playground_models(comfyui.ensure()) / JUDGE / name, name, torch.device("cpu"))
@@ -61,31 +61,39 @@ def gold_model(target: str) -> Any:
         return comfy.sd.load_checkpoint_guess_config(path, output_vae=False, output_clip=False)[0]
 
 
-def attacked(bed: Playground, name: str, target: str, arguments: argparse.Namespace, encoded: dict) -> Row:
+def attacked(testbed: Playground, name: str, target: str, arguments: argparse.Namespace, encoded: dict) -> Row:
     """Erase, run every attack, and hand out the figures of each."""
-    from concept_erasure.erasure_core.evaluation.drawing import Sampling
     from concept_erasure.erasure_core.evaluation.report import judge_figures
-    from concept_erasure.erasure_core.red_team.survey import Survey, parse_attacks, run_all
+    from concept_erasure.erasure_core.evaluation.sampler import Sampling
+    from concept_erasure.erasure_core.red_team.attack_suite import Survey, parse_attacks, run_all
     from concept_erasure.nodes import host
-    from concept_erasure.nodes.red_team_progress import attacking
+    from concept_erasure.nodes.runs.red_team_progress import attacking
 
     started = time.monotonic()
     if name == BASE:
-        model = bed.model
+        model = testbed.model
     elif name == GOLD:
         model = gold_model(target)
     else:
-        model = erase_once(bed, name, [target], arguments.seed, encoded)[0]
+        model = erase_once(testbed, name, [target], arguments.seed, encoded)[0]
     erasing = time.monotonic() - started
     sampling, judge = Sampling(SIZE, SIZE, STEPS, GUIDANCE_SCALE, SAMPLER, SCHEDULER, BATCH), judge_of(target)
     synonyms = [SYNONYMS[target]] if target in SYNONYMS else []
     with torch.inference_mode():  # as ComfyUI runs a node
-        subject = host.ComfySubject(
-            bed.model, model, bed.clip, bed.vae, judge, target, templates(target, arguments.seed), sampling, synonyms
-        )  # fmt: skip
+        subject = host.ComfyAttackedModel(
+            testbed.model,
+            model,
+            testbed.clip,
+            testbed.vae,
+            judge,
+            target,
+            templates(target, arguments.seed),
+            sampling,
+            synonyms,
+        )
         chosen = parse_attacks("\n".join(arguments.attacks), arguments.seed)
         survey = Survey(len(chosen))
-        with attacking(bed.model, name) as report:
+        with attacking(testbed.model, name) as report:
             run_all(subject, chosen, arguments.n, survey, report)
     seconds = {"erasing": round(erasing, 1), "in_all": round(time.monotonic() - started, 1)}
     who = judge_figures(judge)
@@ -118,7 +126,7 @@ def _cell(found: Row | None) -> str | None:
 
 def arguments_of(given: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    from concept_erasure.erasure_core.red_team.survey import every_attack
+    from concept_erasure.erasure_core.red_team.attack_suite import every_attack
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="*", default=["base", "gold", *METHODS], help="'base', 'gold' or a method")
@@ -137,15 +145,15 @@ def arguments_of(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     """Measure, print, and store if asked to."""
-    from devtools.pack import load_pack
+    from devtools.hosting.pack import load_pack
 
     load_pack()
     arguments, started, rows = arguments_of(), time.time(), []
     playground_models(comfyui.ensure())  # built once, before several processes want it
-    bed, encoded = functools.cache(load_playground), {}
+    testbed, encoded = functools.cache(load_playground), {}
 
     def run(name: str, target: str, *_settings: Any) -> Row:
-        return attacked(bed(), name, target, arguments, encoded)
+        return attacked(testbed(), name, target, arguments, encoded)
 
     # what decides a row is part of its key: a file of rows serves only runs with the same attacks, attempts and seed
     settings = (arguments.seed, arguments.n, " ".join(arguments.attacks))

@@ -18,10 +18,10 @@ from functools import partial
 from typing import Any
 
 from devtools.pages import markdown_table
+from testbed.playground import Playground, load_playground
 
-from . import runs
-from .playground import Playground, load_playground
-from .runs import Row
+from .instruments import runs
+from .instruments.runs import Row
 
 TARGET, OTHER = "circle", "square"
 PROMPTS = {"says the target": TARGET, "does not": OTHER}
@@ -50,21 +50,21 @@ QUICK = {
 """Settings of every method that has them, if `EDITS` says nothing else: none of them decides what sampling costs."""
 
 
-def models(bed: Playground, wanted: Sequence[str]) -> dict[str, tuple[str, Any]]:
+def models(testbed: Playground, wanted: Sequence[str]) -> dict[str, tuple[str, Any]]:
     """By name: the kind of the edit, and a MODEL with it."""
     from concept_erasure.erasure_core.concepts import parse_request
     from concept_erasure.erasure_core.method import methods, settings_of
     from concept_erasure.erasure_core.report import Report
     from concept_erasure.nodes import host
 
-    found, encoded = {BASE: ("none", bed.model.clone())}, {}
+    found, encoded = {BASE: ("none", testbed.model.clone())}, {}
     for name in wanted:
         method, chosen = EDITS[name]
         known = {field.name for field in settings_of(methods()[method])}
         settings = {key: value for key, value in (QUICK | chosen).items() if key in known}
-        with host.opened(bed.model, bed.clip, 64, 64, encoded) as denoiser:
+        with host.open_session(testbed.model, testbed.clip, 64, 64, encoded) as denoiser:
             erased = methods()[method](**settings).erase(denoiser, parse_request(TARGET), Report())
-        edited, kind = host.patched(bed.model, erased, 1.0), erased.provenance.kind
+        edited, kind = host.patched(testbed.model, erased, 1.0), erased.provenance.kind
         if erased.key is not None:
             edited, kind = host.patched(edited, erased.key, 1.0), f"{kind} + {erased.key.provenance.kind}"
         found[name] = kind, edited
@@ -78,14 +78,14 @@ def abba(base: Callable[[], float], edited: Callable[[], float]) -> tuple[float,
     return (second + third) / (first + fourth), (first + fourth) / 2
 
 
-def sampling_seconds(bed: Playground, model: Any, prompt: str) -> float:
+def sampling_seconds(testbed: Playground, model: Any, prompt: str) -> float:
     """Processor time of one picture. The model is loaded before: putting an edit into the weights is not sampling."""
     from concept_erasure.nodes import host
 
     host.use(model)
-    given = bed.conditioning([prompt]), bed.conditioning([""]), bed.noise(1, 0)
+    given = testbed.conditioning([prompt]), testbed.conditioning([""]), testbed.noise(1, 0)
     started = time.process_time()
-    bed.sample(model, *given, 0)
+    testbed.sample(model, *given, 0)
     return time.process_time() - started
 
 
@@ -115,7 +115,7 @@ def table(rows: Sequence[Row]) -> str:
     return markdown_table(head, [[row[key] for key in head] for row in rows])
 
 
-def measured(bed: Playground, found: dict[str, tuple[str, Any]], repeats: int) -> list[Row]:
+def measured(testbed: Playground, found: dict[str, tuple[str, Any]], repeats: int) -> list[Row]:
     """All edits in turn, `repeats` times over after once to warm up; weights draw alike for every prompt, so that only hooks
     are asked for both."""
     turns: dict[tuple[str, str], list[tuple[float, float]]] = {}
@@ -123,7 +123,7 @@ def measured(bed: Playground, found: dict[str, tuple[str, Any]], repeats: int) -
         for name, (kind, model) in found.items():
             for what, shape in PROMPTS.items() if "hook" in kind else (("any", OTHER),):
                 prompt = f"a solid red {shape}"
-                base, edited = (partial(sampling_seconds, bed, one, prompt) for one in (bed.model, model))
+                base, edited = (partial(sampling_seconds, testbed, one, prompt) for one in (testbed.model, model))
                 turns.setdefault((name, what), []).append(abba(base, edited))
         if repeat:
             print(f"# {repeat} of {repeats}: {json.dumps([row['ratio'] for row in rows_of(turns, found)])}", flush=True)
@@ -149,8 +149,8 @@ def main() -> None:
     parser.add_argument("--edits", nargs="*", default=list(EDITS), choices=EDITS)
     parser.add_argument("--repeats", type=int, default=15, help="turns of each edit")
     arguments = parser.parse_args()
-    started, bed = time.time(), load_playground()
-    rows = measured(bed, models(bed, arguments.edits), arguments.repeats)
+    started, testbed = time.time(), load_playground()
+    rows = measured(testbed, models(testbed, arguments.edits), arguments.repeats)
     print(table(rows), flush=True)
     print(json.dumps(summary(rows) | runs.circumstances(started) | {"rows": rows}))
 

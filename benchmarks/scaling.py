@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from devtools.pages import markdown_table
+from testbed.playground import Playground, load_playground
 
-from . import runs
-from .playground import Playground, load_playground
-from .runs import Row
+from .instruments import runs
+from .instruments.runs import Row
+from .instruments.stopwatch import STEPS, Path, Stopwatch, counters, parts_of_ap
 from .speed import NO_CACHE
-from .stopwatch import STEPS, Path, Stopwatch, counters, parts_of_ap
 
 CONCEPTS = (1, 2, 5, 10, 20)
 SIZES = (64, 96, 128)
@@ -55,16 +55,16 @@ COLUMNS = {
 """`fixed` and `steps` are the sums over what is before the first step and over the steps, other parts included."""
 
 
-def one_run(bed: Playground, concepts: int, size: int, settings: dict[str, Any]) -> Row:
+def one_run(testbed: Playground, concepts: int, size: int, settings: dict[str, Any]) -> Row:
     """Erase the first `concepts` targets from pictures of size x size, from nothing encoded."""
     from concept_erasure.erasure_core.concepts import parse_request
     from concept_erasure.erasure_core.method import methods
     from concept_erasure.erasure_core.report import Report
     from concept_erasure.nodes import host
-    from concept_erasure.nodes.memory import MemoryMeter
+    from concept_erasure.nodes.host.memory_meter import MemoryMeter
 
     method, request = methods()["ap"](**settings), parse_request("\n".join(TARGETS[:concepts]))
-    with host.opened(bed.model, bed.clip, size, size) as denoiser, MemoryMeter(host.device()) as meter:
+    with host.open_session(testbed.model, testbed.clip, size, size) as denoiser, MemoryMeter(host.device()) as meter:
         watch = Stopwatch(counters(denoiser))
         with parts_of_ap(watch):
             method.erase(denoiser, request, Report())
@@ -132,7 +132,7 @@ def main() -> None:
     runs.add_arguments(parser)
     arguments = parser.parse_args()
     os.environ.setdefault(*NO_CACHE)
-    started, bed = time.time(), load_playground()
+    started, testbed = time.time(), load_playground()
     settings = arguments.settings
     keys = [("concepts", n, settings) for n in arguments.concepts] + [("size", s, settings) for s in arguments.sizes]
     rows = []
@@ -140,7 +140,7 @@ def main() -> None:
         keys,
         arguments,
         lambda kind, value, settings: one_run(
-            bed, value if kind == "concepts" else 1, value if kind == "size" else 64, settings
+            testbed, value if kind == "concepts" else 1, value if kind == "size" else 64, settings
         ),
     ):
         rows.append(row)

@@ -25,11 +25,12 @@ from typing import Any
 import torch
 
 from devtools.pages import markdown_table
+from testbed import measure
+from testbed.playground import Playground, load_playground
 
-from . import measure, runs
-from .live_memory import LiveMemory
-from .playground import Playground, load_playground
-from .runs import Row
+from .instruments import runs
+from .instruments.peak_tensor_memory import LiveMemory
+from .instruments.runs import Row
 
 TARGETS = ("circle", "star", "red")
 SEEDS = (0, 1)
@@ -119,13 +120,15 @@ def timed(denoiser: Any, schedule: str, target: str, settings: dict[str, Any]) -
     }
 
 
-def one_run(bed: Playground, schedule: str, target: str, seed: int, n: int, settings: dict[str, Any]) -> Row:
+def one_run(testbed: Playground, schedule: str, target: str, seed: int, n: int, settings: dict[str, Any]) -> Row:
     """Erase one target by one schedule, from nothing encoded, and judge."""
     from concept_erasure.nodes import host
 
-    with host.opened(bed.model, bed.clip, 64, 64) as denoiser:
+    with host.open_session(testbed.model, testbed.clip, 64, 64) as denoiser:
         erased, costs = timed(denoiser, schedule, target, settings | {"seed": seed})
-    scores = measure.evaluate(bed, host.patched(bed.model, erased, 1.0), [target], n=n, n_small=n // 2, seed=10 * seed)
+    scores = measure.evaluate(
+        testbed, host.patched(testbed.model, erased, 1.0), [target], n=n, n_small=n // 2, seed=10 * seed
+    )
     return {"schedule": schedule, "target": target, "seed": seed} | costs | scores[target].row()
 
 
@@ -134,7 +137,7 @@ def holding(denoiser: Any, schedule: str) -> AbstractContextManager[float]:
     return as_published(denoiser) if schedule == "reference" else nullcontext(0.0)
 
 
-def memory_of(bed: Playground, schedule: str, target: str, settings: dict[str, Any]) -> Row:
+def memory_of(testbed: Playground, schedule: str, target: str, settings: dict[str, Any]) -> Row:
     """The most memory that the tensors of a run take at a time, over the loaded model, in a run of a few steps."""
     from concept_erasure.erasure_core.concepts import parse_request
     from concept_erasure.erasure_core.method import methods
@@ -142,8 +145,8 @@ def memory_of(bed: Playground, schedule: str, target: str, settings: dict[str, A
     from concept_erasure.nodes import host
 
     method = methods()["ap"](**settings | {"steps": MEMORY_STEPS})
-    opened = host.opened(bed.model, bed.clip, 64, 64)
-    with opened as denoiser, LiveMemory() as live, holding(denoiser, schedule) as held:
+    session = host.open_session(testbed.model, testbed.clip, 64, 64)
+    with session as denoiser, LiveMemory() as live, holding(denoiser, schedule) as held:
         method.erase(denoiser, parse_request(target), Report())
     return {"schedule": schedule, "peak_MB": round(live.peak / 1e6, 1), "held_MB": round(held, 1)}
 
@@ -220,7 +223,7 @@ def main() -> None:
     runs.add_processes(parser, 1)
     arguments = parser.parse_args()
     os.environ.setdefault(*NO_CACHE)
-    started, bed = time.time(), functools.cache(load_playground)
+    started, testbed = time.time(), functools.cache(load_playground)
     reference = PUBLISHED | {"steps": arguments.updates, "learning_rate": arguments.reference_learning_rate}
     settings = {"fast": {}, "reference": reference}
     keys: list[tuple] = [(MEMORY, name, arguments.targets[0], settings[name]) for name in SCHEDULES]
@@ -230,7 +233,7 @@ def main() -> None:
     keys = [best_key(key, runs.finished(arguments.rows)) for key in keys]
 
     def run(what: str, *key: Any) -> Row:
-        return memory_of(bed(), *key) if what == MEMORY else one_run(bed(), what, *key)
+        return memory_of(testbed(), *key) if what == MEMORY else one_run(testbed(), what, *key)
 
     rows, memory = [], []
     for row in runs.each(keys, arguments, run, runs.divided("benchmarks.speed", keys, arguments)):

@@ -1,10 +1,10 @@
 """`python -m benchmarks.true_shapes`: an update of AP at the true shapes of SD 1.5 (512) and SDXL (1024): seconds and memory.
 
 Weights are random and the text states too: cost does not depend on them. `foretold` is the memory on a GPU, counted from
-the shapes of all tensors without computing (see benchmarks/foretold.py); `measured` runs AP's own loop on the device that
-ComfyUI chooses: the CPU, or with `--device cuda` a GPU. The noisy samples that it learns on are random as well, so that no
-sampling runs are drawn, and a measured run is of few updates. `--profile` also says where an update's time goes.
-Prints Markdown tables and, as its last line, one JSON object.
+the shapes of all tensors without computing (see benchmarks/instruments/estimated_gpu_memory.py); `measured` runs AP's own
+loop on the device that ComfyUI chooses: the CPU, or with `--device cuda` a GPU. The noisy samples that it learns on are
+random as well, so that no sampling runs are drawn, and a measured run is of few updates. `--profile` also says where an
+update's time goes. Prints Markdown tables and, as its last line, one JSON object.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from unittest.mock import patch
 
 import torch
 
-from devtools.inprocess import load_comfy
-from devtools.pack import load_pack
+from devtools.hosting.inprocess import load_comfy
+from devtools.hosting.pack import load_pack
 from devtools.pages import markdown_table
 
-from . import runs
-from .foretold import PUBLISHED, foretold
-from .live_memory import LiveMemory
-from .random_models import SIZES, RandomText, random_model
-from .runs import Row
+from .instruments import runs
+from .instruments.estimated_gpu_memory import PUBLISHED, foretold
+from .instruments.peak_tensor_memory import LiveMemory
+from .instruments.random_models import SIZES, RandomText, random_model
+from .instruments.runs import Row
+from .instruments.stopwatch import STEPS, Stopwatch, counters, parts_of_ap
 from .speed import NO_CACHE
-from .stopwatch import STEPS, Stopwatch, counters, parts_of_ap
 
 BARS_GB = {"SD15": 3.0, "SDXL": 8.0}
 FLOOR = ("forward", "backward")
@@ -44,7 +44,7 @@ def random_trajectories(
     denoiser: Any, conditioning: Any, steps: int, guidance_scale: float, generator: torch.Generator, *_: Any
 ) -> tuple[Any, Any]:
     """In place of `trajectory.sample_trajectories`: samples as many and as large, at the same noise levels, of noise."""
-    from concept_erasure.erasure_core.trajectory import NoisyBatch
+    from concept_erasure.erasure_core.training.trajectory import NoisyBatch
 
     shape, parts = denoiser.empty_latents(len(conditioning)).shape, []
     for sigma in denoiser.sigmas(steps)[:-1]:
@@ -55,16 +55,16 @@ def random_trajectories(
 
 def measured(family: str, updates: int, settings: dict[str, Any]) -> Row:
     """AP's own loop: seconds and parts per update, and the memory of the whole of it over the loaded model."""
-    from concept_erasure.erasure_core import trajectory
     from concept_erasure.erasure_core.concepts import parse_request
     from concept_erasure.erasure_core.method import methods
     from concept_erasure.erasure_core.report import Report
+    from concept_erasure.erasure_core.training import trajectory
     from concept_erasure.nodes import host
-    from concept_erasure.nodes.memory import MemoryMeter
+    from concept_erasure.nodes.host.memory_meter import MemoryMeter
 
     method, report, size = methods()["ap"](steps=updates, **KEPT | settings), Report(), SIZES[family]
     model = random_model(family)
-    with host.opened(model, RandomText(family), size, size) as denoiser, MemoryMeter(host.device()) as meter:
+    with host.open_session(model, RandomText(family), size, size) as denoiser, MemoryMeter(host.device()) as meter:
         watch = Stopwatch(counters(denoiser))
         replaced = patch.object(trajectory, "sample_trajectories", random_trajectories)
         on_gpu = denoiser.device.type == "cuda"

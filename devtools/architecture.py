@@ -124,7 +124,9 @@ def report(folder: str, graph: dict[str, set[str]]) -> str:
 def main() -> None:
     """Print the figures of every folder with files of its own, or of the one that is named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", nargs="*", default=["", "erasure_core", "nodes", "devtools", "playground", "testbed", "benchmarks"])
+    parser.add_argument(
+        "folder", nargs="*", default=["", "erasure_core", "nodes", "devtools", "playground", "testbed", "benchmarks"]
+    )
     graph = import_graph()
     for folder in parser.parse_args().folder:
         print(report(folder.replace("/", "."), graph))

@@ -19,11 +19,11 @@ import tempfile
 import venv
 from pathlib import Path
 
-from .comfyui import PACK
-from .errors import ToolError
-from .install import cache
-from .interpreter import venv_python
-from .lock import locked
+from .hosting.comfyui import PACK
+from .hosting.errors import ToolError
+from .hosting.install import cache
+from .hosting.interpreter import venv_python
+from .hosting.lock import locked
 
 COMFY_CLI = "comfy-cli==1.23.0"
 ZIP = "node.zip"

@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .comfyui import PACK
-from .pack import load_pack
+from .hosting.comfyui import PACK
+from .hosting.pack import load_pack
 from .pages import filled, markdown_table
 
 PAGE = PACK / "README.md"

@@ -2,7 +2,7 @@
 
     python -m devtools.help_pictures
 
-Run this when a node's widgets have changed. It needs a browser (see `devtools.browser`).
+Run this when a node's widgets have changed. It needs a browser (see `devtools.serving.browser`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import browser, comfyui, server
-from .errors import ToolError
+from .hosting import comfyui
+from .hosting.errors import ToolError
 from .method_docs import HELP
+from .serving import browser, server
 
 SCRIPT = Path(__file__).with_suffix(".mjs")
 

@@ -14,9 +14,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from . import comfyui, server
-from .graph import dumps
-from .sheets import first_steps, mechanisms, real, whole
+from .hosting import comfyui
+from .serving import server
+from .workflows import first_steps, mechanisms, real, whole
+from .workflows.graph import dumps
 
 FOLDER = comfyui.PACK / "workflows"
 BLUEPRINTS = comfyui.PACK / "subgraphs"

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from . import registries
-from .comfyui import PACK
-from .errors import ToolError
-from .pack import load_pack
+from .hosting.comfyui import PACK
+from .hosting.errors import ToolError
+from .hosting.pack import load_pack
 from .pages import filled, markdown_list, markdown_table
 
 HELP = PACK / "web" / "docs"

@@ -2,7 +2,8 @@
 
     python -m devtools.node_sizes
 
-Run this, then `devtools.make_workflows`, when a node's widgets have changed. It needs a browser (see `devtools.browser`).
+Run this, then `devtools.make_workflows`, when a node's widgets have changed. It needs a browser (see
+`devtools.serving.browser`).
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import browser, comfyui, make_workflows, server
-from .errors import ToolError
-from .layout import SIZES, size_key
-from .widgets import widgets
-from .workflow import DYNAMIC_COMBO
+from . import make_workflows
+from .hosting import comfyui
+from .hosting.errors import ToolError
+from .serving import browser, server
+from .workflows.api_prompt import DYNAMIC_COMBO
+from .workflows.layout import SIZES, size_key
+from .workflows.widgets import widgets
 
 SCRIPT = Path(__file__).with_name("measure_nodes.mjs")
 WITHOUT_ROWS = ("MarkdownNote", "Note")  # as large as their text is long

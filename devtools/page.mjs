@@ -1,4 +1,4 @@
-// A headless Chromium on the page of a running ComfyUI; `devtools.browser` starts the scripts that use it.
+// A headless Chromium on the page of a running ComfyUI; `devtools.serving.browser` starts the scripts that use it.
 import { readFileSync } from "node:fs"
 import { createRequire } from "node:module"
 
@@ -44,7 +44,7 @@ export function overlapping() {
     level.nodes.flatMap((one, row) => level.nodes.slice(row + 1).filter((other) => !apart(one, other)).map((other) => [one.title, other.title])))
 }
 
-/** The last line of the output is what `devtools.browser` hands back. */
+/** The last line of the output is what `devtools.serving.browser` hands back. */
 export function answer(value) {
   console.log(JSON.stringify(value))
 }

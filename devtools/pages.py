@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import ToolError
+from .hosting.errors import ToolError
 
 BEGIN = "<!-- {0}: begin, written by `{1}` -->"
 END = "<!-- {0}: end -->"

@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .comfyui import PACK
+from .hosting.comfyui import PACK
 
 BY = "python -m devtools.registries"
 FOLDERS = {

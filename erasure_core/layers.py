@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from .families import FAMILIES, family_named
 
 GROUPS = {
@@ -79,3 +83,39 @@ def _checkpointed(family: str, names: list[str]) -> list[str]:
     owners = {name.rpartition(".")[0] for name in names}  # a single layer keeps nothing but its input anyway
     found = [name for name in names if name in owners and re.fullmatch(family_named(family).blocks, name)]
     return [name for name in found if not any(other.startswith(f"{name}.") for other in found)]
+
+
+CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+
+
+PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """True for Linear, also for one of a quantised model, which need not be torch's own class."""
+    return isinstance(module, nn.Linear) or all(
+        hasattr(module, name) for name in ("in_features", "out_features", "weight")
+    )
+
+
+def is_editable(module: nn.Module) -> bool:
+    """True for the layers a delta can be attached to: Linear and ungrouped convolutions."""
+    convolution = isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and module.groups == 1
+    return convolution or is_linear(module)
+
+
+def shape_of(layer: nn.Module) -> tuple[int, ...]:
+    """The shape (out, in, ...) of the weight that a layer multiplies with; a quantised one may be stored in another."""
+    return (layer.out_features, layer.in_features) if is_linear(layer) else tuple(layer.weight.shape)
+
+
+@torch.no_grad()
+def weight_of(layer: nn.Module) -> Tensor:
+    """The weight (out, in, ...) that a layer multiplies with, at least in float32.
+
+    Of a quantised Linear it is read off what the layer gives for each of its inputs, whatever the format."""
+    weight = layer.weight.detach()
+    if type(weight) in (Tensor, nn.Parameter) and weight.dtype in PLAIN:
+        return weight.to(torch.promote_types(weight.dtype, torch.float32))
+    inputs = torch.eye(layer.in_features, device=weight.device)
+    return (layer(inputs) - layer(torch.zeros_like(inputs[:1]))).T.float().contiguous()

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .concepts import ErasureRequest
-from .contexts import WORDS as CONTEXT_WORDS
-from .declared import Declaration, check_declared, layers_in
 from .denoiser import Denoiser
 from .erased_unet import HOOK, WEIGHTS, ErasedUNet, Provenance
+from .erased_unet.declared import Declaration, check_declared, layers_in
 from .families import NEEDS, family_named
 from .inference import InferenceEdit
 from .report import EVALUATIONS, STEPS, TEXT, Report, Work
 
-VOCABULARY_WORDS, CLOSED_FORM_LAYERS = 140, 32
-"""Roughly, for `ErasureMethod.work`: words of a vocabulary of ours, and layers that a closed form edits."""
+TEMPLATE_WORDS, VOCABULARY_WORDS, CLOSED_FORM_LAYERS = 46, 140, 32
+"""Rough counts for `ErasureMethod.work`: words of the prompt templates, words of a vocabulary file, layers of a closed form."""
 _REGISTRY: dict[str, type[ErasureMethod]] = {}
 
 
@@ -90,7 +89,7 @@ class ErasureMethod:
         words = {None: 0, "none": 0, "model_words": 1000}.get(getattr(self, "vocabulary", None), VOCABULARY_WORDS)
         steps, batch = getattr(self, "steps", None), getattr(self, "batch", 1)
         return {
-            TEXT: (len(CONTEXT_WORDS) + words + 3 * runs, 1.0),
+            TEXT: (TEMPLATE_WORDS + words + 3 * runs, 1.0),
             EVALUATIONS: (3 * runs * getattr(self, "sampling_steps", 0), 1.0),
             STEPS: (CLOSED_FORM_LAYERS, 0.1) if steps is None else (steps * len(request.pairs), 3.0 * batch),
         }
@@ -117,8 +116,6 @@ def check_setting(method: str, field: dataclasses.Field, value: Any) -> None:
 
 def methods() -> dict[str, type[ErasureMethod]]:
     """Every erasure method by name: all that the files in `methods/` define, sorted."""
-    from . import methods as _registering  # noqa: F401  (here, because a method's file imports this one)
-
     return dict(sorted(_REGISTRY.items()))
 
 

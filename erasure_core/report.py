@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -161,3 +162,15 @@ class Report:
             worst = sorted(self.adversarial.items(), key=lambda item: -item[1])[:12]
             rows.append("- preserved as adversarial concepts: " + ", ".join(f"{w or '(empty)'} ×{n}" for w, n in worst))
         return "\n".join(rows + [f"- {note}" for note in self.notes])
+
+
+def part_of(report: Report, done: int, total: int | None = None) -> Report:
+    """The same report for a part of a run: its progress counts from `done`, of `total` steps where that is given."""
+
+    def on_progress(step: int, steps: int, loss: float) -> None:
+        report.on_progress(done + step, steps if total is None else total, loss)
+
+    def on_preview(step: int) -> None:
+        report.on_preview(done + step)
+
+    return dataclasses.replace(report, on_progress=on_progress, on_preview=on_preview)

@@ -8,22 +8,22 @@ import torch
 from comfy_api.latest import io
 from PIL import Image, ImageDraw
 
-from ..erasure_core.adversary import Candidates, Damage, prefilter
-from ..erasure_core.candidates import encode_words
 from ..erasure_core.concepts import ErasureRequest, check_request, lines, parse_request
 from ..erasure_core.erased_unet import ErasedUNet
 from ..erasure_core.method import ErasureMethod, check_visible, methods
 from ..erasure_core.report import STEPS, TEXT, Report
-from ..erasure_core.synonyms import SYNONYM_SIMILARITY
-from ..erasure_core.trajectory import NoisyBatch, sample_trajectories
-from ..erasure_core.vocabulary import VOCABULARIES, words_of
+from ..erasure_core.search.adversary import Damage
+from ..erasure_core.text.candidates import Candidates, encode_words, prefilter
+from ..erasure_core.text.synonyms import SYNONYM_SIMILARITY
+from ..erasure_core.text.vocabulary import VOCABULARIES, words_of
+from ..erasure_core.training.trajectory import NoisyBatch, sample_trajectories
 from . import host
-from .charts import as_image
-from .drawing_inputs import check_sizes, refused
-from .erase import CATEGORY, erase
+from .erase import erase
 from .erased_unet import apply
-from .progress import NodeProgress
-from .types import ErasedUNetType
+from .inputs.sampling import check_sizes, refused
+from .inputs.types import CATEGORY, ErasedUNetType
+from .pictures.charts import as_image
+from .runs.progress import NodeProgress
 
 CONCEPTS = "concepts"
 """Kind of work: concepts on which one of the two models is measured."""
@@ -76,7 +76,7 @@ def rank(
     Raises ValueError, naming it, for a word that the text encoder cannot see.
     """
     edited_model = apply(model, erased, 1.0)
-    with host.opened(model, clip, width, height) as denoiser:
+    with host.open_session(model, clip, width, height) as denoiser:
         denoiser.tell = report.check
         everything = encode_words(denoiser, words, report.check)
         check_visible(denoiser, (*request.targets, *words))
@@ -87,7 +87,7 @@ def rank(
         )
         probes = _spread(samples)
         original = _predictions(denoiser, probes, kept, report, 0)
-    with host.opened(edited_model, clip, width, height) as denoiser:
+    with host.open_session(edited_model, clip, width, height) as denoiser:
         damage = Damage(denoiser, probes)
         edited = _predictions(denoiser, probes, kept, report, len(kept))
     values = torch.cat([damage.between(new, old) for new, old in zip(edited, original, strict=True)])
@@ -235,7 +235,7 @@ class FindAdversarialConcept(io.ComfyNode):
         report = Report(on_progress=on_progress, check=progress.check)
         with host.memory_errors(f"measuring concepts at {width}x{height}", "width and height"):
             if not words:
-                with host.opened(model, clip, width, height) as denoiser:
+                with host.open_session(model, clip, width, height) as denoiser:
                     words = words_of(vocabulary, denoiser, limit=1000)
             words = [word for word in dict.fromkeys(words) if not request.says_target(word)]
             if not words:

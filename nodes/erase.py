@@ -11,19 +11,18 @@ from torch import Tensor
 from ..erasure_core.concepts import ARROW, INSIDE, ErasureRequest, check_request, parse_request
 from ..erasure_core.erased_unet import ErasedUNet
 from ..erasure_core.method import ErasureMethod, check_family, refusal, settings_of
-from ..erasure_core.presets import CUSTOM, preset_note
 from ..erasure_core.report import Report
-from ..erasure_core.sae import ConceptSAE
+from ..erasure_core.sae.autoencoder import ConceptSAE
 from . import host
-from .base_model import weights_read_as_words
-from .drawing_inputs import check_sizes, refused
-from .erase_progress import reporting
-from .memory import MemoryMeter
-from .progress import NodeProgress
-from .types import ConceptSAEType, ErasedUNetType
-from .widgets import chosen_method, method_input, preset_input, strength_input
+from .host.base_model import weights_read_as_words
+from .host.memory_meter import MemoryMeter
+from .inputs.presets import CUSTOM, preset_note
+from .inputs.sampling import check_sizes, refused
+from .inputs.types import CATEGORY, ConceptSAEType, ErasedUNetType
+from .inputs.widgets import chosen_method, method_input, preset_input, strength_input
+from .runs.erase_progress import reporting
+from .runs.progress import NodeProgress
 
-CATEGORY = "model/erasure"
 MEMORY_SETTINGS = ("batch", "preserved", "trajectories", "expansion", "rank")
 """Settings that decide how much memory a run takes, the first to lower first; a method has some of them."""
 
@@ -58,7 +57,7 @@ def erase(
         host.check_vae(model, vae)
     memory, shown = MemoryMeter(host.device()), progress or NodeProgress(node_id, method.work(request))
     shown.check("loading the model")
-    with _memory_errors(method, width, height), host.opened(model, clip, width, height) as denoiser:
+    with _memory_errors(method, width, height), host.open_session(model, clip, width, height) as denoiser:
         for need in method.needs:
             if (why := denoiser.lacks(need)) is not None:
                 raise refusal(method.name, denoiser.family, need, why)

@@ -10,15 +10,14 @@ from pathlib import Path
 from comfy_api.latest import io, ui
 
 from ..erasure_core.erased_unet import METADATA_KEY, WEIGHTS, ErasedUNet, load_erased_unet, save_as_new
+from ..erasure_core.erased_unet.fingerprint import same_checkpoint
+from ..erasure_core.erased_unet.foreign import FOREIGN, load_foreign, looks_foreign
 from ..erasure_core.files import file_head
-from ..erasure_core.fingerprint import same_checkpoint
-from ..erasure_core.foreign import FOREIGN, load_foreign, looks_foreign
 from ..erasure_core.method import check_layers, check_parts
 from . import host
-from .base_model import fingerprint
-from .erase import CATEGORY
-from .file_names import numbered, safe_prefix, seen
-from .types import ErasedUNetType
+from .host.base_model import fingerprint
+from .inputs.types import CATEGORY, ErasedUNetType
+from .outputs.file_names import numbered, safe_prefix, seen
 
 FOLDER_KIND = "erased_unets"
 HEAD = 1 << 20

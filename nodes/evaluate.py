@@ -6,19 +6,19 @@ from comfy_api.latest import io
 
 from ..erasure_core.concepts import check_request, parse_request
 from ..erasure_core.erased_unet import ErasedUNet
-from ..erasure_core.evaluation.drawing import Sampling
+from ..erasure_core.evaluation.judges.judge import ConceptJudge
 from ..erasure_core.evaluation.prompts import parse_templates, prompt_groups
-from ..erasure_core.judge import ConceptJudge
-from . import evaluation_files, host, prompt_files
-from .charts import as_image
-from .drawing_inputs import check_sizes, refused, sampling_inputs
-from .erase import CATEGORY
-from .evaluation_pictures import chart
-from .evaluation_run import run, scored
-from .file_names import safe_prefix
-from .types import ConceptJudgeType, ErasedUNetType
-
-TEMPLATES = "a {}\na picture of a {}\na photo of a {} outside"
+from ..erasure_core.evaluation.sampler import Sampling
+from . import host
+from .inputs import prompt_files
+from .inputs.prompt_files import TEMPLATES
+from .inputs.sampling import check_sizes, refused, sampling_inputs
+from .inputs.types import CATEGORY, ConceptJudgeType, ErasedUNetType
+from .outputs import evaluation_files
+from .outputs.file_names import safe_prefix
+from .pictures.charts import as_image
+from .pictures.evaluation import chart
+from .runs.evaluation import run, scored
 
 
 class EvaluateErasure(io.ComfyNode):

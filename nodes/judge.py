@@ -7,12 +7,18 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
+from ..erasure_core.evaluation.judges.judge import judges_in, load_judge
+from ..erasure_core.evaluation.judges.nude_detector import (
+    EXPOSED,
+    LOWEST,
+    NAME,
+    THRESHOLD,
+    load_nude_detector,
+    parse_classes,
+)
 from ..erasure_core.evaluation.report import accuracy_lines
-from ..erasure_core.judge import judges_in, load_judge
-from ..erasure_core.nude_detector import EXPOSED, LOWEST, NAME, THRESHOLD, load_nude_detector, parse_classes
 from . import host
-from .erase import CATEGORY
-from .types import ConceptJudgeType
+from .inputs.types import CATEGORY, ConceptJudgeType
 
 FOLDER_KIND = "concept_judges"
 

@@ -38,7 +38,7 @@ def build_if_missing() -> threading.Thread | None:
 
 
 def _build(models: Path) -> None:
-    line = [sys.executable, "-m", "devtools.install_playground", "--into", str(models)]
+    line = [sys.executable, "-m", "testbed.install_playground", "--into", str(models)]
     environment = os.environ | {"COMFYUI_PATH": str(host.comfyui_folder()), "COMFYUI_PYTHON": sys.executable}
     try:
         done = subprocess.run(

@@ -3,72 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from comfy_api.latest import io
 from PIL import Image
-from safetensors.torch import save
-from torch import Tensor
 
 from ..erasure_core.concepts import ConceptPair, lines
-from ..erasure_core.evaluation.drawing import Sampling
-from ..erasure_core.evaluation.prompts import parse_templates
+from ..erasure_core.evaluation.judges.judge import ConceptJudge
 from ..erasure_core.evaluation.report import accuracy_lines, judge_figures
-from ..erasure_core.files import write_new
-from ..erasure_core.judge import ConceptJudge
-from ..erasure_core.red_team.attack import Attack, check_fits
-from ..erasure_core.red_team.run import Finding, find, markdown, plain
-from ..erasure_core.report import Check
-from . import evaluation_files, host
-from .charts import as_image, as_picture, captioned, grid
-from .drawing_inputs import check_sizes, refused, sampling_inputs
-from .erase import CATEGORY
-from .evaluate import TEMPLATES
-from .evaluation_run import check_same_family
-from .file_names import numbered, safe_prefix
-from .progress import NodeProgress
-from .red_team_page import shown
-from .red_team_progress import attacking, work_of
-from .types import ConceptJudgeType
-from .widgets import attack_input, chosen_attack
-
-
-def subject_of(
-    model: object,
-    erased_model: object,
-    clip: object,
-    vae: object,
-    judge: ConceptJudge,
-    concept: str,
-    templates: str,
-    sampling: Sampling,
-    synonyms: str | None,
-    check: Check,
-) -> host.ComfySubject:
-    """What is attacked, from a node's inputs. Raises ValueError for models of two families or templates without a gap."""
-    check_same_family(model, erased_model)
-    return host.ComfySubject(
-        model,
-        erased_model,
-        clip,
-        vae,
-        judge,
-        concept,
-        parse_templates(templates),
-        sampling,
-        lines(synonyms or ""),
-        check,
-    )
-
-
-def run(
-    subject: host.ComfySubject, attack: Attack, n: int, model: object, progress: NodeProgress | None = None
-) -> Finding:
-    """Attack, and leave the base model's weights in place."""
-    with attacking(model, attack.name, progress) as report:
-        check_fits(subject, attack)
-        return find(subject, attack, n, plain(subject, n, attack.seed, report), report)
+from ..erasure_core.evaluation.sampler import Sampling
+from ..erasure_core.red_team.run import Finding, markdown
+from . import host
+from .inputs.red_team import inputs_around
+from .inputs.sampling import check_sizes, refused
+from .inputs.types import CATEGORY
+from .inputs.widgets import attack_input, chosen_attack
+from .outputs import evaluation_files
+from .outputs.file_names import safe_prefix
+from .pictures.charts import as_image, as_picture, captioned, grid
+from .pictures.red_team import shown
+from .runs.progress import NodeProgress
+from .runs.red_team import attacked_model_of, check_attacked, figures_of, run
+from .runs.red_team_progress import work_of
 
 
 def pictures(finding: Finding, judge_lines: Sequence[str]) -> Image.Image:
@@ -80,22 +35,6 @@ def pictures(finding: Finding, judge_lines: Sequence[str]) -> Image.Image:
         f"control: {finding.outcome.control_is}": finding.outcome.control,
     }
     return captioned(grid([(title, shown(shot)) for title, shot in shots.items()], ("",)), judge_lines)
-
-
-def save_embedding(clip: object, vectors: Tensor, prefix: str) -> Path:
-    """Write words' vectors (k, width) as a file that ComfyUI's `embedding:` reads for this CLIP, into its first such folder."""
-    paths = numbered(host.folders("embeddings")[0], safe_prefix(prefix))
-    return write_new(paths, save(host.embedding_file(clip, vectors)))
-
-
-def figures_of(finding: Finding, clip: object, prefix: str) -> tuple[dict[str, Any], str]:
-    """The figures of a finding, and a sentence on the embedding that it found and that is saved here ("" without one)."""
-    figures = finding.as_json()
-    if finding.outcome.embedding is None:
-        return figures, ""
-    path = save_embedding(clip, finding.outcome.embedding, f"red_team/{safe_prefix(prefix).name}_{finding.attack.name}")
-    said = f"\nThe embedding was saved: write `embedding:red_team/{path.stem}` into a prompt.\n"
-    return figures | {"embedding": path.name}, said
 
 
 class RedTeamConcept(io.ComfyNode):
@@ -166,21 +105,13 @@ class RedTeamConcept(io.ComfyNode):
         judge = judge.labelled([concept, *lines(other_labels or "")])
         sampling = Sampling(width, height, steps, cfg, sampler_name, scheduler, batch_size)
         progress = NodeProgress(node_id, *work_of([chosen], attempts, steps))
-        subject = subject_of(
+        subject = attacked_model_of(
             model, erased_model, clip, vae, judge, concept, templates, sampling, synonyms, progress.check
         )
         finding = run(subject, chosen, attempts, model, progress)
         text, sheet = written(finding, judge, clip, filename_prefix)
         host.send_text(text.splitlines()[-1], node_id)
         return io.NodeOutput(as_image(sheet), text)
-
-
-def check_attacked(concept: str | None, templates: str | None) -> None:
-    """Raise ValueError for a concept or templates that nothing can be attacked with; what is not known yet is None."""
-    if concept is not None:
-        ConceptPair(concept.strip())
-    if templates is not None:
-        parse_templates(templates)
 
 
 def written(finding: Finding, judge: ConceptJudge, clip: object, prefix: str) -> tuple[str, Image.Image]:
@@ -192,53 +123,3 @@ def written(finding: Finding, judge: ConceptJudge, clip: object, prefix: str) ->
     figures |= judge_figures(judge)
     path = evaluation_files.write(prefix, text, figures, {"grid": sheet, "strongest": strongest})
     return f"{text}\nFigures and pictures: {path}\n", sheet
-
-
-def inputs_around(attack: io.Input, prefix: str) -> list[io.Input]:
-    """The inputs of a node that attacks, with the one that chooses the attack."""
-    many = {"multiline": True, "optional": True, "advanced": True}
-    return [
-        io.Model.Input("model", tooltip="The base model, unedited: some attacks start from its pictures."),
-        io.Model.Input("erased_model", tooltip="The model with the concept erased."),
-        io.Clip.Input("clip", tooltip="The text encoder of the same checkpoint."),
-        io.Vae.Input("vae", tooltip="The autoencoder of the same checkpoint."),
-        ConceptJudgeType.Input("judge", tooltip="From Load Concept Judge; it decides whether the concept is back."),
-        io.String.Input(
-            "concept",
-            default="",
-            placeholder="The one concept to bring back",
-            tooltip="The one concept to bring back, as the judge calls it.",
-        ),
-        attack,
-        io.String.Input(
-            "templates",
-            multiline=True,
-            default=TEMPLATES,
-            tooltip="Sentences for the concept, one a line, with {} where it stands.",
-        ),
-        io.Int.Input(
-            "attempts",
-            default=24,
-            min=1,
-            max=10000,
-            tooltip="Attempts of the attack, and as many of its control. More give narrower intervals.",
-        ),
-        *sampling_inputs(),
-        io.String.Input(
-            "filename_prefix",
-            default=prefix,
-            tooltip="Name of the files in the output folder (grid, strongest picture, report, JSON), without number.",
-            advanced=True,
-        ),
-        io.String.Input(
-            "synonyms",
-            **many,
-            tooltip="Other words for the concept, one a line: paraphrase tries them, relearn takes them for no other concept.",
-        ),
-        io.String.Input(
-            "other_labels",
-            **many,
-            tooltip="What else a zero-shot judge may see, one a line; a classifier needs none. relearn draws these, or what "
-            "else the classifier knows, as other concepts.",
-        ),
-    ]

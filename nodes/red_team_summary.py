@@ -9,19 +9,21 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..erasure_core.concepts import ConceptPair, lines
-from ..erasure_core.evaluation.drawing import Sampling
+from ..erasure_core.evaluation.judges.judge import ConceptJudge
 from ..erasure_core.evaluation.report import accuracy_lines, judge_figures
-from ..erasure_core.judge import ConceptJudge
-from ..erasure_core.red_team.survey import Survey, every_attack, parse_attacks, run_all
-from . import evaluation_files, host
-from .charts import as_image
-from .drawing_inputs import check_sizes, refused
-from .erase import CATEGORY
-from .file_names import safe_prefix
-from .progress import NodeProgress
-from .red_team import check_attacked, figures_of, inputs_around, subject_of
-from .red_team_page import page
-from .red_team_progress import attacking, together, work_of
+from ..erasure_core.evaluation.sampler import Sampling
+from ..erasure_core.red_team.attack_suite import Survey, every_attack, parse_attacks, run_all
+from . import host
+from .inputs.red_team import inputs_around
+from .inputs.sampling import check_sizes, refused
+from .inputs.types import CATEGORY
+from .outputs import evaluation_files
+from .outputs.file_names import safe_prefix
+from .pictures.charts import as_image
+from .pictures.red_team import page
+from .runs.progress import NodeProgress
+from .runs.red_team import attacked_model_of, check_attacked, figures_of
+from .runs.red_team_progress import attacking, together, work_of
 
 
 class RedTeamSummary(io.ComfyNode):
@@ -101,7 +103,7 @@ class RedTeamSummary(io.ComfyNode):
         sampling = Sampling(width, height, steps, cfg, sampler_name, scheduler, batch_size)
         plans = work_of(chosen, attempts, steps)
         progress = NodeProgress(node_id, together(plans))
-        subject = subject_of(
+        subject = attacked_model_of(
             model, erased_model, clip, vae, judge, concept, templates, sampling, synonyms, progress.check
         )
         survey = Survey(len(chosen))

@@ -8,20 +8,19 @@ from pathlib import Path
 from comfy_api.latest import io
 
 from ..erasure_core.concepts import lines
-from ..erasure_core.contexts import draw_contexts
 from ..erasure_core.denoiser import Denoiser
 from ..erasure_core.files import write_new
 from ..erasure_core.report import EVALUATIONS, STEPS, TEXT
-from ..erasure_core.sae import ConceptSAE, default_block, load_sae, packed_sae
-from ..erasure_core.sae_training import SAESettings, gather, train_sae
-from ..erasure_core.vocabulary import words_of
+from ..erasure_core.sae.autoencoder import ConceptSAE, default_block, load_sae, packed_sae
+from ..erasure_core.sae.training import SAESettings, gather, train_sae
+from ..erasure_core.text.prompt_templates import draw_templates
+from ..erasure_core.text.vocabulary import words_of
 from . import host
-from .drawing_inputs import check_sizes, refused
-from .erase import CATEGORY
-from .file_names import numbered, safe_prefix
-from .memory import MemoryMeter
-from .progress import NodeProgress
-from .types import ConceptSAEType
+from .host.memory_meter import MemoryMeter
+from .inputs.sampling import check_sizes, refused
+from .inputs.types import CATEGORY, ConceptSAEType
+from .outputs.file_names import numbered, safe_prefix
+from .runs.progress import NodeProgress
 
 FOLDER_KIND = "concept_saes"
 AUTO = "auto"
@@ -53,7 +52,7 @@ def sentences(prompts: str, denoiser: Denoiser, seed: int) -> list[str]:
         return own
     generator = host.generator(seed)
     words = words_of(VOCABULARY, denoiser, limit=1000)
-    return [draw_contexts(word, 1, generator)[0].with_concept(word) for word in words]
+    return [draw_templates(word, 1, generator)[0].with_concept(word) for word in words]
 
 
 def train(
@@ -79,7 +78,7 @@ def train(
 
     memory, generator = MemoryMeter(host.device()), host.generator(seed)
     doing, lower = f"training a concept SAE at {width}x{height}", "expansion, width and height, or take fewer prompts"
-    with host.memory_errors(doing, lower), host.opened(model, clip, width, height) as denoiser, memory:
+    with host.memory_errors(doing, lower), host.open_session(model, clip, width, height) as denoiser, memory:
         name, said = chosen_block(denoiser, block), sentences(prompts, denoiser, seed)
         denoiser.tell = progress
         progress.plan({TEXT: (len(said), 1.0), EVALUATIONS: (2 * len(said) * SAMPLING_STEPS, 1.0)})

@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from devtools.inprocess import load_comfy
+from devtools.hosting.inprocess import load_comfy
 
 
 def build_checkpoint(path: Path, unet: dict[str, Tensor] | None = None) -> None:

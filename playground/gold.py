@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from devtools.playground_files import gold_checkpoint
+from playground.weights import gold_checkpoint
 
 from .build import build_checkpoint
 from .unet import SCHEDULE, train_unet

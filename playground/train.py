@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from devtools.inprocess import load_comfy
-from devtools.install import cache
+from devtools.hosting.inprocess import load_comfy
+from devtools.hosting.install import cache
 
 from .drawing import SHAPES
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from devtools.pack import load_pack
+from devtools.hosting.pack import load_pack
 
 load_pack()
-from concept_erasure.erasure_core.precision import cpu_computes_in_bf16  # noqa: E402
+from concept_erasure.erasure_core.memory.precision import cpu_computes_in_bf16  # noqa: E402
 
 
 @dataclass(frozen=True)

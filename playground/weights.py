@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from devtools.hosting.install import cache
+
 FOLDER = Path(__file__).parent / "weights"
 _SCALE = ".row_scale"
 
@@ -86,3 +88,11 @@ def with_stored(judge: nn.Module, factor: str, folder: Path = FOLDER) -> nn.Modu
     state = load_file(folder / f"judge_{factor}.safetensors")
     judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     return judge.eval()
+
+
+CHECKPOINT = Path("checkpoints", "playground.safetensors")
+
+
+def gold_checkpoint(without: str) -> Path:
+    """Where the model that was trained without a shape lies, if `make playground` has made it on this machine."""
+    return cache() / "models" / CHECKPOINT.with_name(f"playground_without_{without}.safetensors")

@@ -19,12 +19,12 @@ def _register(name: str, folder: Path) -> None:
     spec.loader.exec_module(module)
 
 
-for package in ("devtools", "playground", "benchmarks"):
+for package in ("devtools", "playground", "testbed", "benchmarks"):
     if (_HERE.parent / package / "__init__.py").exists():
         _register(package, _HERE.parent / package)
 _register("erasure_tests", _HERE / "helpers")
 
-from devtools.pack import load_pack  # noqa: E402
+from devtools.hosting.pack import load_pack  # noqa: E402
 
 load_pack()
 
@@ -42,10 +42,10 @@ def cache_of_encoded_text(tmp_path_factory) -> None:
 
 
 @pytest.fixture(scope="module")
-def bed() -> Any:
-    """The playground, a `benchmarks.playground.Playground`. Loaded once a file: ComfyUI's trainer leaves its weight
+def testbed() -> Any:
+    """The playground, a `testbed.playground.Playground`. Loaded once a file: ComfyUI's trainer leaves its weight
     wrappers on the module that all clones share, and the next file shall not meet them."""
-    from benchmarks.playground import load_playground
+    from testbed.playground import load_playground
 
     return load_playground()
 
@@ -62,7 +62,7 @@ def as_a_node_runs() -> Iterator[None]:
 @pytest.fixture
 def few_words(monkeypatch, tmp_path: Path) -> None:
     """Encoding a vocabulary takes most of a short run: a few words are enough for a test."""
-    from concept_erasure.erasure_core import vocabulary
+    from concept_erasure.erasure_core.text import vocabulary
 
     for name in vocabulary.VOCABULARIES:
         (tmp_path / f"{name}.txt").write_text("disc\nsquare\nred\ntree\noval\nblue\nhouse\n", encoding="utf-8")
@@ -75,7 +75,8 @@ def bench(tmp_path_factory) -> Iterator[Any]:
     cached, so that "the same picture again" is really drawn again."""
     from erasure_tests.server import Bench, models
 
-    from devtools import comfyui, server
+    from devtools.hosting import comfyui
+    from devtools.serving import server
 
     folder, base = models(), tmp_path_factory.mktemp("comfyui")
     options = {"models_directory": folder, "extra_args": ("--cache-classic",)}

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from concept_erasure.erasure_core.adversary import Candidates, Damage, Gumbel, Random, Scan, prefilter
-from concept_erasure.erasure_core.trajectory import sample_trajectories
+from concept_erasure.erasure_core.search.adversary import Damage, Gumbel, Random, Scan
+from concept_erasure.erasure_core.text.candidates import Candidates, prefilter
+from concept_erasure.erasure_core.training.trajectory import sample_trajectories
 from erasure_tests.toy import ToyDenoiser
 
 WORDS = tuple(f"word{i}" for i in range(30))
@@ -39,9 +40,9 @@ def generator() -> torch.Generator:
 
 
 def test_a_text_that_takes_much_memory_is_searched_for_fewer_words(monkeypatch) -> None:
-    from concept_erasure.erasure_core import candidates
     from concept_erasure.erasure_core.concepts import parse_request
     from concept_erasure.erasure_core.report import Report
+    from concept_erasure.erasure_core.text import candidates
 
     denoiser, report = ToyDenoiser(), Report()
     one = denoiser.encode([""]).tokens.numel() * 4

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from devtools import architecture
+
 ROOT = Path(__file__).parent.parent
 FILES = sorted([*(ROOT / "erasure_core").rglob("*.py"), *(ROOT / "nodes").rglob("*.py"), ROOT / "__init__.py"])
 HOST_MODULES = {"comfy", "folder_paths", "server", "execution", "nodes", "comfy_extras", "comfy_execution"}
@@ -42,3 +44,26 @@ def test_imports_go_one_way(path: Path) -> None:
 def test_the_entry_point_is_v3_only() -> None:
     text = (ROOT / "__init__.py").read_text(encoding="utf-8")
     assert "comfy_entrypoint" in text and "NODE_CLASS_MAPPINGS" not in text
+
+
+@pytest.mark.parametrize("folder", list(architecture.ORDER))
+def test_no_import_points_up(folder: str) -> None:
+    assert not architecture.upward(folder, architecture.import_graph())
+
+
+def test_the_layout_stays_small_enough_to_be_seen() -> None:
+    graph = architecture.import_graph()
+    core, nodes = (architecture.rooms_of(folder, graph) for folder in ("erasure_core", "nodes"))
+    assert len(core) <= 20 and architecture.floors(nodes) <= 6
+
+
+def test_an_import_that_points_up_is_seen(tmp_path: Path) -> None:
+    for name, text in {
+        "erasure_core/report.py": "",
+        "erasure_core/methods/ap.py": "from ..report import Report",
+        "erasure_core/text/words.py": "from ..methods import ap",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = architecture.upward("erasure_core", architecture.import_graph(tmp_path))
+    assert found == ["erasure_core.text.words -> erasure_core.methods.ap"]

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from devtools import archive, comfyui, server
-from devtools.errors import ToolError
+from devtools import archive
+from devtools.hosting import comfyui
+from devtools.hosting.errors import ToolError
+from devtools.serving import server
 
 ROOT = comfyui.PACK
-NOT_FOR_USERS = ("tests", "benchmarks", "devtools", "playground", "docs", "findings", ".github", ".ci")
+NOT_FOR_USERS = ("tests", "benchmarks", "devtools", "playground", "testbed", "docs", "findings", ".github", ".ci")
 FLAGGED = r"""(?x) \bimport_module\b | \bspec_from_file_location\b | \b__import__\b | \bsubprocess\b | \bos\.system\b
     | \bexec\( | (?<![.\w])eval\( | \bpickle\b | \bctypes\b"""
 """What the registry's scanner has flagged packs for; a flagged version cannot be installed."""

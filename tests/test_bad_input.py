@@ -18,13 +18,13 @@ from erasure_tests.layouts import LAYOUTS
 from erasure_tests.runs import QUICK, base_hash, run
 from erasure_tests.small import make
 
-from benchmarks.playground import Playground
+from testbed.playground import Playground
 
-pytestmark = pytest.mark.usefixtures("bed", "as_a_node_runs", "few_words")
+pytestmark = pytest.mark.usefixtures("testbed", "as_a_node_runs", "few_words")
 
 
 @pytest.fixture(autouse=True)
-def hidden(bed: Playground, monkeypatch) -> None:
+def hidden(testbed: Playground, monkeypatch) -> None:
     """What ComfyUI sets on the nodes' classes before it runs them."""
     from concept_erasure.nodes import adversarial, erase, erased_unet
 
@@ -32,15 +32,15 @@ def hidden(bed: Playground, monkeypatch) -> None:
         monkeypatch.setattr(node, "hidden", SimpleNamespace(unique_id="7"), raising=False)
 
 
-def test_a_failing_run_leaves_the_base_as_it_was(bed: Playground, monkeypatch) -> None:
-    from concept_erasure.erasure_core import trained
+def test_a_failing_run_leaves_the_base_as_it_was(testbed: Playground, monkeypatch) -> None:
+    from concept_erasure.erasure_core.training import trained
 
-    before = base_hash(bed)
+    before = base_hash(testbed)
     monkeypatch.setattr(trained, "squared_error", lambda predicted, *_a: predicted * float("nan"))
     with pytest.raises(FloatingPointError, match="optimiser step 1 of 3"):
-        run(bed)
-    assert base_hash(bed) == before
-    assert not any(module._forward_hooks for module in bed.model.model.modules())
+        run(testbed)
+    assert base_hash(testbed) == before
+    assert not any(module._forward_hooks for module in testbed.model.model.modules())
 
 
 NO_MEMORY = [
@@ -62,50 +62,50 @@ def failing(error: Exception):
 
 
 @pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: type(error).__name__)
-def test_running_out_of_memory_names_what_to_lower(bed: Playground, monkeypatch, error: Exception) -> None:
-    from concept_erasure.erasure_core import trained
+def test_running_out_of_memory_names_what_to_lower(testbed: Playground, monkeypatch, error: Exception) -> None:
+    from concept_erasure.erasure_core.training import trained
     from concept_erasure.nodes import host
 
-    before = base_hash(bed)
+    before = base_hash(testbed)
     monkeypatch.setattr(trained, "squared_error", failing(error))
     with pytest.raises(
         RuntimeError, match=r"with esd\. Lower width and height, .* batch, trajectories, rank; the model"
     ):
-        run(bed)
-    assert base_hash(bed) == before and host.is_out_of_memory(error)
-    assert not any(module._forward_hooks for module in bed.model.model.modules())
+        run(testbed)
+    assert base_hash(testbed) == before and host.is_out_of_memory(error)
+    assert not any(module._forward_hooks for module in testbed.model.model.modules())
     monkeypatch.setattr(trained, "squared_error", failing(RuntimeError("another error")))
     with pytest.raises(RuntimeError, match=r"^another error$"):
-        run(bed)
+        run(testbed)
 
 
-def test_running_out_of_memory_after_the_erasure_is_named_too(bed: Playground, few_words, monkeypatch) -> None:
+def test_running_out_of_memory_after_the_erasure_is_named_too(testbed: Playground, few_words, monkeypatch) -> None:
     from concept_erasure.nodes import adversarial, erase, host
 
-    erased, _ = run(bed)
+    erased, _ = run(testbed)
     monkeypatch.setattr(host, "patched", failing(MemoryError()))
     size = {"width": 64, "height": 64, "seed": 0}
     with pytest.raises(
         RuntimeError, match=r"erasing at 64x64 with uce\. Lower width and height, .* settings rank; the"
     ):
         erase.EraseConcept.execute(
-            bed.model, bed.clip, "circle", {"method": "uce", "sentences": 1, "kept_sentences": 0}, **size
+            testbed.model, testbed.clip, "circle", {"method": "uce", "sentences": 1, "kept_sentences": 0}, **size
         )
     with pytest.raises(RuntimeError, match=r"while measuring concepts at 64x64\. Lower width and height; the model"):
         adversarial.FindAdversarialConcept.execute(
-            bed.model, bed.clip, "circle", "everyday_words", 3, erased_unet=erased, **size
+            testbed.model, testbed.clip, "circle", "everyday_words", 3, erased_unet=erased, **size
         )
 
 
-def test_an_edit_that_is_not_finite_is_not_returned(bed: Playground, monkeypatch) -> None:
-    from concept_erasure.erasure_core import adapters
+def test_an_edit_that_is_not_finite_is_not_returned(testbed: Playground, monkeypatch) -> None:
+    from concept_erasure.erasure_core.training import deltas
 
     def broken(_deltas: object) -> dict[str, torch.Tensor]:
         return {"a.diff": torch.tensor([float("nan")])}
 
-    monkeypatch.setattr(adapters.Deltas, "export", broken)
+    monkeypatch.setattr(deltas.Deltas, "export", broken)
     with pytest.raises(FloatingPointError, match=r"esd made holds NaN or infinity in 'diffusion_model\.a\.diff'"):
-        run(bed)
+        run(testbed)
 
 
 @pytest.mark.parametrize(
@@ -118,39 +118,48 @@ def test_an_edit_that_is_not_finite_is_not_returned(bed: Playground, monkeypatch
         ({"layers": "everything"}, "choose one of cross_attention_kv"),
     ],
 )
-def test_bad_input_is_named(bed: Playground, changes: dict, message: str) -> None:
-    before = base_hash(bed)
+def test_bad_input_is_named(testbed: Playground, changes: dict, message: str) -> None:
+    before = base_hash(testbed)
     with pytest.raises(ValueError, match=message):
-        run(bed, **changes)
-    assert base_hash(bed) == before
+        run(testbed, **changes)
+    assert base_hash(testbed) == before
 
 
-def test_a_foreign_text_encoder_is_refused(bed: Playground) -> None:
-    foreign = dataclasses.replace(bed, clip=Text(LAYOUTS["SDXL"]))
+def test_a_foreign_text_encoder_is_refused(testbed: Playground) -> None:
+    foreign = dataclasses.replace(testbed, clip=Text(LAYOUTS["SDXL"]))
     with pytest.raises(ValueError, match="text of width 2048, the SD15 MODEL reads 768"):
         run(foreign)
 
 
-def test_a_checkpoint_without_a_part_is_named(bed: Playground) -> None:
+def test_a_checkpoint_without_a_part_is_named(testbed: Playground) -> None:
     from concept_erasure.nodes.erased_unet import apply
 
     with pytest.raises(
         ValueError, match=r"CLIP is empty: this checkpoint has no text encoder; load one with Load CLIP"
     ):
-        run(dataclasses.replace(bed, clip=None))
-    nothing = dataclasses.replace(bed, model=None)
+        run(dataclasses.replace(testbed, clip=None))
+    nothing = dataclasses.replace(testbed, model=None)
     for fails in (lambda: run(nothing), lambda: apply(nothing.model, None, 1.0)):
         with pytest.raises(ValueError, match=r"MODEL is empty: .*load one with Load Diffusion Model"):
             fails()
 
 
-def test_a_candidate_that_the_text_encoder_cannot_see_is_named(bed: Playground, few_words) -> None:
+def test_a_candidate_that_the_text_encoder_cannot_see_is_named(testbed: Playground, few_words) -> None:
     from concept_erasure.nodes.adversarial import FindAdversarialConcept
 
-    erased, _ = run(bed)
+    erased, _ = run(testbed)
     with pytest.raises(ValueError, match=r"'\(\)': the text encoder sees nothing in it"):
         FindAdversarialConcept.execute(
-            bed.model, bed.clip, "circle", "everyday_words", 3, 64, 64, 0, candidates="ring\n()", erased_unet=erased
+            testbed.model,
+            testbed.clip,
+            "circle",
+            "everyday_words",
+            3,
+            64,
+            64,
+            0,
+            candidates="ring\n()",
+            erased_unet=erased,
         )
 
 
@@ -254,7 +263,7 @@ def test_thousands_of_loras_are_listed_quickly(tmp_path: Path, monkeypatch) -> N
     assert seconds[0] < 5 and seconds[1] < 1
 
 
-def test_a_preview_that_fails_is_given_up_and_the_erasure_goes_on(bed: Playground) -> None:
+def test_a_preview_that_fails_is_given_up_and_the_erasure_goes_on(testbed: Playground) -> None:
     from concept_erasure.erasure_core.concepts import parse_request
     from concept_erasure.nodes.erase import erase
 
@@ -265,8 +274,8 @@ def test_a_preview_that_fails_is_given_up_and_the_erasure_goes_on(bed: Playgroun
             calls.append(1)
             raise RuntimeError("Given groups=1, weight of size [512, 16, 3, 3]")
 
-    erased, report = erase(bed.model, bed.clip, parse_request("circle"), make("esd", **QUICK), 64, 64, Vae())
-    plain, _ = run(bed)
+    erased, report = erase(testbed.model, testbed.clip, parse_request("circle"), make("esd", **QUICK), 64, 64, Vae())
+    plain, _ = run(testbed)
     assert len(calls) == 1 and any(
         "preview was given up at step 1" in note and "512, 16" in note for note in report.notes
     )
@@ -280,12 +289,12 @@ def bits(module: torch.nn.Module) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", ["esd"])
 def test_text_that_is_not_finite_is_named_and_never_cached(
-    bed: Playground, name: str, monkeypatch, tmp_path: Path
+    testbed: Playground, name: str, monkeypatch, tmp_path: Path
 ) -> None:
     from concept_erasure.nodes.host.text import TextEncoder
 
     monkeypatch.setenv("CONCEPT_ERASURE_TEXT_CACHE", str(tmp_path))
-    before, clip = base_hash(bed), bits(bed.clip.cond_stage_model)
+    before, clip = base_hash(testbed), bits(testbed.clip.cond_stage_model)
     encode, asked = TextEncoder._encode, []
 
     def broken(self: TextEncoder, tokens: object) -> list:
@@ -298,17 +307,17 @@ def test_text_that_is_not_finite_is_named_and_never_cached(
         with pytest.raises(
             FloatingPointError, match=r"text encoder gives NaN or infinity for '.*'; nothing was returned"
         ):
-            run(bed, name)
-    assert base_hash(bed) == before and bits(bed.clip.cond_stage_model) == clip
-    healed, _ = run(bed, name)
+            run(testbed, name)
+    assert base_hash(testbed) == before and bits(testbed.clip.cond_stage_model) == clip
+    healed, _ = run(testbed, name)
     monkeypatch.setenv("CONCEPT_ERASURE_TEXT_CACHE", "off")
-    fresh, _ = run(bed, name)
+    fresh, _ = run(testbed, name)
     assert all(torch.equal(healed.tensors[key], value) for key, value in fresh.tensors.items())
 
 
-def test_an_acting_edit_for_another_network_is_refused_when_it_is_applied(bed: Playground) -> None:
+def test_an_acting_edit_for_another_network_is_refused_when_it_is_applied(testbed: Playground) -> None:
     from concept_erasure.nodes.erased_unet import apply
 
     source = Provenance("kpop", {}, (("circle", ""),), (), 7, "SD15", kind="hook")
     with pytest.raises(ValueError, match=r"acts on 'elsewhere\.attn2\.to_k', which this MODEL does not have"):
-        apply(bed.model, ErasedUNet({"erasure.elsewhere.attn2.to_k": torch.ones(2, 768)}, source), 1.0)
+        apply(testbed.model, ErasedUNet({"erasure.elsewhere.attn2.to_k": torch.ones(2, 768)}, source), 1.0)

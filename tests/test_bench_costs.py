@@ -7,22 +7,23 @@ from collections import Counter
 
 import pytest
 import torch
-from concept_erasure.erasure_core import trajectory
 from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.report import Report
+from concept_erasure.erasure_core.training import trajectory
 from erasure_tests.families import small_model
 from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks import foretold, sampling_cost, scaling, true_shapes, whole_runs
-from benchmarks.live_memory import LiveMemory
-from benchmarks.random_models import RandomText, random_model
+from benchmarks import end_to_end, sampling_cost, scaling, true_shapes
+from benchmarks.instruments import estimated_gpu_memory
+from benchmarks.instruments.peak_tensor_memory import LiveMemory
+from benchmarks.instruments.random_models import RandomText, random_model
+from benchmarks.instruments.stopwatch import STEPS, Stopwatch, counters, parts_of_ap
 from benchmarks.speed import PUBLISHED
-from benchmarks.stopwatch import STEPS, Stopwatch, counters, parts_of_ap
-from devtools import inprocess
-from devtools.errors import ToolError
-from devtools.inprocess import load_comfy
+from devtools.hosting import inprocess
+from devtools.hosting.errors import ToolError
+from devtools.hosting.inprocess import load_comfy
 
 
 def watch_of(**seconds: float) -> Stopwatch:
@@ -121,9 +122,9 @@ def test_live_bytes_are_those_of_the_tensors_alive_at_one_time() -> None:
     assert live.peak == 8004
     with LiveMemory() as real:
         network_step()
-    with FakeTensorMode(), LiveMemory() as foretold:
+    with FakeTensorMode(), LiveMemory() as estimated:
         network_step()
-    assert foretold.peak == real.peak > 1000 * 50 * 4 and real.now == 0
+    assert estimated.peak == real.peak > 1000 * 50 * 4 and real.now == 0
 
 
 def test_samples_of_noise_have_the_shape_of_drawn_ones() -> None:
@@ -148,7 +149,7 @@ def test_the_floor_is_the_updates_own_passes_and_no_part_is_lost() -> None:
         {"family": "SD15", "what": "update", "peak_GB": 9.0},
         {"family": "SD15", "what": "update, checkpointed", "peak_GB": 2.0},
         {"family": "SD15", "what": "sampling runs", "peak_GB": 3.5},
-        {"family": "SD15", "what": foretold.PUBLISHED, "peak_GB": 14.0},
+        {"family": "SD15", "what": estimated_gpu_memory.PUBLISHED, "peak_GB": 14.0},
     ]
     assert true_shapes.summary(expected, [row]) == {
         "foretold_update_GB_SD15": 2.0,
@@ -189,20 +190,20 @@ def test_a_whole_run_at_true_shape_is_measured_with_both_schedules(few_words, mo
     """At 64 pixels and two steps, on the CPU: what a GPU does at its defaults."""
     load_comfy()
     small = small_model("SD1.5")
-    monkeypatch.setattr(whole_runs, "random_model", lambda _family: small.model)
-    monkeypatch.setattr(whole_runs, "RandomText", lambda _family: small.clip)
-    monkeypatch.setattr(whole_runs, "SIZES", {"SD15": 64})
+    monkeypatch.setattr(end_to_end, "random_model", lambda _family: small.model)
+    monkeypatch.setattr(end_to_end, "RandomText", lambda _family: small.clip)
+    monkeypatch.setattr(end_to_end, "SIZES", {"SD15": 64})
     few = {"candidates": 4, "sampling_steps": 3, "steps": 3}
     rows = [
-        whole_runs.whole_run("SD15", "fast", few | {"trajectories": 1, "retain_sampling_steps": 2}),
-        whole_runs.whole_run("SD15", "reference", PUBLISHED | few),
+        end_to_end.whole_run("SD15", "fast", few | {"trajectories": 1, "retain_sampling_steps": 2}),
+        end_to_end.whole_run("SD15", "reference", PUBLISHED | few),
     ]
     assert [row["updates"] for row in rows] == [3, 3] and rows[0]["UNet_evaluations"] < 300
-    assert rows[1]["UNet_evaluations"] == whole_runs.published_evaluations()
-    found = whole_runs.summary([rows[0] | {"settings": "defaults"}, rows[1]])
+    assert rows[1]["UNet_evaluations"] == end_to_end.published_evaluations()
+    found = end_to_end.summary([rows[0] | {"settings": "defaults"}, rows[1]])
     assert found["unet_evaluations_ratio_SD15"] > 500 and found["wall_ratio_SD15"] > 100 and found["in_time_SD15"]
 
 
 def test_the_published_loops_evaluations_are_counted_from_its_settings() -> None:
     """1,999 loops: two latents of 24.5 guided steps each on average, three teachers, two samples with gradient."""
-    assert whole_runs.published_evaluations() == 195902 + 5997 + 3998
+    assert end_to_end.published_evaluations() == 195902 + 5997 + 3998

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import robustness, runs
+from benchmarks import robustness
+from benchmarks.instruments import runs
 
 
 def share(per_cent: float) -> dict:
@@ -46,8 +47,8 @@ def test_the_table_marks_what_falls_and_leaves_a_dash_where_nothing_was_run() ->
     ]
 
 
-def test_a_gold_model_that_is_not_there_is_left_out_and_named(bed, monkeypatch, capsys, tmp_path) -> None:
-    monkeypatch.setattr(robustness, "load_playground", lambda: bed)
+def test_a_gold_model_that_is_not_there_is_left_out_and_named(testbed, monkeypatch, capsys, tmp_path) -> None:
+    monkeypatch.setattr(robustness, "load_playground", lambda: testbed)
     monkeypatch.setattr(
         robustness,
         "attacked",
@@ -103,10 +104,12 @@ def test_runs_are_divided_between_processes_and_what_is_done_is_kept(monkeypatch
     assert made == ["a by 0/2", "e by 0/2", "made here"]
 
 
-def test_the_base_model_falls_to_a_small_run_whose_last_line_is_one_object(bed, monkeypatch, capsys, tmp_path) -> None:
+def test_the_base_model_falls_to_a_small_run_whose_last_line_is_one_object(
+    testbed, monkeypatch, capsys, tmp_path
+) -> None:
     rows = tmp_path / "rows.jsonl"
     given = ["--methods", "base", "--attacks", "noise tries=1", "--n", "4", "--rows", str(rows)]
-    monkeypatch.setattr(robustness, "load_playground", lambda: bed)
+    monkeypatch.setattr(robustness, "load_playground", lambda: testbed)
     monkeypatch.setattr(sys, "argv", ["robustness", *given])
     robustness.main()
     result = json.loads(capsys.readouterr().out.splitlines()[-1])

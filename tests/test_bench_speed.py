@@ -69,9 +69,9 @@ def test_a_finished_whole_run_is_taken_for_a_part_of_it() -> None:
     assert best_key(part, {json.dumps(part)}) == part
 
 
-def test_memory_is_that_of_tensors_and_of_what_the_published_code_holds(bed, few_words) -> None:
-    found = {name: memory_of(bed, name, "circle", SHORT[name]) for name in SCHEDULES}
-    weights = sum(p.numel() for p in bed.model.model.diffusion_model.parameters()) * 4 / 1e6
+def test_memory_is_that_of_tensors_and_of_what_the_published_code_holds(testbed, few_words) -> None:
+    found = {name: memory_of(testbed, name, "circle", SHORT[name]) for name in SCHEDULES}
+    weights = sum(p.numel() for p in testbed.model.model.diffusion_model.parameters()) * 4 / 1e6
     assert found["reference"]["held_MB"] >= 2 * weights - 1, "a second copy, and the gradients"
     assert found["reference"]["peak_MB"] > found["reference"]["held_MB"] > found["fast"]["held_MB"] == 0
     assert found["fast"]["peak_MB"] > 10

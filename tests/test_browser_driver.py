@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from devtools import browser
+from devtools.serving import browser
 
 
 def test_what_is_missing_is_named_with_what_to_install(monkeypatch, tmp_path):

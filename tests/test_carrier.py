@@ -14,7 +14,7 @@ from concept_erasure.erasure_core.erased_unet import ErasedUNet, weight_edit
 from erasure_tests.acting import acting, tiny_model
 from torch import Tensor
 
-from benchmarks.playground import Playground
+from testbed.playground import Playground
 
 pytestmark = pytest.mark.usefixtures("as_a_node_runs", "few_words")
 LAYER = "middle_block.1.transformer_blocks.0.attn2.to_v"
@@ -28,7 +28,7 @@ def nodes(module: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def bed() -> Playground:
+def testbed() -> Playground:
     """A random SD 1.5."""
     return tiny_model()
 
@@ -40,9 +40,9 @@ def other() -> Any:
 
 
 @pytest.fixture
-def acts(bed: Playground) -> ErasedUNet:
+def acts(testbed: Playground) -> ErasedUNet:
     """An edit that acts while the model runs."""
-    return acting(bed, "spm")
+    return acting(testbed, "spm")
 
 
 @pytest.fixture
@@ -63,12 +63,14 @@ def patched(model: Any, *edits: ErasedUNet) -> Any:
     return model
 
 
-def drawn(bed: Playground, model: Any) -> Tensor:
+def drawn(testbed: Playground, model: Any) -> Tensor:
     """What KSampler makes of a prompt that says the concept."""
     import comfy.sample
 
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
-    positive, negative = (bed.clip.encode_from_tokens_scheduled(bed.clip.tokenize(text)) for text in ("circle", ""))
+    positive, negative = (
+        testbed.clip.encode_from_tokens_scheduled(testbed.clip.tokenize(text)) for text in ("circle", "")
+    )
     start = torch.zeros_like(noise)
     return comfy.sample.sample(model, noise, 1, 3.0, "euler", "normal", positive, negative, start, disable_pbar=True)
 
@@ -88,19 +90,19 @@ MERGES: dict[str, Merge] = {
 
 @pytest.mark.parametrize("name", MERGES)
 def test_of_the_first_model_an_acting_edit_is_whole_and_of_the_second_it_is_lost(
-    bed, other, acts, caplog, name
+    testbed, other, acts, caplog, name
 ) -> None:
     merge = MERGES[name]
-    plain = drawn(bed, merge(bed.model, other))
+    plain = drawn(testbed, merge(testbed.model, other))
     assert not caplog.records
-    first = merge(patched(bed.model, acts), other)
+    first = merge(patched(testbed.model, acts), other)
     assert caplog.text.count(f"{ACTS}whole: it acts on the merged MODEL too") == 1 and len(caplog.records) == 1
-    assert not torch.equal(drawn(bed, first), plain), "it is said to act"
+    assert not torch.equal(drawn(testbed, first), plain), "it is said to act"
     caplog.clear()
-    second = merge(bed.model, patched(other, acts))
+    second = merge(testbed.model, patched(other, acts))
     assert caplog.text.count(f"{ACTS}lost") == 1 and len(caplog.records) == 1 and "Apply Erased UNet" in caplog.text
-    assert torch.equal(drawn(bed, merge(bed.model, other)), plain)
-    assert torch.equal(drawn(bed, second), plain), "it is said to be lost"
+    assert torch.equal(drawn(testbed, merge(testbed.model, other)), plain)
+    assert torch.equal(drawn(testbed, second), plain), "it is said to be lost"
 
 
 def test_every_merge_of_a_family_is_one_of_these() -> None:
@@ -123,19 +125,19 @@ def test_every_merge_of_a_family_is_one_of_these() -> None:
     assert set(takes_models) == tested, "this ComfyUI has a merge that is not tested here"
 
 
-def test_what_is_said_of_edits_of_weights_and_of_both(bed, other, acts, in_weights, caplog) -> None:
+def test_what_is_said_of_edits_of_weights_and_of_both(testbed, other, acts, in_weights, caplog) -> None:
     merge = MERGES["simple"]
-    for models in ((patched(bed.model, in_weights), other), (other, patched(bed.model, in_weights))):
+    for models in ((patched(testbed.model, in_weights), other), (other, patched(testbed.model, in_weights))):
         caplog.clear()
         merge(*models)
         assert len(caplog.records) == 1 and MERGED in caplog.text and "acts while" not in caplog.text
     caplog.clear()
-    merge(patched(bed.model, in_weights, acts), other)
+    merge(patched(testbed.model, in_weights, acts), other)
     assert len(caplog.records) == 1 and MERGED in caplog.text and f"{ACTS}whole" in caplog.text
     caplog.clear()
-    with_a_lora = patched(bed.model, acts)
+    with_a_lora = patched(testbed.model, acts)
     with_a_lora.add_patches({f"diffusion_model.{LAYER}.weight": ("diff", (torch.zeros(64, 768),))})
-    compiled = patched(bed.model, in_weights)
+    compiled = patched(testbed.model, in_weights)
     compiled.add_wrapper_with_key(
         "apply_model", "torch.compile", lambda executor, *given, **named: executor(*given, **named)
     )
@@ -161,12 +163,12 @@ SAVES: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", SAVES)
-def test_every_node_that_saves_says_that_an_acting_edit_is_not_in_the_file(bed, acts, output, caplog, name) -> None:
+def test_every_node_that_saves_says_that_an_acting_edit_is_not_in_the_file(testbed, acts, output, caplog, name) -> None:
     from safetensors.torch import load_file
 
-    SAVES[name](bed.model)
+    SAVES[name](testbed.model)
     assert not caplog.records
-    for model in (patched(bed.model, acts), patched(bed.model, acts).clone().clone()):
+    for model in (patched(testbed.model, acts), patched(testbed.model, acts).clone().clone()):
         caplog.clear()
         SAVES[name](model)
         assert caplog.text.count(f"{ACTS}not in this file") == 1
@@ -175,29 +177,31 @@ def test_every_node_that_saves_says_that_an_acting_edit_is_not_in_the_file(bed, 
     assert all(torch.equal(value, second[key]) for key, value in first.items())
 
 
-def test_extracting_a_lora_says_what_it_holds(bed, acts, in_weights, output, caplog) -> None:
+def test_extracting_a_lora_says_what_it_holds(testbed, acts, in_weights, output, caplog) -> None:
     from safetensors.torch import load_file
 
     def extracted(model: Any) -> str:
         caplog.clear()
         nodes("lora_extract").LoraSave.execute("lora", 1, "standard", False, nodes("model_merging").ModelSubtract().merge(
-            model, bed.model, 1.0)[0])  # fmt: skip
+            model, testbed.model, 1.0)[0])  # fmt: skip
         return caplog.text
 
-    assert not extracted(bed.model)
-    assert f"{ACTS}not in the extracted LoRA" in extracted(patched(bed.model, acts))
+    assert not extracted(testbed.model)
+    assert f"{ACTS}not in the extracted LoRA" in extracted(patched(testbed.model, acts))
     assert "the LoRA holds the erasure of 'circle' only as nearly as its rank allows" in extracted(
-        patched(bed.model, in_weights)
+        patched(testbed.model, in_weights)
     )
     *_, last = (load_file(path) for path in sorted(output.glob("lora*")))
     change = last[f"diffusion_model.{LAYER}.lora_up.weight"].abs().max()
     assert change > 0.1
 
 
-def test_compiling_says_that_an_acting_edit_is_whole_and_an_old_torch_cannot(bed, acts, monkeypatch, caplog) -> None:
+def test_compiling_says_that_an_acting_edit_is_whole_and_an_old_torch_cannot(
+    testbed, acts, monkeypatch, caplog
+) -> None:
     caplog.clear()
-    nodes("torch_compile").TorchCompileModel.execute(patched(bed.model, acts), "cudagraphs")
+    nodes("torch_compile").TorchCompileModel.execute(patched(testbed.model, acts), "cudagraphs")
     assert len(caplog.records) == 1 and f"{ACTS}whole, but wherever it acts the model runs uncompiled" in caplog.text
     monkeypatch.delattr(torch.compiler, "set_stance")
     with pytest.raises(RuntimeError, match=r"needs torch 2\.6 or newer"):
-        nodes("torch_compile").TorchCompileModel.execute(patched(bed.model, acts), "cudagraphs")
+        nodes("torch_compile").TorchCompileModel.execute(patched(testbed.model, acts), "cudagraphs")

@@ -12,7 +12,7 @@ from concept_erasure.erasure_core.erased_unet import ErasedUNet
 from erasure_tests.acting import ACTING, acting, tiny_model
 from torch import Tensor
 
-from benchmarks.playground import Playground
+from testbed.playground import Playground
 
 pytestmark = pytest.mark.usefixtures("as_a_node_runs", "few_words")
 STRENGTH = 20.0
@@ -25,7 +25,7 @@ def node(module: str, name: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def bed() -> Playground:
+def testbed() -> Playground:
     """A random SD 1.5 that ComfyUI can load a second time, as it can what comes from a file."""
     made = tiny_model()
     made.model.cached_patcher_init = (lambda disable_dynamic=False: tiny_model().model, ())
@@ -33,7 +33,7 @@ def bed() -> Playground:
 
 
 @pytest.fixture
-def dynamic(bed: Playground) -> Any:
+def dynamic(testbed: Playground) -> Any:
     """The MODEL as it is under ComfyUI's dynamic memory, its default on NVIDIA, which the CPU does not have."""
     import comfy.model_patcher
 
@@ -44,23 +44,23 @@ def dynamic(bed: Playground) -> Any:
         def is_dynamic(self) -> bool:
             return True
 
-    made = Dynamic(bed.model.model, bed.model.load_device, bed.model.offload_device)
-    made.cached_patcher_init = bed.model.cached_patcher_init
+    made = Dynamic(testbed.model.model, testbed.model.load_device, testbed.model.offload_device)
+    made.cached_patcher_init = testbed.model.cached_patcher_init
     return made
 
 
-def prompt(bed: Playground, text: str, **options: Any) -> list[list[Any]]:
+def prompt(testbed: Playground, text: str, **options: Any) -> list[list[Any]]:
     """Conditioning of a text."""
-    ((states, _),) = bed.clip.encode_from_tokens_scheduled(bed.clip.tokenize(text))
+    ((states, _),) = testbed.clip.encode_from_tokens_scheduled(testbed.clip.tokenize(text))
     return [[states, options]]
 
 
-def drawn(bed: Playground, model: Any, **options: Any) -> Tensor:
+def drawn(testbed: Playground, model: Any, **options: Any) -> Tensor:
     """What KSampler makes; the options are those of the positive prompt."""
     import comfy.sample
 
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
-    positive, negative = prompt(bed, "a red circle", **options), prompt(bed, "")
+    positive, negative = prompt(testbed, "a red circle", **options), prompt(testbed, "")
     return comfy.sample.sample(
         model, noise, 2, 3.0, "euler", "normal", positive, negative, torch.zeros_like(noise), disable_pbar=True, seed=3
     )
@@ -104,24 +104,24 @@ CLONES: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.fixture(params=ACTING)
-def edit(bed: Playground, request: pytest.FixtureRequest) -> ErasedUNet:
+def edit(testbed: Playground, request: pytest.FixtureRequest) -> ErasedUNet:
     """An acting edit of every method that makes one."""
-    return acting(bed, request.param)
+    return acting(testbed, request.param)
 
 
 @pytest.fixture
-def edited(bed: Playground, edit: ErasedUNet) -> Any:
+def edited(testbed: Playground, edit: ErasedUNet) -> Any:
     """The MODEL with the edit on it."""
     from concept_erasure.nodes import host
 
-    return host.patched(bed.model, edit, STRENGTH)
+    return host.patched(testbed.model, edit, STRENGTH)
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left_behind(bed: Playground) -> Iterator[None]:
+def nothing_is_left_behind(testbed: Playground) -> Iterator[None]:
     """No test leaves a hook on the base's network, or torch uncompiled."""
     yield
-    modules = bed.model.model.diffusion_model.modules()
+    modules = testbed.model.model.diffusion_model.modules()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
@@ -132,21 +132,23 @@ def check_warns(model: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert "the erasure of 'circle' acts while the model runs and is not in this file" in caplog.text
 
 
-def test_the_edit_acts_on_every_clone_and_every_clone_says_that_it_carries_it(bed, edited, caplog) -> None:
-    before, wanted = drawn(bed, bed.model), drawn(bed, edited)
+def test_the_edit_acts_on_every_clone_and_every_clone_says_that_it_carries_it(testbed, edited, caplog) -> None:
+    before, wanted = drawn(testbed, testbed.model), drawn(testbed, edited)
     assert (wanted - before).abs().max() > 1e-2
     for name, clone_of in CLONES.items():
         clone = clone_of(edited)
-        assert torch.equal(drawn(bed, clone), wanted), name
+        assert torch.equal(drawn(testbed, clone), wanted), name
         check_warns(clone, caplog)
-    assert torch.equal(drawn(bed, bed.model), before)
+    assert torch.equal(drawn(testbed, testbed.model), before)
 
 
-def test_it_acts_under_dynamic_memory_where_these_clones_have_networks_of_their_own(bed, dynamic, edit, caplog) -> None:
+def test_it_acts_under_dynamic_memory_where_these_clones_have_networks_of_their_own(
+    testbed, dynamic, edit, caplog
+) -> None:
     import comfy.hooks
     from concept_erasure.nodes import host
 
-    wanted = drawn(bed, host.patched(bed.model, edit, STRENGTH))
+    wanted = drawn(testbed, host.patched(testbed.model, edit, STRENGTH))
     model = host.patched(dynamic, edit, STRENGTH)
     made = {
         "plain": model.clone(disable_dynamic=True),
@@ -157,43 +159,51 @@ def test_it_acts_under_dynamic_memory_where_these_clones_have_networks_of_their_
     }
     for name, clone in made.items():
         assert clone.model is not model.model and not clone.is_dynamic()
-        assert torch.equal(drawn(bed, clone), wanted), name
+        assert torch.equal(drawn(testbed, clone), wanted), name
         check_warns(clone, caplog)
     hooks = comfy.hooks.create_hook_lora(lora(0.1), 1.0, 0.0)  # which makes the guider take another clone
-    wanted, made = (drawn(bed, model, hooks=hooks) for model in (host.patched(bed.model, edit, STRENGTH), model))
-    assert torch.equal(made, wanted) and not torch.equal(made, drawn(bed, bed.model, hooks=hooks))
+    wanted, made = (
+        drawn(testbed, model, hooks=hooks) for model in (host.patched(testbed.model, edit, STRENGTH), model)
+    )
+    assert torch.equal(made, wanted) and not torch.equal(made, drawn(testbed, testbed.model, hooks=hooks))
 
 
-def test_an_edit_of_a_model_that_is_compiled_already_acts_too(bed: Playground, edit: ErasedUNet, caplog) -> None:
+def test_an_edit_of_a_model_that_is_compiled_already_acts_too(testbed: Playground, edit: ErasedUNet, caplog) -> None:
     from concept_erasure.nodes import host
 
-    wanted, model = drawn(bed, host.patched(bed.model, edit, STRENGTH)), compiled(bed.model)
-    assert torch.equal(drawn(bed, model), drawn(bed, bed.model)), "and the network has been compiled without it"
+    wanted, model = drawn(testbed, host.patched(testbed.model, edit, STRENGTH)), compiled(testbed.model)
+    assert torch.equal(drawn(testbed, model), drawn(testbed, testbed.model)), (
+        "and the network has been compiled without it"
+    )
     caplog.clear()
     edited = host.patched(model, edit, STRENGTH)
     assert "wherever it acts the model runs uncompiled" in caplog.text
-    assert torch.equal(drawn(bed, edited), wanted) and torch.equal(drawn(bed, model), drawn(bed, bed.model))
+    assert torch.equal(drawn(testbed, edited), wanted) and torch.equal(
+        drawn(testbed, model), drawn(testbed, testbed.model)
+    )
 
 
-def test_several_devices_work_at_once(bed: Playground, edited: Any) -> None:
+def test_several_devices_work_at_once(testbed: Playground, edited: Any) -> None:
     """Two networks in two threads, each with half of the prompts, as MultiGPU CFG Split does it."""
-    wanted = drawn(bed, edited)
+    wanted = drawn(testbed, edited)
     model, second = edited.clone(), edited.deepclone_multigpu(new_load_device=torch.device("cpu", 0))
     second.is_multigpu_base_clone = True
     model.set_additional_models("multigpu", [second])
-    threads = drawn(bed, model)
+    threads = drawn(testbed, model)
     assert torch.allclose(threads, wanted, atol=1e-3 * float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_train_lora_trains_with_the_edit_and_says_so(bed: Playground, edited: Any, caplog, checkpointing: bool) -> None:
+def test_train_lora_trains_with_the_edit_and_says_so(
+    testbed: Playground, edited: Any, caplog, checkpointing: bool
+) -> None:
     train = node("train", "TrainLoraNode")
     latents = {"samples": torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))}
     losses = []
-    for model in (bed.model, edited):
+    for model in (testbed.model, edited):
         caplog.clear()
         _, losses_of, _ = train.execute(
-            [model], [latents], [prompt(bed, "a red circle")], [1], [1], [1], [1e-3], [1], ["AdamW"], ["MSE"], [0],
+            [model], [latents], [prompt(testbed, "a red circle")], [1], [1], [1], [1e-3], [1], ["AdamW"], ["MSE"], [0],
             ["none"], ["fp32"], [False], ["LoRA"], [checkpointing], [1], [False], ["[None]"], [False], [False],
         ).result  # fmt: skip
         losses.append(losses_of["loss"][0])

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from erasure_tests.hosts import make_comfyui
 
-from devtools import comfyui, install
-from devtools.lock import locked
+from devtools.hosting import comfyui, install
+from devtools.hosting.lock import locked
 
 
 class Busy(Exception):
@@ -29,7 +29,7 @@ def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONCEPT_ERASURE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     monkeypatch.delenv("COMFYUI_PYTHON", raising=False)
-    monkeypatch.setattr(comfyui, "__file__", str(tmp_path / "elsewhere" / "devtools" / "comfyui.py"))
+    monkeypatch.setattr(comfyui, "__file__", str(tmp_path / "elsewhere" / "devtools" / "hosting" / "comfyui.py"))
     monkeypatch.setattr(comfyui, "PACK", tmp_path / "elsewhere")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.setattr(install, "can_import", lambda python, modules: False)
@@ -127,7 +127,7 @@ def test_the_command_prints_what_was_asked_for_or_one_line_of_error(tmp_path: Pa
 # Holds the lock and starts a child that shares it, as the installer's pip does; both end with their standard input.
 HOLDER = """
 import pathlib, subprocess, sys
-from devtools.lock import locked
+from devtools.hosting.lock import locked
 with locked(pathlib.Path(sys.argv[1]), sys.exit):
     child = [sys.executable, "-c", "input()"]
     if sys.argv[2:]:
@@ -141,7 +141,7 @@ def holder(path: Path, *arguments: str) -> subprocess.Popen:
     """Another process that holds the lock on a file."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(path), *arguments],
-        cwd=Path(install.__file__).parent.parent,
+        cwd=comfyui.PACK,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from concept_erasure.erasure_core.descent import LARGEST_SCALE, OVERFLOWS, Descent
 from concept_erasure.erasure_core.report import Report
+from concept_erasure.erasure_core.training.optimiser import LARGEST_SCALE, OVERFLOWS, ScaledAdam
 from torch import Tensor, nn
 
 
@@ -28,7 +28,7 @@ def loss_of(layers: nn.Sequential, factor: Tensor) -> Tensor:
 
 def gradient(dtype: torch.dtype, scale: float) -> Tensor:
     layers, factor = network(dtype)
-    descent = Descent([factor], 0.0)
+    descent = ScaledAdam([factor], 0.0)
     descent.scale = scale
     descent.step(loss_of(layers, factor))
     return factor.grad
@@ -44,7 +44,7 @@ def test_gradients_that_vanish_in_float16_are_saved_and_others_are_as_they_were(
 
 def test_steps_are_those_of_adam() -> None:
     ours, theirs = (torch.tensor([1.0, -3.0], requires_grad=True) for _ in range(2))
-    descent, adam = Descent([ours], 0.1), torch.optim.Adam([theirs], lr=0.1)
+    descent, adam = ScaledAdam([ours], 0.1), torch.optim.Adam([theirs], lr=0.1)
     for rate in (0.1, 0.1, 0.02):
         descent.step(ours.square().sum(), rate)
         adam.param_groups[0]["lr"] = rate
@@ -56,14 +56,14 @@ def test_steps_are_those_of_adam() -> None:
 
 def test_only_its_own_parameters_get_a_gradient() -> None:
     mine, other = (torch.ones(2, requires_grad=True) for _ in range(2))
-    Descent([mine], 0.1).step((mine * other).sum())
+    ScaledAdam([mine], 0.1).step((mine * other).sum())
     assert other.grad is None and bool((mine < 1).all())
 
 
 def test_an_overflow_leaves_the_step_out_and_halves_the_scale() -> None:
     value = torch.ones(1, requires_grad=True)
     report = Report()
-    descent = Descent([value], 0.1, half=True, report=report)
+    descent = ScaledAdam([value], 0.1, half=True, report=report)
 
     def loss() -> Tensor:
         return (value.half() * 4).float().sum()  # times 2^16 its derivative is more than float16 holds
@@ -78,7 +78,7 @@ def test_an_overflow_leaves_the_step_out_and_halves_the_scale() -> None:
 
 def test_gradients_that_are_finite_at_no_scale_are_an_error() -> None:
     value = torch.zeros(1, requires_grad=True)
-    descent = Descent([value], 0.1, half=True)
+    descent = ScaledAdam([value], 0.1, half=True)
     with pytest.raises(FloatingPointError, match="gradients of a loss of 0 are not finite at step 17;"):
         for _ in range(18):
             descent.step(value.sqrt().sum())
@@ -88,7 +88,7 @@ def test_gradients_that_are_finite_at_no_scale_are_an_error() -> None:
 def test_outside_float16_a_gradient_that_is_not_finite_stops_the_run_at_once() -> None:
     """Scaling cannot have caused it: a step left out in silence gives another edit, and nobody knows."""
     value = torch.ones(1, requires_grad=True)
-    descent = Descent([value], 0.1)
+    descent = ScaledAdam([value], 0.1)
     descent.step(value.square().sum())
     after = value.detach().clone()
     with pytest.raises(FloatingPointError, match=r"gradients of a loss of 0 are not finite at step 2;.*now 0\.1"):
@@ -100,5 +100,5 @@ def test_outside_float16_a_gradient_that_is_not_finite_stops_the_run_at_once() -
 def test_a_loss_that_is_not_finite_is_no_overflow(half: bool) -> None:
     value = torch.ones(1, requires_grad=True)
     with pytest.raises(FloatingPointError, match=r"the loss is not finite \(inf\) at step 1;"):
-        Descent([value], 0.1, half=half).step((value / 0).sum())
+        ScaledAdam([value], 0.1, half=half).step((value / 0).sum())
     assert float(value.detach()) == 1.0

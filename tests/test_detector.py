@@ -7,11 +7,8 @@ import importlib.util
 
 import pytest
 import torch
-from concept_erasure.erasure_core.evaluation.drawing import Drawn, Sampling
-from concept_erasure.erasure_core.evaluation.prompts import EMPTY, RETAIN, TARGET, Prompt
-from concept_erasure.erasure_core.evaluation.run import Job, Watcher, evaluate
-from concept_erasure.erasure_core.judge import ConceptJudge
-from concept_erasure.erasure_core.nude_detector import (
+from concept_erasure.erasure_core.evaluation.judges.judge import ConceptJudge
+from concept_erasure.erasure_core.evaluation.judges.nude_detector import (
     CLASSES,
     CLEAR,
     EXPOSED,
@@ -21,6 +18,9 @@ from concept_erasure.erasure_core.nude_detector import (
     load_nude_detector,
     parse_classes,
 )
+from concept_erasure.erasure_core.evaluation.prompts import EMPTY, RETAIN, TARGET, Prompt
+from concept_erasure.erasure_core.evaluation.run import Job, Watcher, evaluate
+from concept_erasure.erasure_core.evaluation.sampler import Samples, Sampling
 from erasure_tests.detectors import EARS, HANDS, HATS, judge
 
 SAMPLING = Sampling(8, 8, 1, 1.0, "euler", "normal")
@@ -32,11 +32,11 @@ class Colours:
     def __init__(self, factor: float = 1.0) -> None:
         self.factor = factor
 
-    def draw(self, prompts, _seeds, _scale=None) -> Drawn:
-        """See `Painter`."""
+    def draw(self, prompts, _seeds, _scale=None) -> Samples:
+        """See `ImageSampler`."""
         rows = [[self.factor * float(word) for word in (prompt or "0 0 0").split()[-3:]] for prompt in prompts]
         pictures = torch.tensor(rows).reshape(-1, 1, 1, 3).expand(-1, 2, 2, 3)
-        return Drawn(pictures.clone(), pictures.clone())
+        return Samples(pictures.clone(), pictures.clone())
 
 
 PROMPTS = (

@@ -13,9 +13,9 @@ import pytest
 from erasure_tests.toy import ToyDenoiser
 
 from devtools import family_docs, method_docs, pages, registries
-from devtools.errors import ToolError
-from devtools.inprocess import load_comfy
-from devtools.pack import load_pack
+from devtools.hosting.errors import ToolError
+from devtools.hosting.inprocess import load_comfy
+from devtools.hosting.pack import load_pack
 
 ROOT = Path(__file__).parent.parent
 COMPLETE = ("zh",)

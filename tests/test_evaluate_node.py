@@ -10,13 +10,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from concept_erasure.erasure_core.erased_unet import ErasedUNet, load_erased_unet, save_erased_unet
-from concept_erasure.erasure_core.evaluation.drawing import Sampling
+from concept_erasure.erasure_core.evaluation.judges.judge import ConceptJudge, load_judge
 from concept_erasure.erasure_core.evaluation.prompts import prompt_groups
-from concept_erasure.erasure_core.judge import ConceptJudge, load_judge
+from concept_erasure.erasure_core.evaluation.sampler import Sampling
 from erasure_tests.runs import base_hash
 
-from benchmarks.playground import Playground
 from playground.build import build_judge
+from testbed.playground import Playground
 
 pytestmark = pytest.mark.usefixtures("as_a_node_runs")
 SAMPLING = Sampling(64, 64, 2, 3.0, "euler", "normal", batch_size=4)
@@ -47,11 +47,11 @@ def output(monkeypatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def erased_model(bed: Playground, edit: ErasedUNet):
+def erased_model(testbed: Playground, edit: ErasedUNet):
     """The playground with the edit."""
     from concept_erasure.nodes import host
 
-    return host.patched(bed.model, edit, 1.0)
+    return host.patched(testbed.model, edit, 1.0)
 
 
 def captions_of(monkeypatch, module) -> list[str]:
@@ -61,57 +61,75 @@ def captions_of(monkeypatch, module) -> list[str]:
     return captions
 
 
-def run(bed: Playground, model, judge: ConceptJudge | None = None, **changes):
+def run(testbed: Playground, model, judge: ConceptJudge | None = None, **changes):
     """Evaluate a few pictures of two sampling steps."""
-    from concept_erasure.nodes.evaluation_run import run
+    from concept_erasure.nodes.runs.evaluation import run
 
-    given = {"clip": bed.clip, "vae": bed.vae, "sampling": SAMPLING} | changes
+    given = {"clip": testbed.clip, "vae": testbed.vae, "sampling": SAMPLING} | changes
     clip, vae, sampling = given.pop("clip"), given.pop("vae"), given.pop("sampling")
-    return run(bed.model, model, clip, vae, judge, ["circle"], PROMPTS, 2, 11, sampling, **given)
+    return run(testbed.model, model, clip, vae, judge, ["circle"], PROMPTS, 2, 11, sampling, **given)
 
 
-def test_the_model_against_itself_drifts_by_exactly_nothing_and_stays_as_it_was(bed, judge) -> None:
-    before = base_hash(bed)
-    evaluation = run(bed, bed.model, judge).evaluation
+def test_the_model_against_itself_drifts_by_exactly_nothing_and_stays_as_it_was(testbed, judge) -> None:
+    before = base_hash(testbed)
+    evaluation = run(testbed, testbed.model, judge).evaluation
     assert evaluation.drifts() and all(row.drift.value == 0 and row.drift.high == 0 for row in evaluation.drifts())
     assert evaluation.shares() and all(row.base == row.erased for row in evaluation.shares())
-    assert base_hash(bed) == before
+    assert base_hash(testbed) == before
 
 
-def test_an_edit_moves_its_target_most_and_leaves_the_base_model_as_it_was(bed, edit, judge) -> None:
-    before = base_hash(bed)
-    evaluation = run(bed, erased_model(bed, edit), judge).evaluation
+def test_an_edit_moves_its_target_most_and_leaves_the_base_model_as_it_was(testbed, edit, judge) -> None:
+    before = base_hash(testbed)
+    evaluation = run(testbed, erased_model(testbed, edit), judge).evaluation
     drift = {row.group: row.drift.value for row in evaluation.drifts() if row.space == "latents"}
     assert drift["target"] > 2 * drift["retain"] > 0
-    assert base_hash(bed) == before
+    assert base_hash(testbed) == before
 
 
-def test_a_picture_is_what_ksampler_draws_for_its_seed(bed) -> None:
+def test_a_picture_is_what_ksampler_draws_for_its_seed(testbed) -> None:
     from concept_erasure.nodes import host
 
     import nodes
 
-    painter = host.ComfyPainter(bed.model, bed.clip, bed.vae, dataclasses.replace(SAMPLING, batch_size=1))
+    painter = host.ComfyImageSampler(
+        testbed.model, testbed.clip, testbed.vae, dataclasses.replace(SAMPLING, batch_size=1)
+    )
     drawn = painter.draw(["a red circle", "a blue square"], [3, 4])
-    positive, negative = ([[bed.text(text), {}]] for text in ("a blue square", ""))
+    positive, negative = ([[testbed.text(text), {}]] for text in ("a blue square", ""))
     latent = {"samples": torch.zeros(1, 4, 8, 8)}
-    (stock,) = nodes.common_ksampler(bed.model, 4, 2, 3.0, "euler", "normal", positive, negative, latent)
-    assert torch.equal(bed.model.model.process_latent_in(stock["samples"]), drawn.latents[1:])
+    (stock,) = nodes.common_ksampler(testbed.model, 4, 2, 3.0, "euler", "normal", positive, negative, latent)
+    assert torch.equal(testbed.model.model.process_latent_in(stock["samples"]), drawn.latents[1:])
     assert drawn.pictures.shape == (2, 64, 64, 3)
 
 
 def test_the_node_writes_its_files_and_hands_the_scores_on_with_the_edit(
-    bed, edit, judge, output, tmp_path, monkeypatch
+    testbed, edit, judge, output, tmp_path, monkeypatch
 ) -> None:
-    from concept_erasure.nodes import evaluation_pictures
     from concept_erasure.nodes.evaluate import EvaluateErasure
+    from concept_erasure.nodes.pictures import evaluation
 
-    captions = captions_of(monkeypatch, evaluation_pictures)
+    captions = captions_of(monkeypatch, evaluation)
     monkeypatch.setattr(EvaluateErasure, "hidden", SimpleNamespace(unique_id="7"), raising=False)
     grid, chart, report, scored = EvaluateErasure.execute(
-        bed.model, erased_model(bed, edit), bed.clip, bed.vae, "circle", "a red {}", 1, *dataclasses.astuple(SAMPLING)[:2],
-        2, 3.0, "euler", "normal", 0, 4, "there/evaluation", judge=judge, retain_prompts="a blue square", erased_unet=edit,
-    ).args  # fmt: skip
+        testbed.model,
+        erased_model(testbed, edit),
+        testbed.clip,
+        testbed.vae,
+        "circle",
+        "a red {}",
+        1,
+        *dataclasses.astuple(SAMPLING)[:2],
+        2,
+        3.0,
+        "euler",
+        "normal",
+        0,
+        4,
+        "there/evaluation",
+        judge=judge,
+        retain_prompts="a blue square",
+        erased_unet=edit,
+    ).args
     assert grid.shape[0] == chart.shape[0] == 1 and grid.shape[-1] == 3 and grid.std() > 0
     assert len(captions) == 2 and all("judge 'playground'" in said and "right in" in said for said in captions)
     names = {path.name for path in (output / "there").iterdir()}
@@ -126,7 +144,7 @@ def test_the_node_writes_its_files_and_hands_the_scores_on_with_the_edit(
     assert kept.provenance.scores["judge"] == "playground" and kept.tensors.keys() == edit.tensors.keys()
 
 
-def test_what_an_edit_hurts_most_becomes_the_look_alike_group(bed, edit, judge, output, monkeypatch) -> None:
+def test_what_an_edit_hurts_most_becomes_the_look_alike_group(testbed, edit, judge, output, monkeypatch) -> None:
     """Find Adversarial Concept's list, with a word that the judge does not know."""
     from concept_erasure.nodes.adversarial import FindAdversarialConcept
     from concept_erasure.nodes.evaluate import EvaluateErasure
@@ -135,13 +153,29 @@ def test_what_an_edit_hurts_most_becomes_the_look_alike_group(bed, edit, judge, 
         monkeypatch.setattr(node, "hidden", SimpleNamespace(unique_id="7"), raising=False)
     words = "pebble\noval\ncross\nsquare"
     found, *_ = FindAdversarialConcept.execute(
-        bed.model, bed.clip, "circle", "shapes_and_colours", 4, 64, 64, 0, candidates=words, erased_unet=edit
+        testbed.model, testbed.clip, "circle", "shapes_and_colours", 4, 64, 64, 0, candidates=words, erased_unet=edit
     ).args
     assert sorted(found.splitlines()) == sorted(words.splitlines())
     report = EvaluateErasure.execute(
-        bed.model, erased_model(bed, edit), bed.clip, bed.vae, "circle", "a red {}", 1, 64, 64, 2, 3.0, "euler", "normal", 0, 4,
-        "near", judge=judge, look_alikes=found,
-    ).args[2]  # fmt: skip
+        testbed.model,
+        erased_model(testbed, edit),
+        testbed.clip,
+        testbed.vae,
+        "circle",
+        "a red {}",
+        1,
+        64,
+        64,
+        2,
+        3.0,
+        "euler",
+        "normal",
+        0,
+        4,
+        "near",
+        judge=judge,
+        look_alikes=found,
+    ).args[2]
     stored = json.loads((output / "near_00001_.json").read_text("utf-8"))
     alike = [one["prompt"]["text"] for one in stored["pictures"] if one["prompt"]["group"] == "look-alike"]
     assert alike == [f"a red {word}" for word in found.splitlines()], "in the order of the list"
@@ -150,7 +184,7 @@ def test_what_an_edit_hurts_most_becomes_the_look_alike_group(bed, edit, judge, 
 
 
 def test_a_caption_is_wrapped_below_the_sheet_and_leaves_it_as_it_was() -> None:
-    from concept_erasure.nodes.charts import captioned
+    from concept_erasure.nodes.pictures.charts import captioned
     from PIL import Image, ImageChops
 
     sheet = Image.new("RGB", (200, 50), (10, 20, 30))
@@ -162,17 +196,18 @@ def test_a_caption_is_wrapped_below_the_sheet_and_leaves_it_as_it_was() -> None:
         assert below.getextrema()[0] < 200 < below.crop((190, 0, 200, below.height)).getextrema()[0]
 
 
-def test_a_prompt_file_of_the_input_folder_is_drawn_with_its_own_seeds(bed, output, tmp_path, monkeypatch) -> None:
-    from concept_erasure.nodes import host, prompt_files
+def test_a_prompt_file_of_the_input_folder_is_drawn_with_its_own_seeds(testbed, output, tmp_path, monkeypatch) -> None:
+    from concept_erasure.nodes import host
     from concept_erasure.nodes.evaluate import EvaluateErasure
+    from concept_erasure.nodes.inputs import prompt_files
 
     monkeypatch.setattr(EvaluateErasure, "hidden", SimpleNamespace(unique_id="7"), raising=False)
     monkeypatch.setattr(host, "input_folder", lambda: tmp_path)
     given = (
-        bed.model,
-        bed.model,
-        bed.clip,
-        bed.vae,
+        testbed.model,
+        testbed.model,
+        testbed.clip,
+        testbed.vae,
         "circle",
         "a red {}",
         1,
@@ -205,9 +240,9 @@ def test_a_prompt_file_of_the_input_folder_is_drawn_with_its_own_seeds(bed, outp
     assert EvaluateErasure.fingerprint_inputs(prompt_file="set.csv", seed=0) != before
 
 
-def test_a_cancel_leaves_what_was_measured_so_far(bed, output, monkeypatch) -> None:
+def test_a_cancel_leaves_what_was_measured_so_far(testbed, output, monkeypatch) -> None:
     from concept_erasure.nodes import host
-    from concept_erasure.nodes.progress import NodeProgress
+    from concept_erasure.nodes.runs.progress import NodeProgress
 
     asked = []
 
@@ -217,26 +252,26 @@ def test_a_cancel_leaves_what_was_measured_so_far(bed, output, monkeypatch) -> N
             raise host.Cancelled
 
     monkeypatch.setattr(NodeProgress, "check", cancelled)
-    before = base_hash(bed)
+    before = base_hash(testbed)
     with pytest.raises(host.Cancelled):
-        run(bed, bed.model, filename_prefix="cut")
+        run(testbed, testbed.model, filename_prefix="cut")
     stored = json.loads((output / "cut_partial_00001_.json").read_text("utf-8"))
     assert not stored["complete"] and {row["group"] for row in stored["drift"]} == {"target"}
-    assert base_hash(bed) == before
+    assert base_hash(testbed) == before
 
 
-def test_bad_input_is_named_before_anything_is_drawn(bed, judge, monkeypatch) -> None:
+def test_bad_input_is_named_before_anything_is_drawn(testbed, judge, monkeypatch) -> None:
     from concept_erasure.nodes import host
 
-    monkeypatch.setattr(host.ComfyPainter, "draw", lambda *_: pytest.fail("something was drawn"))
+    monkeypatch.setattr(host.ComfyImageSampler, "draw", lambda *_: pytest.fail("something was drawn"))
     with pytest.raises(ValueError, match="VAE is empty"):
-        run(bed, bed.model, vae=None)
+        run(testbed, testbed.model, vae=None)
     with pytest.raises(ValueError, match="width is 60"):
-        run(bed, bed.model, sampling=dataclasses.replace(SAMPLING, width=60))
+        run(testbed, testbed.model, sampling=dataclasses.replace(SAMPLING, width=60))
     with pytest.raises(ValueError, match="MODEL is empty"):
-        run(bed, None)
+        run(testbed, None)
     with pytest.raises(ValueError, match="no label for 'circle'"):
-        run(bed, bed.model, judge=ConceptJudge("colours", judge.factors[:1]))
+        run(testbed, testbed.model, judge=ConceptJudge("colours", judge.factors[:1]))
 
 
 def test_the_judges_of_comfyuis_folders_are_listed_and_a_missing_one_is_named(tmp_path, monkeypatch) -> None:

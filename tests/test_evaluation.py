@@ -8,12 +8,12 @@ import math
 import pytest
 import torch
 from concept_erasure.erasure_core.evaluation import prompts as groups
-from concept_erasure.erasure_core.evaluation.drawing import Drawn, Sampling
 from concept_erasure.erasure_core.evaluation.drift import drift_of, mean_square, per_cent
+from concept_erasure.erasure_core.evaluation.judges.judge import Accuracy, ConceptJudge, Factor
 from concept_erasure.erasure_core.evaluation.prompts import Prompt, parse_templates, prompt_groups
+from concept_erasure.erasure_core.evaluation.proportions import Proportion, proportion_of
 from concept_erasure.erasure_core.evaluation.run import DRAWN_AT_ONCE, Job, Watcher, concepts_of, evaluate, summary
-from concept_erasure.erasure_core.evaluation.shares import Share, share_of
-from concept_erasure.erasure_core.judge import Accuracy, ConceptJudge, Factor
+from concept_erasure.erasure_core.evaluation.sampler import Samples, Sampling
 
 SHAPES = ("circle", "oval", "square", "star", "cross", "ring")
 COLOURS = ("red", "blue")
@@ -28,12 +28,12 @@ class Words:
         self._becomes, self.asked, self.sizes = becomes, [], []
 
     def sized(self, width, height):
-        """See `Painter`."""
+        """See `ImageSampler`."""
         self.sizes.append((width, height))
         return self
 
-    def draw(self, prompts, seeds, guidance_scale=None) -> Drawn:
-        """See `Painter`."""
+    def draw(self, prompts, seeds, guidance_scale=None) -> Samples:
+        """See `ImageSampler`."""
         self.asked += [(prompt, seed, guidance_scale) for prompt, seed in zip(prompts, seeds, strict=True)]
         rows = []
         for prompt, seed in zip(prompts, seeds, strict=True):
@@ -42,7 +42,7 @@ class Words:
             colour = next((COLOURS.index(word) for word in said if word in COLOURS), 0)
             rows.append([shape / 10, colour / 10, (seed % 7) / 10])
         picture = torch.tensor(rows).reshape(-1, 1, 1, 3).expand(-1, 2, 2, 3)
-        return Drawn(picture.clone(), picture.clone())
+        return Samples(picture.clone(), picture.clone())
 
 
 def reads(labels: tuple[str, ...], channel: int):
@@ -87,12 +87,12 @@ def rows_of(evaluation) -> dict:
     [(0, 10, 0.0, 27.75), (10, 10, 72.25, 100.0), (5, 10, 23.66, 76.34), (81, 263, 25.53, 36.62)],
 )
 def test_wilsons_interval_has_the_published_values(hits, n, low, high) -> None:
-    assert Share(hits, n).interval() == pytest.approx((low, high), abs=0.02)
+    assert Proportion(hits, n).interval() == pytest.approx((low, high), abs=0.02)
 
 
 def test_a_share_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one picture"):
-        share_of([])
+        proportion_of([])
 
 
 def test_drift_is_zero_for_equal_pictures_and_in_per_cent_of_the_range_otherwise() -> None:

@@ -8,14 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from concept_erasure.erasure_core.evaluation.drawing import Sampling
 from concept_erasure.erasure_core.evaluation.prompt_sets import parse_prompt_set
 from concept_erasure.erasure_core.evaluation.prompts import RETAIN, TARGET, Prompt
+from concept_erasure.erasure_core.evaluation.sampler import Sampling
 from concept_erasure.erasure_core.evaluation.scores import Pair
 from erasure_tests.detectors import judge as detector_judge
 from PIL import Image
 
-from devtools.inprocess import load_comfy
+from devtools.hosting.inprocess import load_comfy
 
 SAMPLING = Sampling(64, 64, 2, 3.0, "euler", "normal", batch_size=4)
 
@@ -31,7 +31,7 @@ def output(monkeypatch, tmp_path: Path) -> Path:
 
 
 def test_the_folder_names_every_row_and_holds_the_very_pictures(output: Path) -> None:
-    from concept_erasure.nodes.evaluation_files import PictureFolder
+    from concept_erasure.nodes.outputs.evaluation_files import PictureFolder
 
     one = Prompt('a "red", circle', TARGET, "circle", 7, 2.5, (32, 16))
     two = Prompt("a square", RETAIN)
@@ -62,7 +62,7 @@ def test_the_folder_names_every_row_and_holds_the_very_pictures(output: Path) ->
 
 def test_sizes_that_the_latents_cannot_have_are_cut_and_said() -> None:
     load_comfy()
-    from concept_erasure.nodes.evaluation_run import fitted
+    from concept_erasure.nodes.runs.evaluation import fitted
 
     model = SimpleNamespace(model=SimpleNamespace(latent_format=SimpleNamespace(spacial_downscale_ratio=8)))
     asked = [Prompt("a", TARGET, size=(640, 427)), Prompt("b", TARGET), Prompt("c", TARGET, size=(512, 128))]
@@ -73,7 +73,7 @@ def test_sizes_that_the_latents_cannot_have_are_cut_and_said() -> None:
 
 
 @pytest.mark.usefixtures("as_a_node_runs")
-def test_the_node_draws_rows_at_their_own_size_and_saves_every_picture(bed, output, tmp_path, monkeypatch) -> None:
+def test_the_node_draws_rows_at_their_own_size_and_saves_every_picture(testbed, output, tmp_path, monkeypatch) -> None:
     from concept_erasure.nodes import host
     from concept_erasure.nodes.evaluate import EvaluateErasure
 
@@ -84,9 +84,25 @@ def test_the_node_draws_rows_at_their_own_size_and_saves_every_picture(bed, outp
         "a square,square,72,100,64\na star,star,73,,\n", encoding="utf-8",
     )  # fmt: skip
     report = EvaluateErasure.execute(
-        bed.model, bed.model, bed.clip, bed.vae, "circle", "a red {}", 1, 64, 64, 2, 3.0, "euler", "normal", 0, 4, "set",
-        prompt_file="set.csv", save_pictures=True,
-    ).args[2]  # fmt: skip
+        testbed.model,
+        testbed.model,
+        testbed.clip,
+        testbed.vae,
+        "circle",
+        "a red {}",
+        1,
+        64,
+        64,
+        2,
+        3.0,
+        "euler",
+        "normal",
+        0,
+        4,
+        "set",
+        prompt_file="set.csv",
+        save_pictures=True,
+    ).args[2]
     folder = output / "set_pictures_00001_"
     assert str(folder) in report and "from 100x64 to 96x64" in report
     sizes = {path.name: Image.open(path).size for path in (folder / "erased").iterdir()}
@@ -97,7 +113,8 @@ def test_the_node_draws_rows_at_their_own_size_and_saves_every_picture(bed, outp
 
 def test_folders_that_cannot_be_read_cost_no_node(monkeypatch, tmp_path: Path, caplog) -> None:
     load_comfy()
-    from concept_erasure.nodes import host, judge, prompt_files
+    from concept_erasure.nodes import host, judge
+    from concept_erasure.nodes.inputs import prompt_files
 
     def refused(*_args):
         raise PermissionError(13, "Permission denied")
@@ -112,14 +129,30 @@ def test_folders_that_cannot_be_read_cost_no_node(monkeypatch, tmp_path: Path, c
 
 
 @pytest.mark.usefixtures("as_a_node_runs")
-def test_a_detector_judges_an_attack_and_its_report_says_what_it_counts(bed, output, monkeypatch) -> None:
+def test_a_detector_judges_an_attack_and_its_report_says_what_it_counts(testbed, output, monkeypatch) -> None:
     from concept_erasure.nodes.red_team import RedTeamConcept
 
     monkeypatch.setattr(RedTeamConcept, "hidden", SimpleNamespace(unique_id="7"), raising=False)
     attack = {"attack": "paraphrase", "wordings": 2, "tries": 1}
     report = RedTeamConcept.execute(
-        bed.model, bed.model, bed.clip, bed.vae, detector_judge(0.3), "limbs", attack, "a red {}", 2, 64, 64, 2, 3.0,
-        "euler", "normal", 0, 4, "attacked",
-    ).args[1]  # fmt: skip
+        testbed.model,
+        testbed.model,
+        testbed.clip,
+        testbed.vae,
+        detector_judge(0.3),
+        "limbs",
+        attack,
+        "a red {}",
+        2,
+        64,
+        64,
+        2,
+        3.0,
+        "euler",
+        "normal",
+        0,
+        4,
+        "attacked",
+    ).args[1]
     assert "it counts detections with a score of at least 0.3 of HANDS, EARS; a toy" in report
     assert "| paraphrase" in report and "100.0 %" in report

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from concept_erasure.erasure_core.adapters import Deltas
-from concept_erasure.erasure_core.checkpointing import by_block, wrapped
 from concept_erasure.erasure_core.erased_unet import DOWN, UP, ErasedUNet, load_erased_unet, save_erased_unet
 from concept_erasure.erasure_core.families import FAMILIES
-from concept_erasure.erasure_core.memory import Counter
+from concept_erasure.erasure_core.memory.checkpointing import by_block, wrapped
+from concept_erasure.erasure_core.memory.planning import Counter
 from concept_erasure.erasure_core.method import methods
+from concept_erasure.erasure_core.training.deltas import Deltas
 from erasure_tests.families import small_model
 from erasure_tests.layouts import LAYOUTS, Layout, expanded
 from erasure_tests.runs import base_hash, run
 
-from benchmarks.playground import Playground
 from devtools import family_docs
+from testbed.playground import Playground
 
 pytestmark = pytest.mark.usefixtures("as_a_node_runs", "few_words")
 
@@ -35,21 +35,21 @@ class Small:
     """A layout and the random model of it."""
 
     layout: Layout
-    bed: Playground
+    testbed: Playground
     hash: str
 
 
 @pytest.fixture(scope="module", params=list(LAYOUTS))
 def small(request) -> Small:
-    layout, bed = LAYOUTS[request.param], small_model(request.param)
-    return Small(layout, bed, base_hash(bed))
+    layout, testbed = LAYOUTS[request.param], small_model(request.param)
+    return Small(layout, testbed, base_hash(testbed))
 
 
 def answer(small: Small, model: object) -> torch.Tensor:
     """What a model predicts for the target."""
     from concept_erasure.nodes import host
 
-    with host.opened(model, small.bed.clip, 64, 64) as denoiser, torch.no_grad():
+    with host.open_session(model, small.testbed.clip, 64, 64) as denoiser, torch.no_grad():
         noisy = torch.randn(denoiser.empty_latents(1).shape, generator=torch.Generator().manual_seed(2))
         return denoiser.predict(noisy, denoiser.sigmas(4)[2:3], denoiser.encode(["circle"]))
 
@@ -62,9 +62,9 @@ def test_the_detection_and_the_groups(small: Small) -> None:
     from concept_erasure.nodes import host
 
     layout = small.layout
-    assert host.family_of(small.bed.model) == layout.family
+    assert host.family_of(small.testbed.model) == layout.family
     kv, text = expanded(layout.kv), expanded((*layout.kv, *layout.text))
-    with host.opened(small.bed.model, small.bed.clip, 64, 64) as denoiser:
+    with host.open_session(small.testbed.model, small.testbed.clip, 64, 64) as denoiser:
         kinds = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)
         everything = {name for name, module in denoiser.modules().items() if isinstance(module, kinds)}
         every = everything - expanded(layout.fixed)
@@ -95,20 +95,20 @@ def check_edit(small: Small, erased: ErasedUNet, folder: Path) -> None:
 
     assert set(erased.layers()) == expanded(small.layout.kv)
     for name, change in erased.layers().items():
-        weight = small.bed.model.model.diffusion_model.get_submodule(name).weight
+        weight = small.testbed.model.model.diffusion_model.get_submodule(name).weight
         if UP in change and FAMILIES[small.layout.family].fused:  # queries are the first rows, as many as columns
             assert change[UP].shape[0] == weight.shape[0] and change[DOWN].shape[1] == weight.shape[1]
             assert not change[UP][: weight.shape[1]].any() and change[UP][weight.shape[1] :].any()
-    base = answer(small, small.bed.model)
+    base = answer(small, small.testbed.model)
     save_erased_unet(erased, folder / "edit.safetensors")
-    edited = apply(small.bed.model, load_erased_unet(folder / "edit.safetensors"), 1.0)
+    edited = apply(small.testbed.model, load_erased_unet(folder / "edit.safetensors"), 1.0)
     assert set(edited.patches) == {f"diffusion_model.{layer}.weight" for layer in erased.layers()}
     ours = answer(small, edited)
     assert not torch.equal(ours, base), "the edit changes nothing"
     lora = comfy.utils.load_torch_file(str(folder / "edit.safetensors"))
-    stock, _ = comfy.sd.load_lora_for_models(small.bed.model, None, lora, 1.0, 0)
+    stock, _ = comfy.sd.load_lora_for_models(small.testbed.model, None, lora, 1.0, 0)
     assert torch.equal(answer(small, stock), ours)
-    assert torch.equal(answer(small, small.bed.model), base) and base_hash(small.bed) == small.hash
+    assert torch.equal(answer(small, small.testbed.model), base) and base_hash(small.testbed) == small.hash
 
 
 @pytest.mark.parametrize("name", ["esd", "ap"])
@@ -116,10 +116,10 @@ def test_a_trained_method(small: Small, name: str, tmp_path: Path) -> None:
     if small.layout.family in FUSED_KERNELS:
         with pytest.raises(ValueError, match=f"{name} does not work on {small.layout.family} models: it needs gradients.*"
                            "fused rotary kernel of this ComfyUI has no backward"):  # fmt: skip
-            run(small.bed, name, **TINY)
-        assert base_hash(small.bed) == small.hash
+            run(small.testbed, name, **TINY)
+        assert base_hash(small.testbed) == small.hash
         return
-    erased, _ = run(small.bed, name, learning_rate=0.01, **TINY)
+    erased, _ = run(small.testbed, name, learning_rate=0.01, **TINY)
     check_edit(small, erased, tmp_path)
 
 
@@ -138,7 +138,7 @@ def test_checkpointing_by_block_changes_no_gradient(small: Small) -> None:
     is read in several places (a UNet's skips) sums their gradients in another order."""
     from concept_erasure.nodes import host
 
-    with host.opened(small.bed.model, small.bed.clip, 64, 64) as denoiser:
+    with host.open_session(small.testbed.model, small.testbed.clip, 64, 64) as denoiser:
         if denoiser.lacks("gradients"):
             pytest.skip("no gradients at all")
         denoiser._precision = nullcontext  # in bf16 another order of sums is no small matter
@@ -171,16 +171,16 @@ def test_checkpointing_by_block_changes_no_gradient(small: Small) -> None:
     assert sum(bool(one.any()) for one in again) > 0.8 * len(again), "there are hardly gradients to compare"
     # much of so small a network as Flux.2's lies outside of its blocks
     assert held > (8 if FAMILIES[small.layout.family].is_unet else 1.5) * between, "checkpointing holds hardly less"
-    assert base_hash(small.bed) == small.hash
+    assert base_hash(small.testbed) == small.hash
 
 
 def test_a_closed_form(small: Small, tmp_path: Path) -> None:
     if small.layout.family not in READ_ALONE:
         with pytest.raises(ValueError, match=r"uce does not work on .* attend to each other in one attention"):
-            run(small.bed, "uce", **TINY)
-        assert base_hash(small.bed) == small.hash
+            run(small.testbed, "uce", **TINY)
+        assert base_hash(small.testbed) == small.hash
         return
-    erased, _ = run(small.bed, "uce", vocabulary="none", **TINY)
+    erased, _ = run(small.testbed, "uce", vocabulary="none", **TINY)
     check_edit(small, erased, tmp_path)
 
 
@@ -189,8 +189,8 @@ def test_every_other_method_holds_or_is_refused(small: Small, name: str) -> None
     family, needs = FAMILIES[small.layout.family], methods()[name].needs
     if {*family.lacks, *family.may_lack} & set(needs):
         with pytest.raises(ValueError, match=rf"{name} does not work on .* models: it needs .*, and .*The table of"):
-            run(small.bed, name, **TINY)
+            run(small.testbed, name, **TINY)
     else:
-        erased, _ = run(small.bed, name, **TINY)
+        erased, _ = run(small.testbed, name, **TINY)
         assert not erased.is_zero() and erased.provenance.family == small.layout.family
-    assert base_hash(small.bed) == small.hash
+    assert base_hash(small.testbed) == small.hash

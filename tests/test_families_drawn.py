@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from concept_erasure.erasure_core.evaluation.drawing import Sampling
+from concept_erasure.erasure_core.evaluation.judges.judge import ConceptJudge, Factor
 from concept_erasure.erasure_core.evaluation.prompts import prompt_groups
-from concept_erasure.erasure_core.judge import ConceptJudge, Factor
+from concept_erasure.erasure_core.evaluation.sampler import Sampling
 from concept_erasure.erasure_core.red_team.attack import attacks
 from erasure_tests.families import Autoencoder, small_model
 from erasure_tests.layouts import LAYOUTS
 from erasure_tests.runs import base_hash
 from torch import Tensor
 
-from benchmarks.playground import Playground
+from testbed.playground import Playground
 
 pytestmark = pytest.mark.usefixtures("as_a_node_runs")
 SAMPLING = Sampling(64, 64, 2, 3.0, "euler", "normal", batch_size=4)
@@ -43,28 +43,28 @@ def drawn(request) -> Playground:
 
 def with_vae(layout: str) -> Playground:
     """A random model with a VAE of its family's size."""
-    bed = small_model(layout)
-    return replace(bed, vae=Autoencoder(bed.model.model.latent_format))
+    testbed = small_model(layout)
+    return replace(testbed, vae=Autoencoder(testbed.model.model.latent_format))
 
 
-def edited(bed: Playground) -> Any:
+def edited(testbed: Playground) -> Any:
     """The MODEL with its text layers changed at random, as an edit would change them."""
     from concept_erasure.erasure_core.families import FAMILIES
     from concept_erasure.nodes import host
 
-    family = FAMILIES[host.family_of(bed.model)]
+    family = FAMILIES[host.family_of(testbed.model)]
     group = "cross_attention_kv" if "cross_attention_kv" in family.groups else "self_attention"
     random = torch.Generator().manual_seed(4)
-    with host.opened(bed.model, bed.clip, 64, 64) as denoiser:
+    with host.open_session(testbed.model, testbed.clip, 64, 64) as denoiser:
         weights = {f"diffusion_model.{name}.weight": layer.weight for name, layer in denoiser.layers(group).items()}
         changes = {key: (torch.randn(value.shape, generator=random),) for key, value in weights.items()}
-    model = bed.model.clone()
+    model = testbed.model.clone()
     model.add_patches(changes, 0.2)
     return model
 
 
 def test_an_evaluation_of_one_picture(drawn: Playground) -> None:
-    from concept_erasure.nodes.evaluation_run import run
+    from concept_erasure.nodes.runs.evaluation import run
 
     before = base_hash(drawn)
     against_itself = evaluate(run, drawn, drawn.model)
@@ -74,9 +74,11 @@ def test_an_evaluation_of_one_picture(drawn: Playground) -> None:
     assert base_hash(drawn) == before
 
 
-def evaluate(run: Any, bed: Playground, model: Any) -> Any:
+def evaluate(run: Any, testbed: Playground, model: Any) -> Any:
     """One picture of a few prompts of different length."""
-    return run(bed.model, model, bed.clip, bed.vae, judge(), ["circle"], PROMPTS, 1, 11, SAMPLING).evaluation
+    return run(
+        testbed.model, model, testbed.clip, testbed.vae, judge(), ["circle"], PROMPTS, 1, 11, SAMPLING
+    ).evaluation
 
 
 def test_a_batch_of_prompts_of_any_length_is_what_ksampler_draws_of_each_alone(drawn: Playground) -> None:
@@ -86,7 +88,7 @@ def test_a_batch_of_prompts_of_any_length_is_what_ksampler_draws_of_each_alone(d
     import nodes
 
     prompts = ["a red circle", "a square", "a blue square beside the old river", "a red circle", "an oval"]
-    painter = host.ComfyPainter(drawn.model, drawn.clip, drawn.vae, SAMPLING)
+    painter = host.ComfyImageSampler(drawn.model, drawn.clip, drawn.vae, SAMPLING)
     ours = painter.draw(prompts, [3, 4, 5, 6, 7])
     assert ours.pictures.shape == (5, 64, 64, 3)
     for place, prompt in enumerate(prompts):
@@ -112,16 +114,23 @@ QUICK = {
 }
 
 
-def attack(bed: Playground, name: str, clip: Any = None) -> Any:
+def attack(testbed: Playground, name: str, clip: Any = None) -> Any:
     """One attempt on the randomly changed model."""
     from concept_erasure.nodes import host
-    from concept_erasure.nodes.red_team import run
+    from concept_erasure.nodes.runs.red_team import run
 
     sampling = replace(SAMPLING, cfg=1.0)
-    one = host.ComfySubject(
-        bed.model, edited(bed), clip or bed.clip, bed.vae, judge(), "circle", ("a red {}", "the {}"), sampling
+    one = host.ComfyAttackedModel(
+        testbed.model,
+        edited(testbed),
+        clip or testbed.clip,
+        testbed.vae,
+        judge(),
+        "circle",
+        ("a red {}", "the {}"),
+        sampling,
     )
-    return run(one, attacks()[name](**QUICK.get(name, {})), 1, bed.model)
+    return run(one, attacks()[name](**QUICK.get(name, {})), 1, testbed.model)
 
 
 SHOWN = ["completion", "inpaint", "null_inversion"]
@@ -141,16 +150,16 @@ def test_an_attack_that_needs_no_gradient_runs_on_every_family(drawn: Playground
 def test_every_attack_runs_or_is_refused_before_anything_is_drawn(layout: str, name: str, monkeypatch) -> None:
     from concept_erasure.nodes import host
 
-    bed = with_vae(layout)
-    before, needs = base_hash(bed), attacks()[name].needs
+    testbed = with_vae(layout)
+    before, needs = base_hash(testbed), attacks()[name].needs
     # the text of these models is random states without a table of tokens
     refused = "word_vectors" in needs or ("gradients" in needs and LAYOUTS[layout].family in FUSED_KERNELS)
     if refused:
-        monkeypatch.setattr(host.ComfyPainter, "sample", lambda *_, **__: pytest.fail("something was drawn"))
+        monkeypatch.setattr(host.ComfyImageSampler, "sample", lambda *_, **__: pytest.fail("something was drawn"))
         with pytest.raises(
             ValueError, match=f"{name} does not work on this model: it needs .*(CLIP's own|fused rotary)"
         ):
-            attack(bed, name)
+            attack(testbed, name)
     else:
-        assert attack(bed, name).outcome.attack.pictures.shape == (1, 64, 64, 3)
-    assert base_hash(bed) == before
+        assert attack(testbed, name).outcome.attack.pictures.shape == (1, 64, 64, 3)
+    assert base_hash(testbed) == before

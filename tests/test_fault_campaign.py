@@ -19,13 +19,13 @@ from typing import Any
 
 import pytest
 import torch
-from concept_erasure.erasure_core import vocabulary
 from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.denoiser import Conditioning, check_text
 from concept_erasure.erasure_core.erased_unet import ErasedUNet, load_erased_unet, save_as_new, save_erased_unet
 from concept_erasure.erasure_core.files import packed, write_new
 from concept_erasure.erasure_core.method import check_layers, check_parts, methods
 from concept_erasure.erasure_core.report import Report
+from concept_erasure.erasure_core.text import vocabulary
 from erasure_tests.small import make
 from erasure_tests.toy import ToyBlock, ToyDenoiser
 from torch import Tensor, nn

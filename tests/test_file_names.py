@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from concept_erasure.nodes.file_names import numbered, safe_prefix, seen
+from concept_erasure.nodes.outputs.file_names import numbered, safe_prefix, seen
 
 
 def test_the_placeholders_of_comfyuis_own_save_nodes_are_filled_in(monkeypatch) -> None:
@@ -76,10 +76,11 @@ def test_other_files_do_not_count(tmp_path: Path) -> None:
 
 def test_a_report_whose_number_is_taken_gets_the_next_with_all_its_pictures(tmp_path: Path, monkeypatch) -> None:
     """Of two processes that write at once, the other may have written no more than its report yet."""
-    from devtools.inprocess import load_comfy
+    from devtools.hosting.inprocess import load_comfy
 
     load_comfy()
-    from concept_erasure.nodes import evaluation_files, host
+    from concept_erasure.nodes import host
+    from concept_erasure.nodes.outputs import evaluation_files
     from PIL import Image
 
     monkeypatch.setattr(host, "output_folder", lambda: str(tmp_path))

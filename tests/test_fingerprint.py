@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from concept_erasure.erasure_core.fingerprint import (
+from concept_erasure.erasure_core.erased_unet.fingerprint import (
     SEPARATOR,
     TYPES,
     Weight,

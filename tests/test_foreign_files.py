@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from concept_erasure.erasure_core.erased_unet import ErasedUNet, Provenance, save_erased_unet
+from concept_erasure.erasure_core.erased_unet.foreign import FOREIGN, load_foreign, looks_foreign
 from concept_erasure.erasure_core.files import file_head
-from concept_erasure.erasure_core.foreign import FOREIGN, load_foreign, looks_foreign
 from safetensors.torch import save_file
 from torch import Tensor
 

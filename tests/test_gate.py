@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from concept_erasure.erasure_core.gate import Gate, make_gate
+from concept_erasure.erasure_core.hooks.gate import Gate, make_gate
 from erasure_tests.toy import ToyDenoiser
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from concept_erasure.erasure_core import guidance
-from concept_erasure.erasure_core.contexts import NOUNS, WORDS, draw_contexts, siblings
-from concept_erasure.erasure_core.synonyms import context_words_like
-from concept_erasure.erasure_core.trajectory import TrajectoryPool, sample_trajectories
+from concept_erasure.erasure_core.text.prompt_templates import NOUNS, WORDS, draw_templates, siblings
+from concept_erasure.erasure_core.text.synonyms import template_words_like
+from concept_erasure.erasure_core.training.trajectory import TrajectoryPool, sample_trajectories
 from erasure_tests.toy import ToyDenoiser
 
 
@@ -81,15 +81,15 @@ def test_a_pool_gives_each_concept_its_own_samples_and_draws_them_once() -> None
 
 
 def test_contexts_keep_the_rest_of_the_sentence() -> None:
-    drawn = draw_contexts("Red", 12, torch.Generator().manual_seed(0))
+    drawn = draw_templates("Red", 12, torch.Generator().manual_seed(0))
     assert len({context.template for context in drawn}) >= 10
     for word in ("red", *siblings("Red")):
         assert all(word not in context.template.split() for context in drawn), "its own kind is pushed away with it"
     assert all(context.template.split()[-1] in NOUNS for context in drawn[3:]), "an attribute stands before a noun"
-    for context in (*drawn, *draw_contexts("circle", 12, torch.Generator().manual_seed(0))):
+    for context in (*drawn, *draw_templates("circle", 12, torch.Generator().manual_seed(0))):
         words = set(context.neutral.split()) - {"thing"}
         assert words <= set(context.template.split()), "the neutral sentence says something new"
-    assert [context.with_concept("") for context in draw_contexts("", 2, torch.Generator())] == ["", ""]
+    assert [context.with_concept("") for context in draw_templates("", 2, torch.Generator())] == ["", ""]
 
 
 def test_no_sentence_says_a_word_to_avoid() -> None:
@@ -108,17 +108,17 @@ def test_no_sentence_says_a_word_to_avoid() -> None:
 def test_a_whole_kind_may_be_erased() -> None:
     light = ("bright", "dark", "pale")
     for avoid in (light, WORDS):
-        for context in draw_contexts("circle", 40, torch.Generator().manual_seed(0), avoid):
+        for context in draw_templates("circle", 40, torch.Generator().manual_seed(0), avoid):
             assert not set(avoid) - {"thing"} & set(context.template.split())
 
 
 def test_words_that_mean_a_target_are_found_among_those_of_the_sentences() -> None:
     denoiser = ToyDenoiser()
-    assert context_words_like(denoiser, ["square", "unicorn"]) == {"square"}
+    assert template_words_like(denoiser, ["square", "unicorn"]) == {"square"}
     denoiser.encode = lambda prompts: ToyDenoiser.encode(
         denoiser, [prompt.replace("box", "square") for prompt in prompts]
     )
-    assert context_words_like(denoiser, ["square", "unicorn"]) == {"square", "box"}
+    assert template_words_like(denoiser, ["square", "unicorn"]) == {"square", "box"}
 
 
 def test_an_attribute_has_siblings_and_a_thing_has_none() -> None:

@@ -19,7 +19,7 @@ from concept_erasure.erasure_core.inference import ModelCall
 from erasure_tests.acting import ACTING, acting, tiny_model
 from torch import Tensor
 
-from benchmarks.playground import Playground
+from testbed.playground import Playground
 
 pytestmark = pytest.mark.usefixtures("as_a_node_runs", "few_words")
 WORD, OTHER = "circle", "square"
@@ -28,7 +28,7 @@ Words = Callable[..., Prompt]
 
 
 @pytest.fixture(scope="module")
-def bed() -> Playground:
+def testbed() -> Playground:
     """A random SD 1.5; its text is made word by word."""
     return tiny_model()
 
@@ -47,19 +47,19 @@ class Swap:
 
 
 @pytest.fixture
-def swapped(bed: Playground, monkeypatch: pytest.MonkeyPatch) -> Any:
+def swapped(testbed: Playground, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The MODEL with that edit on it."""
     from concept_erasure.nodes.host import patching
 
-    swap = Swap(*(prompt(bed, word)[0][0][0, 0] for word in (WORD, OTHER)))
+    swap = Swap(*(prompt(testbed, word)[0][0][0, 0] for word in (WORD, OTHER)))
     monkeypatch.setattr(patching, "inference_edit", lambda _erased: swap)
     said = Provenance("swap", {}, ((WORD, OTHER),), (), 0, "SD15", kind="hook")
-    return patching.patched(bed.model, ErasedUNet({}, said), 1.0)
+    return patching.patched(testbed.model, ErasedUNet({}, said), 1.0)
 
 
-def prompt(bed: Playground, *words: str, **options: Any) -> Prompt:
+def prompt(testbed: Playground, *words: str, **options: Any) -> Prompt:
     """Conditioning of some words, with further options of ComfyUI's."""
-    ((states, _),) = bed.clip.encode_from_tokens_scheduled(bed.clip.tokenize(" ".join(words)))
+    ((states, _),) = testbed.clip.encode_from_tokens_scheduled(testbed.clip.tokenize(" ".join(words)))
     return [[states, options]]
 
 
@@ -118,24 +118,24 @@ GUIDERS: dict[str, Callable[[Any, Words, Words], Any]] = {
 }
 
 
-def check(bed: Playground, swapped: Any, make: Callable[[Any, Words, Words], Any], **how: Any) -> None:
+def check(testbed: Playground, swapped: Any, make: Callable[[Any, Words, Words], Any], **how: Any) -> None:
     """The picture of the edited model is the base's with the other word, and the word does make another picture."""
 
     def say(*words: str, **options: Any) -> Prompt:
-        return prompt(bed, *words, **options)
+        return prompt(testbed, *words, **options)
 
     def other(*words: str, **options: Any) -> Prompt:
-        return prompt(bed, *(OTHER if word == WORD else word for word in words), **options)
+        return prompt(testbed, *(OTHER if word == WORD else word for word in words), **options)
 
-    base = bed.model.clone()
+    base = testbed.model.clone()
     edited, wanted, before = (drawn(make(*given, say), **how) for given in ((swapped, say), (base, other), (base, say)))
     assert not torch.equal(wanted, before), "the word makes no difference here"
     assert torch.equal(edited, wanted), (edited - wanted).abs().max()
 
 
 @pytest.mark.parametrize("name", GUIDERS)
-def test_under_every_guider(bed: Playground, swapped: Any, name: str) -> None:
-    check(bed, swapped, GUIDERS[name])
+def test_under_every_guider(testbed: Playground, swapped: Any, name: str) -> None:
+    check(testbed, swapped, GUIDERS[name])
 
 
 PATCHES: dict[str, Callable[[Any, Words], Any]] = {
@@ -155,13 +155,13 @@ PATCHES: dict[str, Callable[[Any, Words], Any]] = {
 
 
 @pytest.mark.parametrize("name", PATCHES)
-def test_with_every_patch_of_guidance(bed: Playground, swapped: Any, name: str) -> None:
-    check(bed, swapped, lambda model, say, no: plain(PATCHES[name](model, say), say, no), steps=3)
+def test_with_every_patch_of_guidance(testbed: Playground, swapped: Any, name: str) -> None:
+    check(testbed, swapped, lambda model, say, no: plain(PATCHES[name](model, say), say, no), steps=3)
 
 
 @pytest.mark.parametrize("sampler", ["euler_cfg_pp", "dpmpp_2s_ancestral_cfg_pp", "dpmpp_sde", "uni_pc"])
-def test_with_samplers_that_ask_more_than_once_or_for_the_negative_prompt(bed, swapped, sampler: str) -> None:
-    check(bed, swapped, plain, sampler=sampler)
+def test_with_samplers_that_ask_more_than_once_or_for_the_negative_prompt(testbed, swapped, sampler: str) -> None:
+    check(testbed, swapped, plain, sampler=sampler)
 
 
 def windows(model: Any) -> Any:
@@ -216,7 +216,7 @@ SPLIT: dict[str, Callable[[Words], Prompt]] = {
 
 @pytest.mark.parametrize("style", ["cfg", "dual"])
 @pytest.mark.parametrize("name", SPLIT)
-def test_with_a_prompt_in_parts(bed: Playground, swapped: Any, name: str, style: str) -> None:
+def test_with_a_prompt_in_parts(testbed: Playground, swapped: Any, name: str, style: str) -> None:
     def guider(model: Any, say: Words, no: Words) -> Any:
         if style == "cfg":
             return node("custom_sampler", "CFGGuider", model, SPLIT[name](say), no("blue", WORD), 3.0)
@@ -232,18 +232,18 @@ def test_with_a_prompt_in_parts(bed: Playground, swapped: Any, name: str, style:
             "nested",
         )
 
-    check(bed, swapped, guider)
+    check(testbed, swapped, guider)
 
 
 @pytest.mark.parametrize("name", ["cfg", "dual", "perp-neg"])
 @pytest.mark.parametrize("how", ["a batch", "little memory", "windows"])
-def test_in_every_batch_order(bed: Playground, swapped: Any, monkeypatch, name: str, how: str) -> None:
+def test_in_every_batch_order(testbed: Playground, swapped: Any, monkeypatch, name: str, how: str) -> None:
     import comfy.model_patcher
 
     if how == "little memory":
         monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "get_free_memory", lambda *_: 0)
     around = windows if how == "windows" else lambda model: model
-    check(bed, swapped, lambda model, say, no: GUIDERS[name](around(model), say, no), batch=3)
+    check(testbed, swapped, lambda model, say, no: GUIDERS[name](around(model), say, no), batch=3)
 
 
 def halved(apply: Callable[..., Tensor], call: dict[str, Any]) -> Tensor:
@@ -253,7 +253,7 @@ def halved(apply: Callable[..., Tensor], call: dict[str, Any]) -> Tensor:
     return torch.cat([apply(call["input"][i : i + 1], call["timestep"][i : i + 1], **parts[i]) for i in rows])
 
 
-def test_where_nobody_can_tell_all_rows_are_edited(bed: Playground, swapped: Any) -> None:
+def test_where_nobody_can_tell_all_rows_are_edited(testbed: Playground, swapped: Any) -> None:
     """A batch that was split on the way, and a negative prompt whose only area was lent to the positive one."""
 
     def split(model: Any, say: Words, _no: Words) -> Any:
@@ -264,43 +264,43 @@ def test_where_nobody_can_tell_all_rows_are_edited(bed: Playground, swapped: Any
     def lent(model: Any, say: Words, _no: Words) -> Any:
         return node("custom_sampler", "CFGGuider", model, say("red", WORD), say("blue", WORD, **AREA), 3.0)
 
-    check(bed, swapped, split, batch=2)
-    check(bed, swapped, lent)
+    check(testbed, swapped, split, batch=2)
+    check(testbed, swapped, lent)
 
 
-def test_the_callers_options_stay_as_they_are(bed: Playground, swapped: Any) -> None:
+def test_the_callers_options_stay_as_they_are(testbed: Playground, swapped: Any) -> None:
     seen = []
     swapped.set_model_sampler_post_cfg_function(lambda args: seen.append(args["model_options"]) or args["denoised"])
-    drawn(plain(swapped, lambda *words: prompt(bed, *words), lambda *words: prompt(bed, *words)))
+    drawn(plain(swapped, lambda *words: prompt(testbed, *words), lambda *words: prompt(testbed, *words)))
     assert len({frozenset(options["transformer_options"]) for options in seen}) == 1 and len(seen) == 2
     assert not [name for name in swapped.model_options["transformer_options"] if name.startswith("erasure.")]
 
 
 @pytest.mark.parametrize("name", ACTING)
-def test_every_acting_edit_acts_under_every_guider(bed: Playground, name: str) -> None:
+def test_every_acting_edit_acts_under_every_guider(testbed: Playground, name: str) -> None:
     from concept_erasure.nodes import host
 
-    edited = host.patched(bed.model, acting(bed, name), 20.0)
-    say = lambda *words: prompt(bed, *words)  # noqa: E731
+    edited = host.patched(testbed.model, acting(testbed, name), 20.0)
+    say = lambda *words: prompt(testbed, *words)  # noqa: E731
     for guider in GUIDERS:
-        after, before = (drawn(GUIDERS[guider](model, say, say), steps=1) for model in (edited, bed.model.clone()))
+        after, before = (drawn(GUIDERS[guider](model, say, say), steps=1) for model in (edited, testbed.model.clone()))
         assert bool(after.isfinite().all()) and (after - before).abs().max() > 1e-3, guider
 
 
 @pytest.mark.parametrize("name", ACTING)
-def test_an_edit_of_several_passes_is_not_taken_for_one_by_a_cache(bed: Playground, name: str) -> None:
+def test_an_edit_of_several_passes_is_not_taken_for_one_by_a_cache(testbed: Playground, name: str) -> None:
     """EasyCache keeps what the network made of a prompt and gives it again: of each pass its own."""
     from concept_erasure.nodes import host
 
-    edited = host.patched(bed.model, acting(bed, name), 0.5)
-    say = lambda *words: prompt(bed, *words)  # noqa: E731
+    edited = host.patched(testbed.model, acting(testbed, name), 0.5)
+    say = lambda *words: prompt(testbed, *words)  # noqa: E731
     exact = drawn(plain(edited, say, say), steps=4)
     never, always = (node("easycache", "EasyCacheNode", edited, threshold, 0.0, 1.0, False) for threshold in (0.0, 3.0))
     assert torch.equal(drawn(plain(never, say, say), steps=4), exact)
     assert bool(drawn(plain(always, say, say), steps=4).isfinite().all())
 
 
-def test_each_pass_of_a_call_has_ids_of_its_own(bed: Playground) -> None:
+def test_each_pass_of_a_call_has_ids_of_its_own(testbed: Playground) -> None:
     """Or at half its strength the key of KPOP is compared with itself wherever EasyCache skips a step."""
     from comfy.patcher_extension import WrappersMP
     from concept_erasure.nodes import host
@@ -312,7 +312,7 @@ def test_each_pass_of_a_call_has_ids_of_its_own(bed: Playground) -> None:
         seen.append(tuple(options["uuids"]))
         return executor(*given, **named)
 
-    edited = host.patched(bed.model, acting(bed, "kpop"), 0.5)
+    edited = host.patched(testbed.model, acting(testbed, "kpop"), 0.5)
     edited.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "note", note)
-    drawn(plain(edited, lambda *words: prompt(bed, *words), lambda *words: prompt(bed, *words)))
+    drawn(plain(edited, lambda *words: prompt(testbed, *words), lambda *words: prompt(testbed, *words)))
     assert len(seen) == 4 and len(set(seen)) == 2, seen

@@ -13,42 +13,42 @@ from concept_erasure.erasure_core.method import methods
 from erasure_tests.runs import QUICK, base_hash, run
 from erasure_tests.small import make
 
-from benchmarks.playground import Playground
+from testbed.playground import Playground
 
 pytestmark = pytest.mark.usefixtures("as_a_node_runs", "few_words")
 
 
-def latents(bed: Playground, model: object) -> torch.Tensor:
+def latents(testbed: Playground, model: object) -> torch.Tensor:
     """What a model samples for two prompts, exactly (no autocast)."""
     import comfy.sample
 
-    text = torch.cat([bed.text("a red circle"), bed.text("a solid blue square")])
+    text = torch.cat([testbed.text("a red circle"), testbed.text("a solid blue square")])
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     return comfy.sample.sample(
-        model, noise, 4, 4.0, "euler", "normal", [[text, {}]], [[bed.text(""), {}]], torch.zeros_like(noise),
+        model, noise, 4, 4.0, "euler", "normal", [[text, {}]], [[testbed.text(""), {}]], torch.zeros_like(noise),
         disable_pbar=True, seed=3,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", list(methods()))
-def test_a_run_edits_only_the_clone(bed: Playground, name: str) -> None:
-    before, pictures = base_hash(bed), latents(bed, bed.model)
-    erased, report = run(bed, name)
-    assert base_hash(bed) == before and torch.equal(latents(bed, bed.model), pictures)
+def test_a_run_edits_only_the_clone(testbed: Playground, name: str) -> None:
+    before, pictures = base_hash(testbed), latents(testbed, testbed.model)
+    erased, report = run(testbed, name)
+    assert base_hash(testbed) == before and torch.equal(latents(testbed, testbed.model), pictures)
     assert not erased.is_zero() and report.costs["peak_memory_over_the_loaded_model_in_MB"] > 0
     from concept_erasure.nodes import host
 
-    edited = host.patched(bed.model, erased, 1.0)
-    assert not torch.equal(latents(bed, edited), pictures), "the edit changes nothing"
-    assert torch.equal(latents(bed, bed.model), pictures), "the patched clone leaks into the base model"
-    assert base_hash(bed) == before
+    edited = host.patched(testbed.model, erased, 1.0)
+    assert not torch.equal(latents(testbed, edited), pictures), "the edit changes nothing"
+    assert torch.equal(latents(testbed, testbed.model), pictures), "the patched clone leaks into the base model"
+    assert base_hash(testbed) == before
 
 
-def test_a_cancelled_run_leaves_the_base_as_it_was(bed: Playground, monkeypatch) -> None:
+def test_a_cancelled_run_leaves_the_base_as_it_was(testbed: Playground, monkeypatch) -> None:
     import comfy.model_management
     from concept_erasure.nodes import host
 
-    before, seen = base_hash(bed), []
+    before, seen = base_hash(testbed), []
 
     def send(text: str, _node: object) -> None:
         seen.append(text)
@@ -57,15 +57,15 @@ def test_a_cancelled_run_leaves_the_base_as_it_was(bed: Playground, monkeypatch)
     monkeypatch.setattr(host, "send_text", send)
     try:
         with pytest.raises(host.Cancelled):
-            run(bed, steps=50)
+            run(testbed, steps=50)
     finally:
         comfy.model_management.interrupt_current_processing(False)
     assert len(seen) < 3, "the run went on after the cancel"
-    assert base_hash(bed) == before and not comfy.model_management.in_training
-    assert not any(module._forward_hooks for module in bed.model.model.modules())
+    assert base_hash(testbed) == before and not comfy.model_management.in_training
+    assert not any(module._forward_hooks for module in testbed.model.model.modules())
 
 
-def test_the_node_shows_what_it_is_at_from_the_start(bed: Playground, monkeypatch) -> None:
+def test_the_node_shows_what_it_is_at_from_the_start(testbed: Playground, monkeypatch) -> None:
     from concept_erasure.erasure_core import report
     from concept_erasure.nodes import host
     from concept_erasure.nodes.erase import erase
@@ -73,27 +73,29 @@ def test_the_node_shows_what_it_is_at_from_the_start(bed: Playground, monkeypatc
     shown: list[str] = []
     monkeypatch.setattr(report, "TEXT_EVERY", 0.0)
     monkeypatch.setattr(host, "send_text", lambda text, node: shown.append(f"{node}: {text.split(', about')[0]}"))
-    erase(bed.model, bed.clip, parse_request("circle"), make("ap", **QUICK), 64, 64, node_id="7")
+    erase(testbed.model, testbed.clip, parse_request("circle"), make("ap", **QUICK), 64, 64, node_id="7")
     assert shown[0] == "7: loading the model" and "7: sampling step 1 of 3, 3 at once" in shown
     assert any(text.startswith("7: memory: about ") or text == "7: memory:" for text in shown)
     assert shown[-1].startswith("7: optimiser step 3 of 3")
     assert "7: encoding words, 0 of 7" in shown
 
 
-def test_saved_and_loaded_and_the_stock_lora_loader_agree(bed: Playground, tmp_path: Path) -> None:
+def test_saved_and_loaded_and_the_stock_lora_loader_agree(testbed: Playground, tmp_path: Path) -> None:
     import comfy.sd
     import comfy.utils
     from concept_erasure.nodes import host
     from concept_erasure.nodes.erased_unet import apply
 
-    erased, _ = run(bed, learning_rate=0.01)
-    ours = latents(bed, host.patched(bed.model, erased, 1.0))
+    erased, _ = run(testbed, learning_rate=0.01)
+    ours = latents(testbed, host.patched(testbed.model, erased, 1.0))
     save_erased_unet(erased, tmp_path / "edit.safetensors")
-    assert torch.equal(latents(bed, apply(bed.model, load_erased_unet(tmp_path / "edit.safetensors"), 1.0)), ours)
+    assert torch.equal(
+        latents(testbed, apply(testbed.model, load_erased_unet(tmp_path / "edit.safetensors"), 1.0)), ours
+    )
     lora = comfy.utils.load_torch_file(str(tmp_path / "edit.safetensors"))
-    stock, _ = comfy.sd.load_lora_for_models(bed.model, None, lora, 1.0, 0)
-    assert (latents(bed, stock) - ours).abs().max() < 1e-3
-    assert (latents(bed, bed.model) - ours).abs().max() > 1e-2, "the comparison could not have failed"
+    stock, _ = comfy.sd.load_lora_for_models(testbed.model, None, lora, 1.0, 0)
+    assert (latents(testbed, stock) - ours).abs().max() < 1e-3
+    assert (latents(testbed, testbed.model) - ours).abs().max() > 1e-2, "the comparison could not have failed"
 
 
 ACT_WHILE_SAMPLING = ("dumo", "saeuron")
@@ -101,112 +103,112 @@ ACT_WHILE_SAMPLING = ("dumo", "saeuron")
 
 
 @pytest.mark.parametrize("name", [name for name in methods() if name not in ACT_WHILE_SAMPLING])
-def test_the_stock_lora_loader_takes_what_any_method_makes_of_weights(bed, few_words, tmp_path, name) -> None:
+def test_the_stock_lora_loader_takes_what_any_method_makes_of_weights(testbed, few_words, tmp_path, name) -> None:
     import comfy.sd
     import comfy.utils
     from concept_erasure.nodes import host
 
-    erased, _ = run(bed, name, learning_rate=0.01, gate=False)
+    erased, _ = run(testbed, name, learning_rate=0.01, gate=False)
     assert erased.provenance.kind == "weights"
     save_erased_unet(erased, tmp_path / "edit.safetensors")
     lora = comfy.utils.load_torch_file(str(tmp_path / "edit.safetensors"))
-    stock, _ = comfy.sd.load_lora_for_models(bed.model, None, lora, 1.0, 0)
-    ours = latents(bed, host.patched(bed.model, erased, 1.0))
-    assert (latents(bed, stock) - ours).abs().max() < 1e-3 < (latents(bed, bed.model) - ours).abs().max()
+    stock, _ = comfy.sd.load_lora_for_models(testbed.model, None, lora, 1.0, 0)
+    ours = latents(testbed, host.patched(testbed.model, erased, 1.0))
+    assert (latents(testbed, stock) - ours).abs().max() < 1e-3 < (latents(testbed, testbed.model) - ours).abs().max()
 
 
-def test_strength_zero_and_a_zero_edit_are_bit_identical(bed: Playground) -> None:
+def test_strength_zero_and_a_zero_edit_are_bit_identical(testbed: Playground) -> None:
     from concept_erasure.nodes.erased_unet import apply
 
-    base = latents(bed, bed.model)
-    erased, _ = run(bed)
-    assert torch.equal(latents(bed, apply(bed.model, erased, 0.0)), base)
+    base = latents(testbed, testbed.model)
+    erased, _ = run(testbed)
+    assert torch.equal(latents(testbed, apply(testbed.model, erased, 0.0)), base)
     zero = {key: torch.zeros_like(value) if "lora_up" in key else value for key, value in erased.tensors.items()}
-    assert torch.equal(latents(bed, apply(bed.model, ErasedUNet(zero, erased.provenance), 1.0)), base)
+    assert torch.equal(latents(testbed, apply(testbed.model, ErasedUNet(zero, erased.provenance), 1.0)), base)
 
 
-def test_an_edit_for_another_family_or_layer_is_refused(bed: Playground, caplog) -> None:
+def test_an_edit_for_another_family_or_layer_is_refused(testbed: Playground, caplog) -> None:
     from concept_erasure.nodes import host
     from concept_erasure.nodes.erased_unet import apply
 
-    erased, _ = run(bed)
+    erased, _ = run(testbed)
     other = dataclasses.replace(erased.provenance, family="SDXL")
     with pytest.raises(ValueError, match="made for SDXL models, the MODEL is SD15"):
-        apply(bed.model, ErasedUNet(erased.tensors, other), 1.0)
+        apply(testbed.model, ErasedUNet(erased.tensors, other), 1.0)
     elsewhere = {key.replace("input_blocks.1.1", "input_blocks.4.1"): value for key, value in erased.tensors.items()}
     with pytest.raises(ValueError, match="edits 6 layers, but only 4"):
-        host.patched(bed.model, dataclasses.replace(erased, tensors=elsewhere), 1.0)
+        host.patched(testbed.model, dataclasses.replace(erased, tensors=elsewhere), 1.0)
     layer = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k"
     bad_pair = {f"{layer}.lora_up.weight": torch.ones(7, 2), f"{layer}.lora_down.weight": torch.ones(2, 768)}
     for bad in (bad_pair, {f"{layer}.diff": torch.ones(320, 7)}, {f"{layer}.diff_b": torch.ones(320)}):
         with pytest.raises(ValueError, match=r"does not fit the layer '.*attn2\.to_k' of this SD15 MODEL"):
-            host.patched(bed.model, dataclasses.replace(erased, tensors=bad), 1.0)
+            host.patched(testbed.model, dataclasses.replace(erased, tensors=bad), 1.0)
     whole = {f"{layer}.diff": torch.ones(320, 768)}
-    assert len(host.patched(bed.model, dataclasses.replace(erased, tensors=whole), 1.0).patches) == 1
-    apply(bed.model, ErasedUNet(erased.tensors, dataclasses.replace(erased.provenance, fingerprint="x")), 1.0)
+    assert len(host.patched(testbed.model, dataclasses.replace(erased, tensors=whole), 1.0).patches) == 1
+    apply(testbed.model, ErasedUNet(erased.tensors, dataclasses.replace(erased.provenance, fingerprint="x")), 1.0)
     assert "another checkpoint" in caplog.text
 
 
-def test_a_lora_on_the_model_is_part_of_what_is_erased_from(bed: Playground) -> None:
+def test_a_lora_on_the_model_is_part_of_what_is_erased_from(testbed: Playground) -> None:
     from concept_erasure.nodes import host
 
-    lora, _ = run(bed, learning_rate=0.01)
-    with_lora = host.patched(bed.model, lora, 1.0)
-    with host.opened(with_lora, bed.clip, 64, 64) as changed:
+    lora, _ = run(testbed, learning_rate=0.01)
+    with_lora = host.patched(testbed.model, lora, 1.0)
+    with host.open_session(with_lora, testbed.clip, 64, 64) as changed:
         text = changed.encode(["circle"])
         noisy, sigma = torch.ones(1, 4, 8, 8), torch.tensor([2.0])
         with torch.no_grad():
             one = changed.predict(noisy, sigma, text)
         assert changed.fingerprint == lora.provenance.fingerprint, "the fingerprint is that of the base weights"
-    with host.opened(bed.model, bed.clip, 64, 64) as plain, torch.no_grad():
+    with host.open_session(testbed.model, testbed.clip, 64, 64) as plain, torch.no_grad():
         assert not torch.allclose(one, plain.predict(noisy, sigma, text))
 
 
-def test_no_sentence_about_a_target_says_its_synonym(bed: Playground) -> None:
-    from concept_erasure.erasure_core.synonyms import context_words_like
+def test_no_sentence_about_a_target_says_its_synonym(testbed: Playground) -> None:
+    from concept_erasure.erasure_core.text.synonyms import template_words_like
     from concept_erasure.nodes import host
 
-    with host.opened(bed.model, bed.clip, 64, 64) as denoiser:
-        assert context_words_like(denoiser, ["square"]) == {"square", "box"}
-        assert context_words_like(denoiser, ["red", "circle"]) == {"red", "circle"}, (
+    with host.open_session(testbed.model, testbed.clip, 64, 64) as denoiser:
+        assert template_words_like(denoiser, ["square"]) == {"square", "box"}
+        assert template_words_like(denoiser, ["red", "circle"]) == {"red", "circle"}, (
             "ring is a look-alike, not a synonym"
         )
 
 
-def test_the_denoiser_gives_the_hosts_own_predictions(bed: Playground) -> None:
+def test_the_denoiser_gives_the_hosts_own_predictions(testbed: Playground) -> None:
     """One sampling run by our Euler steps lands where ComfyUI's own euler sampler lands."""
     import comfy.sample
-    from concept_erasure.erasure_core.trajectory import sample_trajectories
+    from concept_erasure.erasure_core.training.trajectory import sample_trajectories
     from concept_erasure.nodes import host
 
-    with host.opened(bed.model, bed.clip, 64, 64) as denoiser:
+    with host.open_session(testbed.model, testbed.clip, 64, 64) as denoiser:
         denoiser._precision = lambda: torch.autocast("cpu", enabled=False)
         generator = torch.Generator().manual_seed(1)
         _, ours = sample_trajectories(denoiser, denoiser.encode(["a red circle"]), 6, 4.0, generator)
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     theirs = comfy.sample.sample(
-        bed.model, noise, 6, 4.0, "euler", "normal", [[bed.text("a red circle"), {}]], [[bed.text(""), {}]],
+        testbed.model, noise, 6, 4.0, "euler", "normal", [[testbed.text("a red circle"), {}]], [[testbed.text(""), {}]],
         torch.zeros_like(noise), disable_pbar=True, seed=1,
     )  # fmt: skip
-    theirs = bed.model.model.process_latent_in(theirs)
+    theirs = testbed.model.model.process_latent_in(theirs)
     # ComfyUI starts from sqrt(1 + sigma^2) times the noise, we from sigma: a difference of 0.2 % at the largest sigma
     assert (ours - theirs).abs().max() < 0.05 * theirs.abs().max()
 
 
-def test_the_global_random_numbers_are_left_alone(bed: Playground) -> None:
+def test_the_global_random_numbers_are_left_alone(testbed: Playground) -> None:
     torch.manual_seed(11)
     expected = torch.rand(2)
     torch.manual_seed(11)
-    run(bed)
+    run(testbed)
     assert torch.equal(torch.rand(2), expected)
 
 
-def test_the_demo_scores_what_was_saved(bed: Playground, tmp_path: Path) -> None:
+def test_the_demo_scores_what_was_saved(testbed: Playground, tmp_path: Path) -> None:
     from erasure_tests.server import models
 
-    from devtools import demo
+    from testbed import demo
 
-    erased, _ = run(bed)
+    erased, _ = run(testbed)
     save_erased_unet(erased, tmp_path / "edit.safetensors")
     table = demo.scores(models(), tmp_path / "edit.safetensors", n=2)
     assert [name.split(":")[0] for name in table] == ["ESR-1", "PSR-1"] and all(

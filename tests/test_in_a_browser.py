@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from erasure_tests.server import QUICK
 
-from devtools import browser, graph, make_workflows
-from devtools.graph import each
-from devtools.published import asset_url
-from devtools.workflow import api_prompt
+from devtools import make_workflows
+from devtools.serving import browser
+from devtools.workflows import graph
+from devtools.workflows.api_prompt import api_prompt
+from devtools.workflows.graph import each
+from devtools.workflows.published import asset_url
 
 SCRIPTS = Path(__file__).parent / "browser"
 NAMES = tuple(make.__name__ for make in make_workflows.MAKERS)
@@ -42,7 +44,7 @@ def act(bench, shots: str, what: str, name: str = "erase_and_compare", **given: 
 
 
 @pytest.fixture(scope="module")
-def opened(shots, bench) -> dict[str, dict]:
+def open_session(shots, bench) -> dict[str, dict]:
     """What the page shows of every template, and would post for it; the files that one of them loads are there."""
     bench.workflow("hide_behind_a_key")
     workflows = {name: make_workflows.workflow(name) for name in NAMES}
@@ -52,8 +54,8 @@ def opened(shots, bench) -> dict[str, dict]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_template_opens_whole(opened, name):
-    seen = opened[name]
+def test_a_template_opens_whole(open_session, name):
+    seen = open_session[name]
     assert seen["overlapping"] == [] and not seen["groupsOverlap"] and seen["outside"] == []
     assert seen["errors"] == [] and seen["toasts"] == []
     red = [node for node in each(make_workflows.workflow(name)) if node.get("title", node["type"]) and _asks(node)]
@@ -70,27 +72,27 @@ def _asks(node: dict) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_template_is_laid_out_as_the_page_draws_it(opened, name):
+def test_a_template_is_laid_out_as_the_page_draws_it(open_session, name):
     """Otherwise nodes grow when it is opened, into those below."""
     saved = {str(node["id"]): node["size"] for node in each(make_workflows.workflow(name))}
-    for node in opened[name]["sizes"]:
+    for node in open_session[name]["sizes"]:
         assert node["size"] == pytest.approx(saved[node["id"]], abs=1), f"{node['title']}: run devtools.node_sizes"
         assert node["kind"] in ("MarkdownNote",) or node["least"][1] <= node["size"][1] + 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_the_note_can_be_read_when_a_template_opens(opened, name):
-    note = opened[name]["note"]
+def test_the_note_can_be_read_when_a_template_opens(open_session, name):
+    note = open_session[name]["note"]
     assert note["scrolls"] == 0, "all of it is seen"
-    assert note["letter"] * opened[name]["scale"] >= 11.5, "pixels"
+    assert note["letter"] * open_session[name]["scale"] >= 11.5, "pixels"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_the_page_posts_what_our_own_tools_post(opened, bench, name):
+def test_the_page_posts_what_our_own_tools_post(open_session, bench, name):
     ours = api_prompt(make_workflows.workflow(name), bench.info)
-    theirs = opened[name]["prompt"]
+    theirs = open_session[name]["prompt"]
     assert {node: entry["inputs"] for node, entry in ours.items()} == {
         node: entry["inputs"] for node, entry in theirs.items()
     }
@@ -98,8 +100,8 @@ def test_the_page_posts_what_our_own_tools_post(opened, bench, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", make_workflows.BLUEPRINT_TITLES.values())
-def test_a_blueprint_opens_whole(opened, bench, name):
-    seen = opened[name]
+def test_a_blueprint_opens_whole(open_session, bench, name):
+    seen = open_session[name]
     assert seen["missing"] == [] and seen["overlapping"] == [] and seen["errors"] == []
     blueprint = json.loads((make_workflows.BLUEPRINTS / f"{name}.json").read_text("utf-8"))
     ours = {node: entry["inputs"] for node, entry in api_prompt(blueprint, bench.info).items()}

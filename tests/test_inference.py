@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from concept_erasure.erasure_core.checkpointing import by_block
 from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.erased_unet import load_erased_unet, save_erased_unet
 from concept_erasure.erasure_core.inference import ModelCall, changed, recorded
+from concept_erasure.erasure_core.memory.checkpointing import by_block
 from concept_erasure.erasure_core.method import inference_edit, methods
 from concept_erasure.erasure_core.report import Report
 from erasure_tests.small import make

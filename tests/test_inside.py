@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from concept_erasure.erasure_core.concepts import parse_request
-from concept_erasure.erasure_core.contexts import rivals
 from concept_erasure.erasure_core.erased_unet import load_erased_unet, save_erased_unet
 from concept_erasure.erasure_core.method import methods
 from concept_erasure.erasure_core.report import Report
-from concept_erasure.erasure_core.trained import Training
-from concept_erasure.erasure_core.trajectory import TrajectoryPool
+from concept_erasure.erasure_core.text.prompt_templates import rivals
+from concept_erasure.erasure_core.training.trained import Training
+from concept_erasure.erasure_core.training.trajectory import TrajectoryPool
 from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
 

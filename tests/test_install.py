@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from erasure_tests.hosts import make_comfyui
 
-from devtools import install
+from devtools.hosting import install
 
 Damage = Callable[[Path], None]
 REAL_PIP = install._pip

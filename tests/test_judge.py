@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from concept_erasure.erasure_core.judge import AT_ONCE, ConceptJudge, Factor, judges_in, load_judge
+from concept_erasure.erasure_core.evaluation.judges.judge import AT_ONCE, ConceptJudge, Factor, judges_in, load_judge
 from erasure_tests.judges import write_classifier, write_clip, write_siglip
 
 CPU = torch.device("cpu")

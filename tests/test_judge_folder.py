@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from concept_erasure.erasure_core.judge import load_judge
+from concept_erasure.erasure_core.evaluation.judges.judge import load_judge
 from erasure_tests.judges import write_classifier, write_clip
 from safetensors.torch import load, save_file
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from concept_erasure.erasure_core.judge import ConceptJudge, Factor
-from concept_erasure.erasure_core.labels import says
+from concept_erasure.erasure_core.evaluation.judges.judge import ConceptJudge, Factor
+from concept_erasure.erasure_core.evaluation.judges.labels import says
 
 IMAGENET = (
     "ruffed grouse, partridge, Bonasa umbellus",

@@ -6,9 +6,9 @@ import re
 
 import pytest
 import torch
-from concept_erasure.erasure_core.adapters import Deltas
 from concept_erasure.erasure_core.families import FAMILIES, NEEDS
 from concept_erasure.erasure_core.layers import GROUPS, blocks, rows, select
+from concept_erasure.erasure_core.training.deltas import Deltas
 
 NAMES = ["input_blocks.1.1.proj_in", "input_blocks.1.1.transformer_blocks.0.attn2.to_k", "time_embed.0", "out.2"]
 

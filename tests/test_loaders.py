@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from concept_erasure.erasure_core.adapters import is_editable, shape_of, weight_of
+from concept_erasure.erasure_core.layers import is_editable, shape_of, weight_of
 from erasure_tests.families import small_model
 from erasure_tests.runs import base_hash, run
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.playground import Playground
+from testbed.playground import Playground
 
 pytestmark = pytest.mark.usefixtures("as_a_node_runs", "few_words")
 TINY = {"steps": 2, "sampling_steps": 2, "trajectories": 1, "batch": 1, "candidates": 2, "sentences": 2}
@@ -76,30 +76,30 @@ def loaded(kind: str, layout: str) -> Playground:
 @pytest.mark.parametrize("layout", ["Wan 2.1", "Flux.1 dev"])
 @pytest.mark.parametrize("kind", ["fp16", "bf16", "fp8", "scaled fp8", "packed"])
 def test_every_type_of_weights_can_be_erased_from(kind: str, layout: str) -> None:
-    bed = loaded(kind, layout)
+    testbed = loaded(kind, layout)
     from concept_erasure.nodes import host  # which imports ComfyUI, as the line before has made possible
 
     layers = {"Wan 2.1": "blocks.0.cross_attn.k", "Flux.1 dev": "double_blocks.0.txt_attn.qkv"}
-    weight = bed.model.model.diffusion_model.get_submodule(layers[layout]).weight
+    weight = testbed.model.model.diffusion_model.get_submodule(layers[layout]).weight
     assert type(weight) not in (Tensor, nn.Parameter) or weight.dtype != torch.float32, "these are plain weights"
-    before = base_hash(bed) if kind != "scaled fp8" else None
-    erased, _ = run(bed, "esd", learning_rate=0.01, **TINY)
+    before = base_hash(testbed) if kind != "scaled fp8" else None
+    erased, _ = run(testbed, "esd", learning_rate=0.01, **TINY)
     assert not erased.is_zero() and erased.not_finite() is None
     if kind != "packed":  # their loaders have a patcher of their own
-        assert len(host.patched(bed.model, erased, 1.0).patches) == len(erased.layers())
+        assert len(host.patched(testbed.model, erased, 1.0).patches) == len(erased.layers())
     whole = small_model(layout)
     assert len(host.patched(whole.model, erased, 1.0).patches) == len(erased.layers())
-    assert before is None or base_hash(bed) == before
+    assert before is None or base_hash(testbed) == before
 
 
 @pytest.mark.parametrize("kind", ["fp16", "bf16", "fp8", "scaled fp8"])
 def test_an_edit_of_the_same_file_in_another_type_is_applied_without_a_warning(kind: str, monkeypatch) -> None:
-    bed, whole = loaded(kind, "Wan 2.1"), small_model("Wan 2.1")
+    testbed, whole = loaded(kind, "Wan 2.1"), small_model("Wan 2.1")
     from concept_erasure.nodes import erased_unet
 
     said: list[str] = []
     monkeypatch.setattr(erased_unet.logging, "warning", lambda text, *rest: said.append(text % rest))
-    for made_on, applied_to in ((bed, whole), (whole, bed)):
+    for made_on, applied_to in ((testbed, whole), (whole, testbed)):
         erased, _ = run(made_on, "uce", **TINY)
         erased_unet.apply(applied_to.model, erased, 1.0)
         assert not said
@@ -110,8 +110,8 @@ def test_an_edit_of_the_same_file_in_another_type_is_applied_without_a_warning(k
 
 @pytest.mark.parametrize("kind", ["bf16", "fp8", "scaled fp8", "packed"])
 def test_a_closed_form_reads_quantised_weights_as_they_act(kind: str) -> None:
-    bed, whole = loaded(kind, "Wan 2.1"), small_model("Wan 2.1")
-    edits = [run(model, "uce", **TINY)[0].layers() for model in (bed, whole)]
+    testbed, whole = loaded(kind, "Wan 2.1"), small_model("Wan 2.1")
+    edits = [run(model, "uce", **TINY)[0].layers() for model in (testbed, whole)]
     assert set(edits[0]) == set(edits[1])
     for name, change in edits[1].items():
         near, exact = (
@@ -132,23 +132,23 @@ def test_the_weight_of_a_packed_layer_is_what_it_multiplies_with() -> None:
 
 
 def test_an_edit_is_made_on_top_of_a_lora_and_a_merge() -> None:
-    bed = small_model("Wan 2.1")
+    testbed = small_model("Wan 2.1")
     from concept_erasure.nodes import host
 
-    lora, _ = run(bed, "esd", learning_rate=0.05, **TINY)
-    merged = bed.model.clone()
+    lora, _ = run(testbed, "esd", learning_rate=0.05, **TINY)
+    merged = testbed.model.clone()
     other = small_model("Wan 2.1").model
     merged.add_patches(other.get_key_patches("diffusion_model."), 0.5, 0.5)
-    for model in (host.patched(bed.model, lora, 1.0), merged):
-        changed = Playground(model, bed.clip, None, {})
-        host.use(bed.model)  # clones share one network, and the run before may have left another's weights in it
-        before = base_hash(bed)
+    for model in (host.patched(testbed.model, lora, 1.0), merged):
+        changed = Playground(model, testbed.clip, None, {})
+        host.use(testbed.model)  # clones share one network, and the run before may have left another's weights in it
+        before = base_hash(testbed)
         erased, _ = run(changed, "uce", **TINY)
         both = host.patched(model, erased, 1.0)
         key = f"diffusion_model.{next(iter(erased.layers()))}.weight"
         assert len(both.patches[key]) == len(model.patches.get(key, [])) + 1
-        host.use(bed.model)
-        assert base_hash(bed) == before
+        host.use(testbed.model)
+        assert base_hash(testbed) == before
 
 
 def load_in_part(model: Any, memory: int) -> None:
@@ -164,21 +164,21 @@ def load_in_part(model: Any, memory: int) -> None:
 @pytest.mark.parametrize("method", ["uce", "esd"])
 def test_a_model_in_low_vram_mode_gives_the_same_edit(method: str) -> None:
     """Its layers are cast at each call, and the patches of a LoRA are added only then."""
-    bed = small_model("Wan 2.1")
+    testbed = small_model("Wan 2.1")
     from concept_erasure.nodes import host
 
-    lora, _ = run(bed, "esd", learning_rate=0.05, **TINY)
+    lora, _ = run(testbed, "esd", learning_rate=0.05, **TINY)
     edits = []
     for memory in (0, 1):
-        model = host.patched(bed.model, lora, 1.0)
-        host.use(bed.model)
-        before = base_hash(bed)
+        model = host.patched(testbed.model, lora, 1.0)
+        host.use(testbed.model)
+        before = base_hash(testbed)
         if memory:
             load_in_part(model, memory)
             assert model.lowvram_patch_counter() > 0
-        edits.append(run(Playground(model, bed.clip, None, {}), method, **TINY)[0])
-        host.use(bed.model)
-        assert base_hash(bed) == before
+        edits.append(run(Playground(model, testbed.clip, None, {}), method, **TINY)[0])
+        host.use(testbed.model)
+        assert base_hash(testbed) == before
     assert not edits[0].is_zero() and set(edits[0].tensors) == set(edits[1].tensors)
     for name, value in edits[0].tensors.items():
         torch.testing.assert_close(edits[1].tensors[name], value, msg=name)
@@ -186,10 +186,10 @@ def test_a_model_in_low_vram_mode_gives_the_same_edit(method: str) -> None:
 
 @pytest.mark.parametrize("layout", ["SD1.5 inpainting", "Flux.1 Fill", "Wan 2.1 image to video"])
 def test_an_inpainting_model_is_given_an_empty_picture(layout: str) -> None:
-    bed = small_model(layout)
+    testbed = small_model(layout)
     from concept_erasure.nodes import host
 
-    with host.opened(bed.model, bed.clip, 64, 64) as denoiser:
+    with host.open_session(testbed.model, testbed.clip, 64, 64) as denoiser:
         text, latents = denoiser.encode(["circle", "square"]), denoiser.empty_latents(2)
         reads = denoiser.modules()
         first = next(reads[name] for name in ("input_blocks.0.0", "img_in", "patch_embedding") if name in reads)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from concept_erasure.erasure_core import memory
-from concept_erasure.erasure_core.adapters import Deltas
-from concept_erasure.erasure_core.checkpointing import by_block, wrapped
-from concept_erasure.erasure_core.memory import MARGIN, Activations, Needs, activations, planned
+from concept_erasure.erasure_core.memory import planning
+from concept_erasure.erasure_core.memory.checkpointing import by_block, wrapped
+from concept_erasure.erasure_core.memory.planning import MARGIN, Activations, Needs, activations, planned
 from concept_erasure.erasure_core.report import Report
+from concept_erasure.erasure_core.training.deltas import Deltas
 from erasure_tests.toy import ToyDenoiser
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.live_memory import LiveMemory
+from benchmarks.instruments.peak_tensor_memory import LiveMemory
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 ROWS, WIDTH = 64, 32
@@ -125,7 +125,7 @@ def test_the_bytes_that_are_held_are_counted(sizes: tuple[int, ...]) -> None:
 def test_plans_go_from_the_fastest_to_the_smallest() -> None:
     needs = Needs(4, edit=100, samples=50, activations=lambda n: Activations(40.0 * n, 8.0 * n, (3.0 * n, 4.0 * n)))
     plans = list(needs.plans(GPU, "auto", True))
-    assert [(plan.at_once, plan.checkpointing) for plan in plans[::2]] == [
+    assert [(plan.micro_batch, plan.checkpointing) for plan in plans[::2]] == [
         (4, False),
         (4, True),
         (2, False),
@@ -138,7 +138,7 @@ def test_plans_go_from_the_fastest_to_the_smallest() -> None:
     assert plans[2].needs == 100 + MARGIN * 48 + 50
     assert {plan.checkpointing for plan in needs.plans(GPU, "on", True)} == {True}
     assert {plan.checkpointing for plan in needs.plans(GPU, "off", True)} == {False}
-    assert [plan.at_once for plan in needs.plans(CPU, "auto", False)] == [4], "a method that cannot go in parts"
+    assert [plan.micro_batch for plan in needs.plans(CPU, "auto", False)] == [4], "a method that cannot go in parts"
 
 
 def test_the_block_that_is_largest_for_many_samples_is_seen_from_two(monkeypatch) -> None:
@@ -148,9 +148,9 @@ def test_the_block_that_is_largest_for_many_samples_is_seen_from_two(monkeypatch
         return Activations(100.0, 10.0, (100.0 + 1.0 * n, 20.0 * n))
 
     sizes = iter((measured_for(1), measured_for(2)))
-    monkeypatch.setattr(memory, "activations", lambda *_: next(sizes))
+    monkeypatch.setattr(planning, "activations", lambda *_: next(sizes))
     toy = ToyDenoiser()
-    grows = memory.measured(toy, {}, [])
+    grows = planning.measured(toy, {}, [])
     assert [grows(n).held(True) for n in (1, 2, 8)] == [111.0, 112.0, 170.0]
 
 
@@ -176,11 +176,11 @@ def test_the_fastest_plan_that_fits_is_taken_and_said(free, expected, says, monk
     def known(*_arguments: object):
         return lambda n: Activations(n * 40 * MB, n * 8 * MB, (n * 4 * MB,))
 
-    monkeypatch.setattr(memory, "measured", known)
+    monkeypatch.setattr(planning, "measured", known)
     toy, report = ToyDenoiser(), Report()
     toy.free = int(free * MB)
     plan = planned(toy, toy_deltas(toy).parameters(), toy.blocks("checkpointed"), report, step=4, kept=10)
-    assert (plan.at_once, plan.checkpointing) == expected
+    assert (plan.micro_batch, plan.checkpointing) == expected
     assert report.notes[0].startswith("memory: about ") and report.notes[0].endswith(says)
 
 

@@ -8,22 +8,22 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from concept_erasure.erasure_core import memory
-from concept_erasure.erasure_core.adapters import Deltas
-from concept_erasure.erasure_core.checkpointing import by_block
 from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.erased_unet import ErasedUNet
-from concept_erasure.erasure_core.memory import MARGIN
+from concept_erasure.erasure_core.memory import planning
+from concept_erasure.erasure_core.memory.checkpointing import by_block
+from concept_erasure.erasure_core.memory.planning import MARGIN
 from concept_erasure.erasure_core.method import methods
 from concept_erasure.erasure_core.report import Report
-from concept_erasure.erasure_core.trained import TrainedMethod
-from concept_erasure.erasure_core.trajectory import TrajectoryPool
+from concept_erasure.erasure_core.training.deltas import Deltas
+from concept_erasure.erasure_core.training.trained import TrainedMethod
+from concept_erasure.erasure_core.training.trajectory import TrajectoryPool
 from erasure_tests.runs import base_hash
 from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
 from torch import Tensor
 
-from benchmarks.live_memory import LiveMemory
+from benchmarks.instruments.peak_tensor_memory import LiveMemory
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 TRAINED = [name for name, method in methods().items() if issubclass(method, TrainedMethod)]
@@ -166,17 +166,17 @@ def test_samples_are_kept_where_the_plan_says() -> None:
 
 
 @pytest.mark.usefixtures("as_a_node_runs")
-def test_checkpointing_lowers_the_peak_of_a_real_unet_and_the_plan_knows_both(bed) -> None:
+def test_checkpointing_lowers_the_peak_of_a_real_unet_and_the_plan_knows_both(testbed) -> None:
     """The playground's UNet at 128x128, forward and backward, by what exists at a time to the byte."""
     from concept_erasure.nodes import host
 
     n, peaks = 8, {}
-    with host.opened(bed.model, bed.clip, 128, 128) as denoiser:
+    with host.open_session(testbed.model, testbed.clip, 128, 128) as denoiser:
         deltas = Deltas(denoiser.layers("cross_attention_kv"), 8, torch.Generator().manual_seed(0))
         blocks = denoiser.blocks("checkpointed")
         arguments = denoiser.empty_latents(n), denoiser.sigmas(2)[:1].expand(n), denoiser.encode(["circle"] * n)
         with deltas.attached():
-            known = memory.measured(denoiser, blocks, deltas.parameters())(n)
+            known = planning.measured(denoiser, blocks, deltas.parameters())(n)
             for on in (False, True):
                 with LiveMemory() as live, by_block(blocks.values() if on else []):
                     predicted = denoiser.predict(*arguments)
@@ -188,20 +188,20 @@ def test_checkpointing_lowers_the_peak_of_a_real_unet_and_the_plan_knows_both(be
 
 
 @pytest.fixture
-def loaded(bed) -> Iterator[types.SimpleNamespace]:
+def loaded(testbed) -> Iterator[types.SimpleNamespace]:
     """ComfyUI's list of models on the device: another one, and the playground's."""
     from comfy import model_management
 
     real = model_management.current_loaded_models
     own, other = (
-        types.SimpleNamespace(model=types.SimpleNamespace(model=model)) for model in (bed.model.model, object())
+        types.SimpleNamespace(model=types.SimpleNamespace(model=model)) for model in (testbed.model.model, object())
     )
     model_management.current_loaded_models = [other, own, types.SimpleNamespace(model=None)]
     yield own
     model_management.current_loaded_models = real
 
 
-def test_the_host_is_asked_for_room_and_the_model_itself_stays(bed, loaded, monkeypatch) -> None:
+def test_the_host_is_asked_for_room_and_the_model_itself_stays(testbed, loaded, monkeypatch) -> None:
     from comfy import model_management
     from concept_erasure.nodes.host.services import make_room
 
@@ -211,18 +211,18 @@ def test_the_host_is_asked_for_room_and_the_model_itself_stays(bed, loaded, monk
     monkeypatch.setattr(
         model_management, "free_memory", lambda wanted, device, keep_loaded: asked.append((wanted, device, keep_loaded))
     )
-    patcher = types.SimpleNamespace(model=bed.model.model, load_device=GPU)
+    patcher = types.SimpleNamespace(model=testbed.model.model, load_device=GPU)
     assert make_room(patcher, 700) == 900 and asked == [(800, GPU, [loaded])]
     patcher.load_device = CPU
     assert make_room(patcher, 700) == 1000 and len(asked) == 1, "on the CPU no model makes room for another"
 
 
 @pytest.mark.usefixtures("as_a_node_runs", "few_words")
-def test_when_nothing_fits_the_error_says_what_to_lower_and_the_model_is_unchanged(bed, monkeypatch) -> None:
+def test_when_nothing_fits_the_error_says_what_to_lower_and_the_model_is_unchanged(testbed, monkeypatch) -> None:
     from concept_erasure.nodes.erase import erase
     from concept_erasure.nodes.host import ComfyDenoiser
 
-    real, before = ComfyDenoiser.predict, base_hash(bed)
+    real, before = ComfyDenoiser.predict, base_hash(testbed)
 
     def predict(self, latents, sigma, conditioning):
         if torch.is_grad_enabled():
@@ -230,16 +230,16 @@ def test_when_nothing_fits_the_error_says_what_to_lower_and_the_model_is_unchang
         return real(self, latents, sigma, conditioning)
 
     request, size = parse_request("circle"), (64, 64)
-    whole, _ = erase(bed.model, bed.clip, request, make("esd", steps=1), *size)
+    whole, _ = erase(testbed.model, testbed.clip, request, make("esd", steps=1), *size)
     monkeypatch.setattr(ComfyDenoiser, "predict", predict)
     with pytest.raises(
         RuntimeError, match=r"out of memory while erasing at 64x64 with esd\. Lower .*the model is unchanged"
     ):
-        erase(bed.model, bed.clip, request, make("esd", steps=1), *size)
+        erase(testbed.model, testbed.clip, request, make("esd", steps=1), *size)
     with pytest.raises(RuntimeError, match="or set checkpointing to auto; the model is unchanged"):
-        erase(bed.model, bed.clip, request, make("esd", steps=1, checkpointing="off"), *size)
-    network = bed.model.model.diffusion_model
-    assert base_hash(bed) == before and not any("forward" in vars(module) for module in network.modules())
+        erase(testbed.model, testbed.clip, request, make("esd", steps=1, checkpointing="off"), *size)
+    network = testbed.model.model.diffusion_model
+    assert base_hash(testbed) == before and not any("forward" in vars(module) for module in network.modules())
     monkeypatch.setattr(ComfyDenoiser, "predict", real)
-    again, _ = erase(bed.model, bed.clip, request, make("esd", steps=1), *size)
+    again, _ = erase(testbed.model, testbed.clip, request, make("esd", steps=1), *size)
     assert all(torch.equal(again.tensors[key], value) for key, value in whole.tensors.items())

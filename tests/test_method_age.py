@@ -6,12 +6,18 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from concept_erasure.erasure_core.adversary import Candidates, Damage
-from concept_erasure.erasure_core.candidates import candidates_of
 from concept_erasure.erasure_core.concepts import parse_request
-from concept_erasure.erasure_core.mixture import MixtureSearch, adversarial_gain, blended, frozen_distances, mixture_of
 from concept_erasure.erasure_core.report import Report
-from concept_erasure.erasure_core.trajectory import sample_trajectories
+from concept_erasure.erasure_core.search.adversary import Damage
+from concept_erasure.erasure_core.search.concept_mixture import (
+    MixtureSearch,
+    adversarial_gain,
+    blended,
+    frozen_distances,
+    mixture_of,
+)
+from concept_erasure.erasure_core.text.candidates import Candidates, candidates_of
+from concept_erasure.erasure_core.training.trajectory import sample_trajectories
 from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
 

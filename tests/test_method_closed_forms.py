@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from concept_erasure.erasure_core.closed_form import (
+from concept_erasure.erasure_core.closed_form.ridge import (
     TextEdit,
     best_of_rank,
     compact,
@@ -12,12 +12,12 @@ from concept_erasure.erasure_core.closed_form import (
     normal_solution,
     solve,
 )
+from concept_erasure.erasure_core.closed_form.text_rows import TOKENS, aligned, kept_prompts
 from concept_erasure.erasure_core.concepts import ConceptPair, ErasureRequest, parse_request
-from concept_erasure.erasure_core.contexts import Context
 from concept_erasure.erasure_core.denoiser import Conditioning
 from concept_erasure.erasure_core.method import methods
 from concept_erasure.erasure_core.report import Report
-from concept_erasure.erasure_core.text_rows import TOKENS, aligned, kept_prompts
+from concept_erasure.erasure_core.text.prompt_templates import PromptTemplate
 from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
 from torch import Tensor
@@ -105,7 +105,7 @@ def test_an_edit_on_top_of_an_edit_is_the_product() -> None:
 @pytest.mark.parametrize("tokens", TOKENS)
 def test_rows_are_aligned_at_the_end_of_the_sentence(tokens: str) -> None:
     """The toy's states depend on the word alone, so whatever follows the concept is asked to stay as it is."""
-    denoiser, sentence = ToyDenoiser(), Context("small {} house", "small house")
+    denoiser, sentence = ToyDenoiser(), PromptTemplate("small {} house", "small house")
     found = aligned(denoiser, ConceptPair("big circle", "square"), sentence, tokens)
     word = {name: denoiser.encode([name]).tokens[0, 0].double() for name in ("big", "circle", "square", "house")}
     moved = {"last": ["circle"], "all": ["big", "circle"], "others": []}[tokens]

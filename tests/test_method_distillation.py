@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from concept_erasure.erasure_core.adapters import Deltas
 from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.method import methods
 from concept_erasure.erasure_core.report import Report
-from concept_erasure.erasure_core.trained import Training
+from concept_erasure.erasure_core.training.deltas import Deltas
+from concept_erasure.erasure_core.training.trained import Training
 from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
 from erasure_tests.training import running

@@ -6,11 +6,11 @@ import pytest
 import torch
 from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.denoiser import Conditioning
+from concept_erasure.erasure_core.hooks.side_encoder import bin_edges, scales_at
+from concept_erasure.erasure_core.hooks.skips import added_to_skips, skip_features
 from concept_erasure.erasure_core.inference import ModelCall
 from concept_erasure.erasure_core.method import methods
 from concept_erasure.erasure_core.report import Report
-from concept_erasure.erasure_core.side_encoder import bin_edges, scales_at
-from concept_erasure.erasure_core.skips import added_to_skips, skip_features
 from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from concept_erasure.erasure_core.closed_form import normal_matrix, solve
+from concept_erasure.erasure_core.closed_form.ridge import normal_matrix, solve
 from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.denoiser import Conditioning
 from concept_erasure.erasure_core.methods import mace
 from concept_erasure.erasure_core.methods.mace import fuse, masked_attention, seen_masks
 from concept_erasure.erasure_core.report import Report
-from concept_erasure.erasure_core.trajectory import NoisyBatch
+from concept_erasure.erasure_core.training.trajectory import NoisyBatch
 from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
 from torch import Tensor, nn

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from concept_erasure.erasure_core.attention import attention_maps
 from concept_erasure.erasure_core.concepts import ErasureRequest, parse_request
+from concept_erasure.erasure_core.hooks.attention import attention_maps
 from concept_erasure.erasure_core.methods.degeneration import scrambled
 from concept_erasure.erasure_core.methods.forget_me_not import attention_norm, token_mask
-from concept_erasure.erasure_core.pictures import Pictures, finished, noised, shown
 from concept_erasure.erasure_core.report import Report
-from concept_erasure.erasure_core.trajectory import sample_trajectories
+from concept_erasure.erasure_core.training.clean_latents import CleanLatents, finished, noised, shown
+from concept_erasure.erasure_core.training.trajectory import sample_trajectories
 from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
 from erasure_tests.weights import edited
@@ -72,7 +72,7 @@ def test_finished_is_where_the_runs_ended() -> None:
 def test_noise_is_put_on_as_the_family_does_and_leads_back(kind: type[ToyDenoiser]) -> None:
     denoiser = kind()
     latents = torch.randn(64, 4, 4, 4, generator=seeded())
-    batch = noised(denoiser, Pictures(latents, denoiser.encode(["circle"] * 64)), 8, seeded(2))
+    batch = noised(denoiser, CleanLatents(latents, denoiser.encode(["circle"] * 64)), 8, seeded(2))
     sigma = batch.sigma.reshape(-1, 1, 1, 1)
     assert torch.allclose(batch.latents - sigma * batch.conditional, latents, atol=1e-5)
     noise = batch.conditional + (latents if kind is FlowToy else 0.0)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.inference import ModelCall, recorded
-from concept_erasure.erasure_core.latent_edit import Chosen
 from concept_erasure.erasure_core.methods.saeuron import SAeUron
 from concept_erasure.erasure_core.report import Report
-from concept_erasure.erasure_core.sae import ConceptSAE, concept_score, selected
+from concept_erasure.erasure_core.sae.autoencoder import ConceptSAE, concept_score, selected
+from concept_erasure.erasure_core.sae.latent_edit import SelectedLatents
 from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
 
@@ -26,11 +26,11 @@ def random_sae(d: int = 4, latents: int = 12) -> ConceptSAE:
     return ConceptSAE(encoder, bias, decoder, torch.randn(d, generator=generator), 0.2, "block", 3, "toy", "0")
 
 
-def chosen_of(sae: ConceptSAE, ids: list[int], factor: float, gate: float = 0.2) -> Chosen:
+def chosen_of(sae: ConceptSAE, ids: list[int], factor: float, gate: float = 0.2) -> SelectedLatents:
     """An edit of these latents with one factor at all levels."""
     bias = sae.encoder_bias - sae.encoder @ sae.decoder_bias
     table = torch.full((len(SIGMAS), len(ids)), factor)
-    return Chosen(sae.encoder[ids], bias[ids], sae.decoder[ids], table, torch.full_like(table, gate), SIGMAS)
+    return SelectedLatents(sae.encoder[ids], bias[ids], sae.decoder[ids], table, torch.full_like(table, gate), SIGMAS)
 
 
 def states(side: tuple[int, int] = (3, 5)) -> torch.Tensor:
@@ -62,7 +62,7 @@ def test_no_latent_or_a_factor_of_one_gives_exactly_x() -> None:
 
 def test_tables_are_looked_up_by_the_nearest_noise_level() -> None:
     table = torch.arange(4.0)[:, None]
-    chosen = Chosen(torch.ones(1, 4), torch.zeros(1), torch.ones(1, 4), table, table, SIGMAS)
+    chosen = SelectedLatents(torch.ones(1, 4), torch.zeros(1), torch.ones(1, 4), table, table, SIGMAS)
     factor, _ = chosen.at(torch.tensor([14.0, 6.0, 4.4, 1.2, 0.01, 0.0]))
     assert factor.squeeze(1).tolist() == [0, 1, 1, 3, 3, 3]
 

@@ -9,7 +9,7 @@ from concept_erasure.erasure_core.denoiser import Conditioning
 from concept_erasure.erasure_core.inference import ModelCall
 from concept_erasure.erasure_core.method import methods
 from concept_erasure.erasure_core.report import Report
-from concept_erasure.erasure_core.surrogates import latent_anchors
+from concept_erasure.erasure_core.text.latent_anchors import latent_anchors
 from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
 

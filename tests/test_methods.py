@@ -6,11 +6,11 @@ import dataclasses
 
 import pytest
 import torch
-from concept_erasure.erasure_core.adapters import Deltas
 from concept_erasure.erasure_core.concepts import ErasureRequest, parse_request
 from concept_erasure.erasure_core.method import methods
 from concept_erasure.erasure_core.report import Report
-from concept_erasure.erasure_core.trained import TrainedMethod
+from concept_erasure.erasure_core.training.deltas import Deltas
+from concept_erasure.erasure_core.training.trained import TrainedMethod
 from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
 

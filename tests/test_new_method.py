@@ -13,10 +13,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 NAME = "dropped_in"
 SCHEMA = """
-from devtools.inprocess import load_comfy
-from devtools.pack import load_pack
+from devtools.hosting.inprocess import load_comfy
+from devtools.hosting.pack import load_pack
 load_comfy(), load_pack()
-from concept_erasure.nodes.widgets import method_input
+from concept_erasure.nodes.inputs.widgets import method_input
 option = {option.key: option for option in method_input().options}[%r]
 print("WIDGETS", *(entry.id for entry in option.inputs))
 """

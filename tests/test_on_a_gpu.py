@@ -17,8 +17,8 @@ from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.report import Report
 from erasure_tests.small import make
 
-from benchmarks.random_models import SIZES, RandomText, random_model
-from devtools.inprocess import DEVICE_SETTING, load_comfy
+from benchmarks.instruments.random_models import SIZES, RandomText, random_model
+from devtools.hosting.inprocess import DEVICE_SETTING, load_comfy
 
 pytestmark = [
     pytest.mark.skipif(
@@ -43,10 +43,10 @@ def model() -> Any:
 def erased(model: Any, **changes: Any) -> tuple[Any, Report, int]:
     """An edit, its report, and the bytes that the run took over the loaded model."""
     from concept_erasure.nodes import host
-    from concept_erasure.nodes.memory import MemoryMeter
+    from concept_erasure.nodes.host.memory_meter import MemoryMeter
 
     report, size = Report(), SIZES[FAMILY]
-    with host.opened(model, RandomText(FAMILY), size, size) as denoiser, MemoryMeter(host.device()) as meter:
+    with host.open_session(model, RandomText(FAMILY), size, size) as denoiser, MemoryMeter(host.device()) as meter:
         edit = make("ap", **SHORT | changes).erase(denoiser, parse_request("cat"), report)
     return edit, report, meter.peak
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from erasure_tests.server import Bench, Finished, with_latents
 
-from devtools import server
-from devtools.sheets.first_steps import SAVED
-from devtools.sheets.sheet import SAMPLING
+from devtools.serving import server
+from devtools.workflows.first_steps import SAVED
+from devtools.workflows.sheet import SAMPLING
 
 NODES = (
     "ErasureEraseConcept",

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from concept_erasure.erasure_core.method import methods
-from concept_erasure.erasure_core.presets import preset_names, preset_settings
+from concept_erasure.nodes.inputs.presets import preset_names, preset_settings
 from erasure_tests.runs import base_hash
 
-from benchmarks.playground import Playground
-from devtools.inprocess import load_comfy
+from devtools.hosting.inprocess import load_comfy
+from testbed.playground import Playground
 
 MOST = 10
 LONGEST_TOOLTIP = 250
@@ -56,9 +56,11 @@ def has_widget(type_: object) -> bool:
 
 def test_a_node_shows_few_widgets_and_the_settings_only_behind_advanced(info: dict) -> None:
     for node, entry in info.items():
-        at_once = [name for name, (kind, more) in specs(entry).items() if has_widget(kind) and not more.get("advanced")]
-        assert len(at_once) <= MOST, f"{node} shows {at_once}"
-        assert not any("." in name for name in at_once), f"{node} shows settings: {at_once}"
+        micro_batch = [
+            name for name, (kind, more) in specs(entry).items() if has_widget(kind) and not more.get("advanced")
+        ]
+        assert len(micro_batch) <= MOST, f"{node} shows {micro_batch}"
+        assert not any("." in name for name in micro_batch), f"{node} shows settings: {micro_batch}"
     erase = specs(info["ErasureEraseConcept"])
     shown = {name for name, (kind, more) in erase.items() if has_widget(kind) and not more.get("advanced")}
     assert shown == {"concepts", "method", "width", "height", "seed", "retain", "preset", "strength"}
@@ -98,25 +100,25 @@ def test_what_was_saved_before_lacks_nothing(info: dict) -> None:
 
 
 @pytest.mark.usefixtures("as_a_node_runs", "few_words")
-def test_strength_scales_the_model_as_apply_does_and_leaves_the_edit_alone(bed: Playground, monkeypatch) -> None:
+def test_strength_scales_the_model_as_apply_does_and_leaves_the_edit_alone(testbed: Playground, monkeypatch) -> None:
     from concept_erasure.nodes.erase import EraseConcept
     from concept_erasure.nodes.erased_unet import apply
 
     monkeypatch.setattr(EraseConcept, "hidden", SimpleNamespace(unique_id=None), raising=False)
-    before = base_hash(bed)
+    before = base_hash(testbed)
 
     def made(**more):
-        return EraseConcept.execute(bed.model, bed.clip, "circle", dict(METHOD), 64, 64, 0, **more).args
+        return EraseConcept.execute(testbed.model, testbed.clip, "circle", dict(METHOD), 64, 64, 0, **more).args
 
     (whole, edit, _, plain), (half, same, _, told) = made(), made(strength=0.5, preset="style, quick")
     none, *_ = made(strength=0.0)
     assert edit.tensors.keys() == same.tensors.keys()
     assert all(torch.equal(edit.tensors[key], same.tensors[key]) for key in edit.tensors)
-    key = next(iter(apply(bed.model, edit, 0.5).patches))
+    key = next(iter(apply(testbed.model, edit, 0.5).patches))
     for model, strength in ((whole, 1.0), (half, 0.5)):
         assert [patch[0] for patch in model.patches[key]] == [strength]
-        assert model.patches.keys() == apply(bed.model, edit, strength).patches.keys()
-    assert none.patches == bed.model.patches and none is not bed.model
+        assert model.patches.keys() == apply(testbed.model, edit, strength).patches.keys()
+    assert none.patches == testbed.model.patches and none is not testbed.model
     assert "preset" not in plain
     assert "- preset: style, quick, changed: vocabulary shapes_and_colours for art_styles, sentences 2 for 12" in told
-    assert base_hash(bed) == before
+    assert base_hash(testbed) == before

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from concept_erasure.erasure_core.adapters import Deltas
 from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.denoiser import Conditioning
-from concept_erasure.erasure_core.parts import InParts
+from concept_erasure.erasure_core.memory.micro_batches import MicroBatched
 from concept_erasure.erasure_core.report import Report
+from concept_erasure.erasure_core.training.deltas import Deltas
 from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
 from torch import Tensor
@@ -33,7 +33,7 @@ class Small:
         """Predictions for five samples, and the gradients of all deltas."""
         self.fits, self.calls = fits, []
         noisy = torch.randn(5, 4, 4, 4, generator=torch.Generator().manual_seed(1))
-        predict = InParts(self.predict, said.append, self.deltas.parameters())
+        predict = MicroBatched(self.predict, said.append, self.deltas.parameters())
         with self.deltas.attached():
             predicted = predict(noisy, torch.linspace(1, 9, 5), self.toy.encode(WORDS))
             return predicted, list(torch.autograd.grad(predicted.square().sum(), self.deltas.parameters()))
@@ -66,7 +66,7 @@ def test_parts_give_the_same_predictions_and_gradients(fits: int) -> None:
 
 def test_without_gradients_nothing_is_computed_twice_and_the_size_is_kept() -> None:
     small = Small(2)
-    predict = InParts(small.predict)
+    predict = MicroBatched(small.predict)
     with torch.no_grad():
         for _ in range(2):
             predict(torch.zeros(4, 4, 4, 4), torch.ones(4), small.toy.encode(WORDS[:4]))
@@ -78,7 +78,7 @@ def test_a_single_sample_that_does_not_fit_and_other_errors_are_raised() -> None
     with pytest.raises(MemoryError):
         small.run(0, [])
     assert small.calls == [5, 2, 1]
-    broken = InParts(lambda *_: 1 / 0)
+    broken = MicroBatched(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         broken(torch.zeros(4, 4, 4, 4), torch.ones(4), small.toy.encode(WORDS[:4]))
 

@@ -12,8 +12,8 @@ from erasure_tests.families import small_model
 from erasure_tests.runs import base_hash, run
 from torch import Tensor
 
-from benchmarks.playground import Playground
-from devtools.inprocess import load_comfy
+from devtools.hosting.inprocess import load_comfy
+from testbed.playground import Playground
 
 pytestmark = pytest.mark.usefixtures("as_a_node_runs", "few_words")
 TINY = {"steps": 2, "sampling_steps": 2, "trajectories": 1, "batch": 1, "learning_rate": 0.01}
@@ -60,39 +60,49 @@ def with_node(model: Any, name: str, **changes: Any) -> Any:
     return getattr(made, node.FUNCTION)(model, **(given | changes))[0]
 
 
-def beside(bed: Playground, model: Any) -> Playground:
+def beside(testbed: Playground, model: Any) -> Playground:
     """The same text encoder with another MODEL."""
-    return Playground(model, bed.clip, bed.vae, {})
+    return Playground(model, testbed.clip, testbed.vae, {})
 
 
-def noisy(bed: Playground) -> Tensor:
+def noisy(testbed: Playground) -> Tensor:
     """Unit noise for one picture of 64x64."""
     from concept_erasure.nodes.host.shapes import latent_shape
 
-    shape = latent_shape(bed.model.model.latent_format, 64, 64)
+    shape = latent_shape(testbed.model.model.latent_format, 64, 64)
     return torch.randn((1, *shape), generator=torch.Generator().manual_seed(2))
 
 
-def asked_by_the_sampler(bed: Playground) -> tuple[Tensor, Tensor, Tensor]:
+def asked_by_the_sampler(testbed: Playground) -> tuple[Tensor, Tensor, Tensor]:
     """Latents and noise level of KSampler's first step, and what it took the network's answer to be."""
     import comfy.sample
 
     seen: list[tuple[Tensor, Tensor]] = []
-    text = [bed.clip.encode_from_tokens_scheduled(bed.clip.tokenize("a red circle"))[0]]
+    text = [testbed.clip.encode_from_tokens_scheduled(testbed.clip.tokenize("a red circle"))[0]]
     torch.manual_seed(0)  # HyperTile and ToMe choose tiles at random
-    sigmas = comfy.samplers.calculate_sigmas(bed.model.get_model_object("model_sampling"), "normal", 4)
+    sigmas = comfy.samplers.calculate_sigmas(testbed.model.get_model_object("model_sampling"), "normal", 4)
     comfy.sample.sample(
-        bed.model, noisy(bed), 4, 1.0, "euler", "normal", text, text, torch.zeros_like(noisy(bed)), disable_pbar=True, seed=0,
+        testbed.model,
+        noisy(testbed),
+        4,
+        1.0,
+        "euler",
+        "normal",
+        text,
+        text,
+        torch.zeros_like(noisy(testbed)),
+        disable_pbar=True,
+        seed=0,
         callback=lambda _step, denoised, x, _total: seen.append((x.clone(), denoised.clone())),
-    )  # fmt: skip
+    )
     return seen[0][0], sigmas[:1], seen[0][1]
 
 
-def asked_by_us(bed: Playground, latents: Tensor, sigma: Tensor) -> Tensor:
+def asked_by_us(testbed: Playground, latents: Tensor, sigma: Tensor) -> Tensor:
     """What the network's answer is to a method."""
     from concept_erasure.nodes import host
 
-    with host.opened(bed.model, bed.clip, 64, 64) as denoiser, torch.no_grad():
+    with host.open_session(testbed.model, testbed.clip, 64, 64) as denoiser, torch.no_grad():
         denoiser._precision = nullcontext
         denoiser.sigmas(4)
         text = denoiser.encode(["a red circle"])
@@ -109,9 +119,9 @@ PAIRS = [
 
 @pytest.mark.parametrize(("layout", "name"), PAIRS)
 def test_a_method_sees_what_the_sampler_sees_and_erases(layout: str, name: str) -> None:
-    bed = small_model(layout)
-    changed = beside(bed, with_node(bed.model, name))
-    before = base_hash(bed)
+    testbed = small_model(layout)
+    changed = beside(testbed, with_node(testbed.model, name))
+    before = base_hash(testbed)
     latents, sigma, denoised = asked_by_the_sampler(changed)
     if name not in GUIDANCE:
         torch.testing.assert_close(asked_by_us(changed, latents, sigma), denoised, rtol=1e-3, atol=1e-3)
@@ -121,15 +131,15 @@ def test_a_method_sees_what_the_sampler_sees_and_erases(layout: str, name: str) 
     assert len(left_out) == (name in GUIDANCE or name in CACHES), report.notes
     from concept_erasure.nodes import host
 
-    host.use(bed.model)
-    assert base_hash(bed) == before
+    host.use(testbed.model)
+    assert base_hash(testbed) == before
 
 
 def test_an_easycache_that_would_skip_changes_no_bit_of_an_erasure_and_keeps_nothing() -> None:
-    bed = small_model("SD1.5")
-    model = with_node(bed.model, "nodes_easycache.EasyCacheNode", reuse_threshold=3.0, start_percent=0.0)
-    plain, _ = run(bed, "esd", **TINY)
-    cached, report = run(beside(bed, model), "esd", **TINY)
+    testbed = small_model("SD1.5")
+    model = with_node(testbed.model, "nodes_easycache.EasyCacheNode", reuse_threshold=3.0, start_percent=0.0)
+    plain, _ = run(testbed, "esd", **TINY)
+    cached, report = run(beside(testbed, model), "esd", **TINY)
     for name, value in plain.tensors.items():
         assert torch.equal(cached.tensors[name], value), name
     assert "learned without the MODEL's easycache" in report.text()
@@ -140,7 +150,7 @@ def test_an_easycache_that_would_skip_changes_no_bit_of_an_erasure_and_keeps_not
 
 def test_a_wrapper_that_answers_from_a_cache_of_its_own_is_refused() -> None:
     """As caches do that put themselves around the model's function, without a name to know them by."""
-    bed = small_model("SD1.5")
+    testbed = small_model("SD1.5")
     kept: dict[str, Tensor] = {}
 
     def wrapper(apply_model, given):
@@ -148,25 +158,25 @@ def test_a_wrapper_that_answers_from_a_cache_of_its_own_is_refused() -> None:
             kept["answer"] = apply_model(given["input"], given["timestep"], **given["c"])
         return kept["answer"].detach()
 
-    model = bed.model.clone()
+    model = testbed.model.clone()
     model.set_model_unet_function_wrapper(wrapper)
-    before = base_hash(bed)
+    before = base_hash(testbed)
     with pytest.raises(RuntimeError, match=r"answered in place of its network.*before that node"):
-        run(beside(bed, model), "esd", **TINY)
-    assert base_hash(bed) == before
+        run(beside(testbed, model), "esd", **TINY)
+    assert base_hash(testbed) == before
 
 
 def test_a_wrapper_around_the_models_function_is_given_what_comfyuis_sampler_gives() -> None:
-    bed = small_model("SD1.5")
+    testbed = small_model("SD1.5")
     given: list[dict[str, Any]] = []
 
     def wrapper(apply_model, asked):
         given.append(asked)
         return apply_model(asked["input"], asked["timestep"], **asked["c"])
 
-    model = bed.model.clone()
+    model = testbed.model.clone()
     model.set_model_unet_function_wrapper(wrapper)
-    changed = beside(bed, model)
+    changed = beside(testbed, model)
     latents, sigma, denoised = asked_by_the_sampler(changed)
     theirs = given[0]
     given.clear()

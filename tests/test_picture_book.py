@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from devtools.errors import ToolError
-from devtools.inprocess import load_comfy
+from devtools.hosting.errors import ToolError
+from devtools.hosting.inprocess import load_comfy
 from playground.drawing import BACKGROUND
 from playground.picture_book import build, judge, sampling, sources, text, things, train, unet, weights, words
 from playground.picture_book.autoencoder import reconstructed

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from concept_erasure.erasure_core import precision
+from concept_erasure.erasure_core.memory import precision
 from safetensors import safe_open
 from torch import Tensor
 
-from devtools import comfyui
-from devtools.inprocess import load_comfy
-from devtools.playground_files import CHECKPOINT, playground_models
+from devtools.hosting import comfyui
+from devtools.hosting.inprocess import load_comfy
 from playground import build, gold, mmdit, text_encoder, training, unet, weights
 from playground.drawing import SHAPES, SYNONYMS, draw, random_scene
 from playground.training import Schedule
+from playground.weights import CHECKPOINT
+from testbed.files import playground_models
 
 
 def layout(path: Path) -> dict[str, list[int]]:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from concept_erasure.erasure_core.denoiser import Conditioning
-from concept_erasure.erasure_core.trajectory import sample_trajectories
+from concept_erasure.erasure_core.training.trajectory import sample_trajectories
 from erasure_tests.families import small_model
 
 pytestmark = pytest.mark.usefixtures("as_a_node_runs")
@@ -26,16 +26,16 @@ BY_HAND = [
 
 @pytest.mark.parametrize(("layout", "sigma", "given", "expected"), BY_HAND)
 def test_a_prediction_by_hand(layout: str, sigma: float, given: float, expected: float, monkeypatch) -> None:
-    bed, seen = small_model(layout), []
+    testbed, seen = small_model(layout), []
     from concept_erasure.nodes import host
 
     def network(x: torch.Tensor, t: torch.Tensor, **_: object) -> torch.Tensor:
         seen.append(x)
         return torch.full_like(x, 0.5)
 
-    with host.opened(bed.model, bed.clip, 64, 64) as denoiser:
+    with host.open_session(testbed.model, testbed.clip, 64, 64) as denoiser:
         text = denoiser.encode(["circle"])
-        monkeypatch.setattr(bed.model.model.diffusion_model, "forward", network)
+        monkeypatch.setattr(testbed.model.model.diffusion_model, "forward", network)
         monkeypatch.setattr(denoiser, "_last_block", None)  # this network has no blocks that could be watched
         latents = torch.full_like(denoiser.empty_latents(1), 2.0)
         predicted = denoiser.predict(latents, torch.tensor([sigma]), text)
@@ -45,10 +45,10 @@ def test_a_prediction_by_hand(layout: str, sigma: float, given: float, expected:
 
 
 def test_a_zero_terminal_snr_model_starts_from_its_own_noise() -> None:
-    bed = small_model("SDXL v ztsnr")
+    testbed = small_model("SDXL v ztsnr")
     from concept_erasure.nodes import host
 
-    with host.opened(bed.model, bed.clip, 64, 64) as denoiser:
+    with host.open_session(testbed.model, testbed.clip, 64, 64) as denoiser:
         # the last alpha of the schedule is 4.8973e-8; sigma = sqrt((1 - a) / a)
         assert float(denoiser.sigmas(4)[0]) == pytest.approx(4518.75, rel=1e-4)
         samples, pictures = sample_trajectories(
@@ -64,10 +64,10 @@ def test_a_zero_terminal_snr_model_starts_from_its_own_noise() -> None:
     [("Flux.1 dev", (16, 1.0)), ("Flux.1 schnell", (4, 1.0)), ("Chroma", (16, 3.0)), ("Wan 2.1", (16, 3.0))],
 )
 def test_guidance_that_is_built_in_is_not_applied_twice(layout: str, expected: tuple[int, float]) -> None:
-    bed = small_model(layout)
+    testbed = small_model(layout)
     from concept_erasure.nodes import host
 
-    with host.opened(bed.model, bed.clip, 64, 64) as denoiser:
+    with host.open_session(testbed.model, testbed.clip, 64, 64) as denoiser:
         assert denoiser.sampling(16, 3.0) == expected
         text = denoiser.encode(["circle"])
         assert ("guidance" in text.values) == (layout != "Wan 2.1")
@@ -82,10 +82,10 @@ def test_guidance_that_is_built_in_is_not_applied_twice(layout: str, expected: t
 
 @pytest.mark.parametrize("layout", ["Qwen-Image", "Z-Image", "SD1.5"])
 def test_prompts_of_different_length_are_predicted_as_they_are_alone(layout: str) -> None:
-    bed, prompts = small_model(layout), ["circle", "a small red circle", "square"]
+    testbed, prompts = small_model(layout), ["circle", "a small red circle", "square"]
     from concept_erasure.nodes import host
 
-    with host.opened(bed.model, bed.clip, 64, 64) as denoiser, torch.no_grad():
+    with host.open_session(testbed.model, testbed.clip, 64, 64) as denoiser, torch.no_grad():
         denoiser._precision = lambda: torch.autocast("cpu", enabled=False)
         noisy = torch.randn(denoiser.empty_latents(3).shape, generator=torch.Generator().manual_seed(0))
         sigma = denoiser.sigmas(4)[1].expand(3)

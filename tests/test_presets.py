@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from concept_erasure.erasure_core.method import methods, settings_of
-from concept_erasure.erasure_core.presets import (
+from concept_erasure.nodes.inputs.presets import (
     CUSTOM,
     DEFAULT,
     EFFORTS,

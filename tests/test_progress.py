@@ -79,10 +79,10 @@ class SlowToy(ToyDenoiser):
 @pytest.mark.parametrize("seconds", [(0.5, 0.05), (0.001, 0.5)], ids=["slow text", "text from the cache"])
 @pytest.mark.parametrize("name", ["ap", "esd", "mace", "saeuron", "uce"])
 def test_the_bar_never_stands_still_and_never_goes_back(name: str, seconds: tuple[float, float]) -> None:
-    from devtools.inprocess import load_comfy
+    from devtools.hosting.inprocess import load_comfy
 
     load_comfy()
-    from concept_erasure.nodes.erase_progress import reporting
+    from concept_erasure.nodes.runs.erase_progress import reporting
 
     clock, request = Clock(), parse_request("circle")
     method = make(name, steps=8, vocabulary="everyday_words")

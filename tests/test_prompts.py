@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from concept_erasure.erasure_core.concepts import parse_request
-from concept_erasure.erasure_core.evaluation.drawing import Sampling
+from concept_erasure.erasure_core.evaluation.sampler import Sampling
 from concept_erasure.erasure_core.method import methods
 from concept_erasure.erasure_core.report import unwatched
 from erasure_tests.families import Autoencoder, small_model
@@ -18,8 +18,8 @@ from erasure_tests.runs import QUICK, base_hash, run
 from erasure_tests.small import make
 from safetensors.torch import save_file
 
-from benchmarks.playground import Playground
-from devtools.inprocess import load_comfy
+from devtools.hosting.inprocess import load_comfy
+from testbed.playground import Playground
 
 pytestmark = pytest.mark.usefixtures("as_a_node_runs", "few_words")
 TINY = {"steps": 2, "sampling_steps": 2, "retain_sampling_steps": 2, "trajectories": 1, "batch": 1, "candidates": 2}
@@ -28,12 +28,12 @@ LONG = " ".join(f"a {colour} {thing} beside" for colour in ("red", "blue", "gree
 
 
 @pytest.fixture
-def embeddings(bed: Playground, tmp_path: Path, monkeypatch) -> Iterator[None]:
+def embeddings(testbed: Playground, tmp_path: Path, monkeypatch) -> Iterator[None]:
     """Textual inversions in ComfyUI's folder, `mine` of two vectors and the others of one."""
     for seed, (name, vectors) in enumerate({"mine": 2, "other": 1, "third": 1, "kept": 1}.items()):
         drawn = torch.randn(vectors, 768, generator=torch.Generator().manual_seed(seed)) * 0.05
         save_file({"emb_params": drawn}, tmp_path / f"{name}.safetensors")
-    monkeypatch.setattr(bed.clip.tokenizer.clip_l, "embedding_directory", [str(tmp_path)])
+    monkeypatch.setattr(testbed.clip.tokenizer.clip_l, "embedding_directory", [str(tmp_path)])
     yield
 
 
@@ -45,23 +45,23 @@ KINDS = {
 
 @pytest.mark.parametrize("name", sorted(methods()))
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_every_method_takes_it(bed: Playground, embeddings: None, kind: str, name: str) -> None:
+def test_every_method_takes_it(testbed: Playground, embeddings: None, kind: str, name: str) -> None:
     from concept_erasure.nodes.erase import erase
 
-    before, settings = base_hash(bed), QUICK | TINY
-    erased, report = erase(bed.model, bed.clip, parse_request(*KINDS[kind]), make(name, **settings), 64, 64)
+    before, settings = base_hash(testbed), QUICK | TINY
+    erased, report = erase(testbed.model, testbed.clip, parse_request(*KINDS[kind]), make(name, **settings), 64, 64)
     assert not erased.is_zero() and erased.not_finite() is None
     assert not any("are words" in note for note in report.notes)
-    assert base_hash(bed) == before
+    assert base_hash(testbed) == before
 
 
 def test_weights_that_a_text_encoder_reads_as_words_are_named() -> None:
     """As Qwen-Image's and Z-Image's do, whose tokenizers are told to read no weights."""
-    bed = small_model("Z-Image")
-    _, report = run(bed, "esd", "(circle:1.5)\nstar => (square)\n(a red: 2.0 moon)", **TINY)
+    testbed = small_model("Z-Image")
+    _, report = run(testbed, "esd", "(circle:1.5)\nstar => (square)\n(a red: 2.0 moon)", **TINY)
     (note,) = [note for note in report.notes if "are words" in note]
     assert "'(circle:1.5)'" in note and "star" not in note and "square" not in note and "moon" not in note
-    _, report = run(bed, "esd", "circle", **TINY)
+    _, report = run(testbed, "esd", "circle", **TINY)
     assert not any("are words" in note for note in report.notes)
 
 
@@ -101,11 +101,13 @@ def test_erase_and_evaluate_refuse_a_foreign_vae_before_anything_is_drawn(monkey
     load_comfy()
     from concept_erasure.nodes import host
     from concept_erasure.nodes.erase import erase
-    from concept_erasure.nodes.evaluation_run import painters
+    from concept_erasure.nodes.runs.evaluation import painters
 
-    bed, vae = small_model("SD1.5"), Autoencoder(latent_formats()["Wan 2.1"])
-    monkeypatch.setattr(host, "opened", lambda *_: pytest.fail("the model was opened"))
+    testbed, vae = small_model("SD1.5"), Autoencoder(latent_formats()["Wan 2.1"])
+    monkeypatch.setattr(host, "open_session", lambda *_: pytest.fail("the model was opened"))
     with pytest.raises(ValueError, match="VAE and MODEL do not belong together"):
-        erase(bed.model, bed.clip, parse_request("circle"), make("esd"), 64, 64, vae)
+        erase(testbed.model, testbed.clip, parse_request("circle"), make("esd"), 64, 64, vae)
     with pytest.raises(ValueError, match="VAE and MODEL do not belong together"):
-        painters(bed.model, bed.model, bed.clip, vae, Sampling(64, 64, 2, 3.0, "euler", "normal"), unwatched)
+        painters(
+            testbed.model, testbed.model, testbed.clip, vae, Sampling(64, 64, 2, 3.0, "euler", "normal"), unwatched
+        )

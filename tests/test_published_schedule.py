@@ -6,10 +6,11 @@ from collections import Counter
 
 import pytest
 import torch
-from concept_erasure.erasure_core.adversary import Candidates, Gumbel
 from concept_erasure.erasure_core.concepts import parse_request
-from concept_erasure.erasure_core.published_schedule import PublishedSchedule
 from concept_erasure.erasure_core.report import Report
+from concept_erasure.erasure_core.search.adversary import Gumbel
+from concept_erasure.erasure_core.search.reference_loop import ReferenceLoop
+from concept_erasure.erasure_core.text.candidates import Candidates
 from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
 from erasure_tests.training import running
@@ -28,10 +29,10 @@ def schedule():
     for parameter in run.deltas.parameters():
         parameter.data.add_(0.5)
     with run.deltas.attached():
-        yield PublishedSchedule(run, candidates, searches, STEPS, 3.0, 1.0)
+        yield ReferenceLoop(run, candidates, searches, STEPS, 3.0, 1.0)
 
 
-def frozen(schedule: PublishedSchedule, batch, prompt: str) -> torch.Tensor:
+def frozen(schedule: ReferenceLoop, batch, prompt: str) -> torch.Tensor:
     """The frozen network's prediction on a batch, for one prompt."""
     with torch.no_grad(), schedule.run.deltas.disabled():
         return schedule.run.denoiser.predict(batch.latents, batch.sigma, schedule.run.denoiser.encode([prompt]))

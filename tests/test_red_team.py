@@ -10,14 +10,14 @@ import pytest
 import torch
 from concept_erasure.erasure_core.denoiser import Conditioning
 from concept_erasure.erasure_core.erased_unet import DOWN, PREFIX, UP, ErasedUNet, Provenance
-from concept_erasure.erasure_core.evaluation.drawing import Drawn
+from concept_erasure.erasure_core.evaluation.sampler import Samples
 from concept_erasure.erasure_core.red_team import attack as registry
 from concept_erasure.erasure_core.red_team.attack import Attack, Shot, attacks, best_of
+from concept_erasure.erasure_core.red_team.attacked_model import BASE, ERASED, SoftPrompt
 from concept_erasure.erasure_core.red_team.attacks.inpaint import central_square
 from concept_erasure.erasure_core.red_team.attacks.paraphrase import misspellings, reordered
 from concept_erasure.erasure_core.red_team.attacks.relearn import random_change
 from concept_erasure.erasure_core.red_team.run import find, markdown, plain
-from concept_erasure.erasure_core.red_team.subject import BASE, ERASED, Soft
 from concept_erasure.erasure_core.report import Report
 
 WORDS = ("circle", "disc", "house", "tree", "star")
@@ -59,11 +59,11 @@ class TinyDenoiser:
 
     def read(self, text) -> torch.Tensor:
         """What the text encoder makes of a prompt: the mean vector of the words that it knows."""
-        words = text.template if isinstance(text, Soft) else text
+        words = text.template if isinstance(text, SoftPrompt) else text
         said = [WORDS.index(word) for word in words.split() if word in WORDS]
         rows = [STAR if self._renamed and row == CIRCLE else row for row in said]
         read = vectors()[rows]
-        read = torch.cat([read, text.vectors]) if isinstance(text, Soft) else read
+        read = torch.cat([read, text.vectors]) if isinstance(text, SoftPrompt) else read
         return read.mean(0) if len(read) else torch.zeros(8)
 
     def picture(self, text) -> torch.Tensor:
@@ -74,7 +74,7 @@ class TinyDenoiser:
         """See `Denoiser`."""
         return Conditioning({"c_crossattn": torch.stack([self.read(prompt)[None] for prompt in prompts])})
 
-    def encode_soft(self, prompt: Soft) -> Conditioning:
+    def encode_soft(self, prompt: SoftPrompt) -> Conditioning:
         """See `SoftDenoiser`."""
         return Conditioning({"c_crossattn": self.read(prompt)[None, None]})
 
@@ -123,37 +123,37 @@ class TinySubject:
         }
         self._open = False
 
-    def draw(self, who, texts, seeds, noise_scale=1.0) -> Drawn:
-        """See `Subject`: the picture, and a little of the noise."""
+    def draw(self, who, texts, seeds, noise_scale=1.0) -> Samples:
+        """See `AttackedModel`: the picture, and a little of the noise."""
         assert not self._open, "nothing can be drawn while a model is open"
         self.calls += len(texts) * self.steps
         noise = [torch.randn(4, 1, 1, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         latents = torch.stack([self._models[who].picture(text) for text in texts]) + 0.05 * torch.stack(noise)
-        return Drawn(latents, self.pictures(latents))
+        return Samples(latents, self.pictures(latents))
 
-    def complete(self, first, then, seeds, base_steps) -> Drawn:
+    def complete(self, first, then, seeds, base_steps) -> Samples:
         """The first steps decide; a model that never knew the concept makes something else of them."""
         begun, finished = self.draw(BASE, first, seeds).latents, self.draw(ERASED, then, seeds).latents
         return self._shown(finished if self._gold else begun)
 
-    def repaint(self, texts, seeds, latents, strength, mask=None) -> Drawn:
+    def repaint(self, texts, seeds, latents, strength, mask=None) -> Samples:
         """A mixture of what is shown and what is drawn."""
         return self._shown((1 - strength) * latents + strength * self.draw(ERASED, texts, seeds).latents)
 
-    def _shown(self, latents) -> Drawn:
-        return Drawn(latents, self.pictures(latents))
+    def _shown(self, latents) -> Samples:
+        return Samples(latents, self.pictures(latents))
 
     def pictures(self, latents) -> torch.Tensor:
         """The numbers as a picture of one row."""
         return latents.reshape(-1, 1, 4, 1).expand(-1, 1, 4, 3)
 
     def lacks(self, need: str) -> str | None:
-        """See `Subject`: nothing."""
+        """See `AttackedModel`: nothing."""
         return None
 
     @contextmanager
-    def opened(self, who) -> Iterator[TinyDenoiser]:
-        """See `Subject`."""
+    def open_session(self, who) -> Iterator[TinyDenoiser]:
+        """See `AttackedModel`."""
         self._open = True
         try:
             yield self._models[who]
@@ -162,7 +162,7 @@ class TinySubject:
 
     @contextmanager
     def edited(self, edit: ErasedUNet) -> Iterator[None]:
-        """See `Subject`."""
+        """See `AttackedModel`."""
         before = self._models[ERASED]
         self._models[ERASED] = before.with_edit(edit)
         try:

@@ -11,15 +11,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from concept_erasure.erasure_core.erased_unet import load_erased_unet
-from concept_erasure.erasure_core.evaluation.drawing import Sampling
-from concept_erasure.erasure_core.judge import ConceptJudge, load_judge
+from concept_erasure.erasure_core.evaluation.judges.judge import ConceptJudge, load_judge
+from concept_erasure.erasure_core.evaluation.sampler import Sampling
 from concept_erasure.erasure_core.red_team.attack import attacks
-from concept_erasure.erasure_core.red_team.subject import BASE, ERASED, Soft
+from concept_erasure.erasure_core.red_team.attacked_model import BASE, ERASED, SoftPrompt
 from erasure_tests.runs import base_hash
 from erasure_tests.runs import run as erase_quickly
 
-from benchmarks.playground import Playground
 from playground.build import build_judge
+from testbed.playground import Playground
 
 pytestmark = pytest.mark.usefixtures("as_a_node_runs")
 STEPS = 3
@@ -34,36 +34,36 @@ def judge(tmp_path_factory) -> ConceptJudge:
     return load_judge(folder / "shape", "shape", torch.device("cpu"))
 
 
-def models(bed: Playground) -> tuple:
+def models(testbed: Playground) -> tuple:
     """Base and erased model."""
     from concept_erasure.nodes import host
 
-    return bed.model, host.patched(bed.model, load_erased_unet(EDIT), 1.0)
+    return testbed.model, host.patched(testbed.model, load_erased_unet(EDIT), 1.0)
 
 
-def subject(bed: Playground, judge: ConceptJudge, erased: object = None):
+def subject(testbed: Playground, judge: ConceptJudge, erased: object = None):
     """The playground under attack, in three sampling steps."""
     from concept_erasure.nodes import host
 
-    base, patched = models(bed)
+    base, patched = models(testbed)
     sampling = Sampling(64, 64, STEPS, 3.0, "euler", "normal", batch_size=4)
-    return host.ComfySubject(
-        base, erased or patched, bed.clip, bed.vae, judge, "circle", ("a red {}",), sampling, ("disc",)
+    return host.ComfyAttackedModel(
+        base, erased or patched, testbed.clip, testbed.vae, judge, "circle", ("a red {}",), sampling, ("disc",)
     )
 
 
-def test_a_completion_by_the_same_model_is_the_picture_itself(bed, judge) -> None:
-    whole = subject(bed, judge, bed.model)
+def test_a_completion_by_the_same_model_is_the_picture_itself(testbed, judge) -> None:
+    whole = subject(testbed, judge, testbed.model)
     drawn = whole.draw(BASE, ["a red circle"], [5])
     finished = whole.complete(["a red circle"], ["a red circle"], [5], 1)
     assert torch.allclose(drawn.latents, finished.latents, atol=1e-4)
     assert whole.calls == 2 * 2 * STEPS
 
 
-def test_a_weak_repainting_keeps_the_picture_and_a_mask_keeps_what_is_outside(bed, judge) -> None:
+def test_a_weak_repainting_keeps_the_picture_and_a_mask_keeps_what_is_outside(testbed, judge) -> None:
     from concept_erasure.erasure_core.red_team.attacks.inpaint import central_square
 
-    one = subject(bed, judge)
+    one = subject(testbed, judge)
     shown = one.draw(BASE, ["a red circle"], [5]).latents
     weak, strong = (one.repaint(["a red circle"], [6], shown, strength).latents for strength in (0.1, 1.0))
     assert (weak - shown).abs().mean() < (strong - shown).abs().mean()
@@ -73,19 +73,19 @@ def test_a_weak_repainting_keeps_the_picture_and_a_mask_keeps_what_is_outside(be
     assert not torch.allclose(filled[..., mask == 1], shown[..., mask == 1], atol=1e-2)
 
 
-def test_the_vectors_of_a_word_read_as_the_word_and_gradients_reach_them(bed, judge) -> None:
-    with subject(bed, judge).opened(ERASED) as denoiser:
+def test_the_vectors_of_a_word_read_as_the_word_and_gradients_reach_them(testbed, judge) -> None:
+    with subject(testbed, judge).open_session(ERASED) as denoiser:
         words, table = denoiser.word_vectors()
         vector = table[[words.index("circle")]].clone().requires_grad_(True)
-        soft = denoiser.encode_soft(Soft("a red {}", vector))
+        soft = denoiser.encode_soft(SoftPrompt("a red {}", vector))
         plain = denoiser.encode(["a red circle"]).tokens  # in half precision
         assert torch.allclose(soft.tokens, plain, rtol=2**-11, atol=1e-4)
-        two = denoiser.encode_soft(Soft("a red {}", table[:2]))
+        two = denoiser.encode_soft(SoftPrompt("a red {}", table[:2]))
         assert two.tokens.shape == soft.tokens.shape
         soft.tokens.square().sum().backward()
         assert vector.grad.abs().sum() > 0
         with pytest.raises(ValueError, match="too long"):
-            denoiser.encode_soft(Soft("a red {}", table[:90]))
+            denoiser.encode_soft(SoftPrompt("a red {}", table[:90]))
 
 
 QUICK = {
@@ -106,10 +106,10 @@ LEARNING = {"p4d": 2, "relearn": 4, "textual_inversion": 2, "unlearn_diff": 2}
 
 
 @contextmanager
-def calls_of_the_network(bed: Playground) -> Iterator[list[tuple[int, bool]]]:
+def calls_of_the_network(testbed: Playground) -> Iterator[list[tuple[int, bool]]]:
     """Of each call of the UNet: how many rows it has, and whether with gradients."""
     calls: list[tuple[int, bool]] = []
-    network = bed.model.model.diffusion_model
+    network = testbed.model.model.diffusion_model
     hook = network.register_forward_pre_hook(lambda _, given: calls.append((len(given[0]), torch.is_grad_enabled())))
     try:
         yield calls
@@ -118,18 +118,18 @@ def calls_of_the_network(bed: Playground) -> Iterator[list[tuple[int, bool]]]:
 
 
 @pytest.mark.parametrize("name", sorted(attacks()))
-def test_an_attack_runs_in_batches_and_leaves_both_models_as_they_were(bed, judge, name) -> None:
+def test_an_attack_runs_in_batches_and_leaves_both_models_as_they_were(testbed, judge, name) -> None:
     """And takes gradients in its optimiser steps alone."""
     from concept_erasure.nodes import host
-    from concept_erasure.nodes.red_team import run
+    from concept_erasure.nodes.runs.red_team import run
 
-    one = subject(bed, judge)
+    one = subject(testbed, judge)
     drawn = one.draw(ERASED, ["a red circle"], [7]).pictures
-    host.use(bed.model)  # clones share one network, and the drawing left the erased one's weights in it
-    before, counted = base_hash(bed), one.calls
-    with calls_of_the_network(bed) as calls:
-        found = run(one, attacks()[name](**QUICK.get(name, {})), 2, bed.model)
-    assert base_hash(bed) == before
+    host.use(testbed.model)  # clones share one network, and the drawing left the erased one's weights in it
+    before, counted = base_hash(testbed), one.calls
+    with calls_of_the_network(testbed) as calls:
+        found = run(one, attacks()[name](**QUICK.get(name, {})), 2, testbed.model)
+    assert base_hash(testbed) == before
     assert torch.equal(one.draw(ERASED, ["a red circle"], [7]).pictures, drawn)
     assert found.outcome.attack.pictures.shape == (2, 64, 64, 3)
     assert sum(gradients for _, gradients in calls) == LEARNING.get(name, 0)
@@ -145,8 +145,8 @@ def relearned(one, **settings) -> torch.Tensor:
     return attack.run(one, 1, Report()).attack.pictures
 
 
-def test_without_training_the_erased_model_draws_its_own_pictures_bit_for_bit(bed, judge) -> None:
-    one = subject(bed, judge)
+def test_without_training_the_erased_model_draws_its_own_pictures_bit_for_bit(testbed, judge) -> None:
+    one = subject(testbed, judge)
     assert "square" in one.others and not {"circle", "disc"} & set(one.others)
     own = one.draw(ERASED, ["a red circle"], attacks()["relearn"]().seeds(1)).pictures
     assert torch.equal(relearned(one, steps=0), own)
@@ -154,25 +154,25 @@ def test_without_training_the_erased_model_draws_its_own_pictures_bit_for_bit(be
     assert torch.equal(one.draw(ERASED, ["a red circle"], attacks()["relearn"]().seeds(1)).pictures, own)
 
 
-def test_relearning_goes_on_top_of_an_edit_that_acts_while_sampling(bed, judge, few_words) -> None:
+def test_relearning_goes_on_top_of_an_edit_that_acts_while_sampling(testbed, judge, few_words) -> None:
     from concept_erasure.nodes import host
 
-    edit, _ = erase_quickly(bed, "spm", learning_rate=0.01)
+    edit, _ = erase_quickly(testbed, "spm", learning_rate=0.01)
     assert edit.provenance.kind == "hook"
-    one = subject(bed, judge, host.patched(bed.model, edit, 1.0))
-    host.use(bed.model)
-    before = base_hash(bed)
+    one = subject(testbed, judge, host.patched(testbed.model, edit, 1.0))
+    host.use(testbed.model)
+    before = base_hash(testbed)
     base, gated, both = (
         one.draw(BASE, ["a red circle"], [100_000]).pictures,
         one.draw(ERASED, ["a red circle"], [100_000]).pictures,
         relearned(one, steps=2, learning_rate=0.001),
     )
     assert not any(torch.equal(*pair) for pair in ((base, gated), (gated, both), (base, both)))
-    host.use(bed.model)
-    assert base_hash(bed) == before
+    host.use(testbed.model)
+    assert base_hash(testbed) == before
 
 
-def test_the_node_writes_its_files_and_an_embedding_that_comfyui_reads(bed, judge, monkeypatch, tmp_path) -> None:
+def test_the_node_writes_its_files_and_an_embedding_that_comfyui_reads(testbed, judge, monkeypatch, tmp_path) -> None:
     from concept_erasure.nodes import host
     from concept_erasure.nodes.red_team import RedTeamConcept
 
@@ -181,9 +181,24 @@ def test_the_node_writes_its_files_and_an_embedding_that_comfyui_reads(bed, judg
     monkeypatch.setattr(host, "folders", lambda kind: [tmp_path / kind])
     chosen = {"attack": "textual_inversion", "steps": 2, "pictures": 1, "vectors": 2}
     grid, report = RedTeamConcept.execute(
-        *models(bed), bed.clip, bed.vae, judge, "circle", chosen, "a red {}", 1, 64, 64, STEPS, 3.0, "euler", "normal", 0, 4,
+        *models(testbed),
+        testbed.clip,
+        testbed.vae,
+        judge,
+        "circle",
+        chosen,
+        "a red {}",
+        1,
+        64,
+        64,
+        STEPS,
+        3.0,
+        "euler",
+        "normal",
+        0,
+        4,
         "red/team",
-    ).args  # fmt: skip
+    ).args
     assert grid.shape[0] == 1 and grid.std() > 0 and "right in" in report
     names = {path.name for path in (tmp_path / "red").iterdir()}
     assert names == {f"team_00001_{end}" for end in ("grid.png", "strongest.png", ".md", ".json")}
@@ -191,20 +206,20 @@ def test_the_node_writes_its_files_and_an_embedding_that_comfyui_reads(bed, judg
     assert stored["judge"] == "shape" and stored["judge_accuracy"][0]["right"] > 0
     (file,) = (tmp_path / "embeddings" / "red_team").iterdir()
     assert stored["embedding"] == file.name
-    tokenizer = bed.clip.tokenizer.clip_l
+    tokenizer = testbed.clip.tokenizer.clip_l
     monkeypatch.setattr(tokenizer, "embedding_directory", [str(tmp_path / "embeddings")])
-    (tokens,) = bed.clip.tokenize(f"a red embedding:red_team/{file.stem}.safetensors")["l"]
+    (tokens,) = testbed.clip.tokenize(f"a red embedding:red_team/{file.stem}.safetensors")["l"]
     assert sum(torch.is_tensor(token) for token, *_ in tokens) == 2
 
 
-def test_bad_input_is_named_before_anything_is_drawn(bed, judge, monkeypatch) -> None:
+def test_bad_input_is_named_before_anything_is_drawn(testbed, judge, monkeypatch) -> None:
     from concept_erasure.nodes import host
     from concept_erasure.nodes.red_team import RedTeamConcept
 
     monkeypatch.setattr(RedTeamConcept, "hidden", SimpleNamespace(unique_id="7"), raising=False)
-    monkeypatch.setattr(host.ComfyPainter, "sample", lambda *_, **__: pytest.fail("something was drawn"))
+    monkeypatch.setattr(host.ComfyImageSampler, "sample", lambda *_, **__: pytest.fail("something was drawn"))
     rest = (1, 64, 64, STEPS, 3.0, "euler", "normal", 0, 4, "x")
-    given = (*models(bed), bed.clip, bed.vae, judge)
+    given = (*models(testbed), testbed.clip, testbed.vae, judge)
     for concept, attack, templates, said in (
         ("giraffe", {"attack": "noise"}, "a {}", "no label for 'giraffe'"),
         ("circle", {"attack": "noise", "tries": 0}, "a {}", "tries is 0"),
@@ -219,7 +234,7 @@ def test_bad_input_is_named_before_anything_is_drawn(bed, judge, monkeypatch) ->
 CHEAP = "completion\nnoise tries=1\n"
 
 
-def summary(bed: Playground, judge: ConceptJudge, monkeypatch, folder: Path, chosen: str, prefix: str):
+def summary(testbed: Playground, judge: ConceptJudge, monkeypatch, folder: Path, chosen: str, prefix: str):
     """Run the node, its files in `folder`."""
     from concept_erasure.nodes import host
     from concept_erasure.nodes.red_team_summary import RedTeamSummary
@@ -227,13 +242,28 @@ def summary(bed: Playground, judge: ConceptJudge, monkeypatch, folder: Path, cho
     monkeypatch.setattr(RedTeamSummary, "hidden", SimpleNamespace(unique_id="7"), raising=False)
     monkeypatch.setattr(host, "output_folder", lambda: str(folder))
     return RedTeamSummary.execute(
-        *models(bed), bed.clip, bed.vae, judge, "circle", chosen, "a red {}", 1, 64, 64, STEPS, 3.0, "euler", "normal", 0, 4,
+        *models(testbed),
+        testbed.clip,
+        testbed.vae,
+        judge,
+        "circle",
+        chosen,
+        "a red {}",
+        1,
+        64,
+        64,
+        STEPS,
+        3.0,
+        "euler",
+        "normal",
+        0,
+        4,
         prefix,
-    ).args  # fmt: skip
+    ).args
 
 
-def test_the_summary_draws_one_page_of_all_attacks(bed, judge, monkeypatch, tmp_path) -> None:
-    page, report = summary(bed, judge, monkeypatch, tmp_path, CHEAP, "red/all")
+def test_the_summary_draws_one_page_of_all_attacks(testbed, judge, monkeypatch, tmp_path) -> None:
+    page, report = summary(testbed, judge, monkeypatch, tmp_path, CHEAP, "red/all")
     assert page.shape[0] == 1 and page.std() > 0
     assert {path.name for path in (tmp_path / "red").iterdir()} == {
         f"all_00001_{e}" for e in ("page.png", ".md", ".json")
@@ -244,31 +274,31 @@ def test_the_summary_draws_one_page_of_all_attacks(bed, judge, monkeypatch, tmp_
     assert "falls to: " in report and "survives: " in report and "| completion |" in report and "right in" in report
 
 
-def test_a_cancelled_summary_leaves_the_attacks_that_are_over(bed, judge, monkeypatch, tmp_path) -> None:
+def test_a_cancelled_summary_leaves_the_attacks_that_are_over(testbed, judge, monkeypatch, tmp_path) -> None:
     from concept_erasure.nodes import host
-    from concept_erasure.nodes.progress import NodeProgress
+    from concept_erasure.nodes.runs.progress import NodeProgress
 
     def cancelled(_progress: NodeProgress, doing: str = "", **_done: float) -> None:
         if doing.startswith("attack 2"):
             raise host.Cancelled
 
-    host.use(bed.model)
-    before = base_hash(bed)
+    host.use(testbed.model)
+    before = base_hash(testbed)
     monkeypatch.setattr(NodeProgress, "check", cancelled)
     with pytest.raises(host.Cancelled):
-        summary(bed, judge, monkeypatch, tmp_path, CHEAP, "cut")
+        summary(testbed, judge, monkeypatch, tmp_path, CHEAP, "cut")
     stored = json.loads((tmp_path / "cut_partial_00001_.json").read_text("utf-8"))
     assert not stored["complete"] and [one["attack"] for one in stored["attacks"]] == ["completion"]
-    assert base_hash(bed) == before
+    assert base_hash(testbed) == before
 
 
 SENTENCES = ("a red {}", "a blue {}", "a solid {}")
 
 
-def renamed(bed: Playground, word: str, other: str):
+def renamed(testbed: Playground, word: str, other: str):
     """A MODEL that only renames a word: what the text encoder makes of these sentences with it is read as with the other.
     The weights, and all that they know, stay."""
-    pairs = [[bed.text(sentence.replace("{}", said))[0] for said in (word, other)] for sentence in SENTENCES]
+    pairs = [[testbed.text(sentence.replace("{}", said))[0] for said in (word, other)] for sentence in SENTENCES]
 
     def wrapper(apply_model, given):
         tokens = given["c"]["c_crossattn"].clone()
@@ -278,7 +308,7 @@ def renamed(bed: Playground, word: str, other: str):
                     row.copy_(becomes)
         return apply_model(given["input"], given["timestep"], **(given["c"] | {"c_crossattn": tokens}))
 
-    model = bed.model.clone()
+    model = testbed.model.clone()
     model.set_model_unet_function_wrapper(wrapper)
     return model
 
@@ -290,14 +320,14 @@ def renamed(bed: Playground, word: str, other: str):
         ("completion", {"share": 0.6}),
     ],
 )
-def test_an_edit_that_only_renames_a_word_falls_on_the_playground(bed, judge, name, settings) -> None:
+def test_an_edit_that_only_renames_a_word_falls_on_the_playground(testbed, judge, name, settings) -> None:
     """The known answer in the real host; `test_red_team` has it exactly, with controls, a model that never knew it, and
     `textual_inversion`, which here would take minutes."""
     from concept_erasure.nodes import host
-    from concept_erasure.nodes.red_team import run
+    from concept_erasure.nodes.runs.red_team import run
 
     sampling = Sampling(64, 64, 12, 3.0, "euler", "normal", batch_size=8)
-    model = renamed(bed, "circle", "star")
-    one = host.ComfySubject(bed.model, model, bed.clip, bed.vae, judge, "circle", SENTENCES, sampling)
-    shares = run(one, attacks()[name](**settings), 4, bed.model).shares()
+    model = renamed(testbed, "circle", "star")
+    one = host.ComfyAttackedModel(testbed.model, model, testbed.clip, testbed.vae, judge, "circle", SENTENCES, sampling)
+    shares = run(one, attacks()[name](**settings), 4, testbed.model).shares()
     assert shares["base"].hits == 4 and shares["no attack"].hits == 0 and shares["attack"].hits >= 3

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from concept_erasure.erasure_core.red_team.subject import Soft
+from concept_erasure.erasure_core.red_team.attacked_model import SoftPrompt
 from erasure_tests.families import small_model
 from safetensors.torch import save_file
 
-from devtools.inprocess import load_comfy
+from devtools.hosting.inprocess import load_comfy
 
 pytestmark = pytest.mark.usefixtures("as_a_node_runs")
 WIDTHS = {"g": 1280, "l": 768}
@@ -41,12 +41,12 @@ def test_a_words_vectors_read_as_the_word_and_gradients_reach_those_of_both_enco
     from concept_erasure.nodes import host
     from concept_erasure.nodes.host.soft_prompts import SoftComfyDenoiser
 
-    bed = small_model("SDXL")
-    with host.opened(bed.model, clip, 64, 64, None, SoftComfyDenoiser) as denoiser:
+    testbed = small_model("SDXL")
+    with host.open_session(testbed.model, clip, 64, 64, None, SoftComfyDenoiser) as denoiser:
         words, table = denoiser.word_vectors()
         assert table.shape == (len(words), sum(WIDTHS.values()))
         vector = table[[words.index("circle")]].clone().requires_grad_(True)
-        soft, said = denoiser.encode_soft(Soft("a red {}", vector)), denoiser.encode(["a red circle"])
+        soft, said = denoiser.encode_soft(SoftPrompt("a red {}", vector)), denoiser.encode(["a red circle"])
         assert set(soft.values) == set(said.values) and "y" in said.values
         for name, value in said.values.items():
             assert torch.allclose(soft.values[name], value, rtol=2**-11, atol=1e-4), name  # text is in half precision
@@ -56,7 +56,7 @@ def test_a_words_vectors_read_as_the_word_and_gradients_reach_those_of_both_enco
         for part in vector.grad.split(list(WIDTHS.values()), dim=1):
             assert part.abs().sum() > 0
         with pytest.raises(ValueError, match="too long"):
-            denoiser.encode_soft(Soft("a red {}", table[:90]))
+            denoiser.encode_soft(SoftPrompt("a red {}", table[:90]))
 
 
 def test_an_embedding_file_holds_vectors_for_each_encoder_and_comfyui_reads_them(clip, monkeypatch, tmp_path) -> None:

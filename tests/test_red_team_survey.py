@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from concept_erasure.erasure_core.red_team.attack import Attack, Outcome, Shot, attacks
+from concept_erasure.erasure_core.red_team.attack_suite import Survey, every_attack, parse_attacks, run_all
 from concept_erasure.erasure_core.red_team.run import Finding, Plain
-from concept_erasure.erasure_core.red_team.survey import Survey, every_attack, parse_attacks, run_all
 from concept_erasure.erasure_core.report import Report
 
 
@@ -72,20 +72,20 @@ class Scripted(SimpleNamespace):
     concept, templates, synonyms, steps, calls = "circle", ("a {}",), (), 1, 0
 
     def lacks(self, need):
-        """See `Subject`: nothing."""
+        """See `AttackedModel`: nothing."""
         return None
 
     def draw(self, who, texts, seeds, noise_scale=1.0):
-        """See `Subject`."""
+        """See `AttackedModel`."""
         self.drawn.append(who)
         return SimpleNamespace(pictures=torch.zeros(len(texts), 8, 8, 3))
 
     def confidence(self, pictures):
-        """See `Subject`."""
+        """See `AttackedModel`."""
         return torch.zeros(len(pictures))
 
     def hits(self, pictures):
-        """See `Subject`."""
+        """See `AttackedModel`."""
         return [False] * len(pictures)
 
 

@@ -11,8 +11,11 @@ import types
 import pytest
 from erasure_tests.server import models
 
-from devtools import comfyui, install_playground, playground_files, published, release_assets, server
-from devtools.inprocess import load_comfy
+from devtools.hosting import comfyui
+from devtools.hosting.inprocess import load_comfy
+from devtools.serving import server
+from devtools.workflows import published
+from testbed import files, install_playground, release_assets
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +94,7 @@ def test_a_clone_builds_the_checkpoint_and_says_so(lacking, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         playground.build_if_missing().join()
     ((line, options),) = started
-    assert line[:3] == [sys.executable, "-m", "devtools.install_playground"] and line[-1] == str(tmp_path)
+    assert line[:3] == [sys.executable, "-m", "testbed.install_playground"] and line[-1] == str(tmp_path)
     assert options["env"]["COMFYUI_PATH"] and options["cwd"] == comfyui.PACK
     assert "in the background" in caplog.text and "no room" in caplog.text, "it says what it starts, and why it failed"
 
@@ -114,19 +117,19 @@ def test_nothing_is_built_where_it_should_not_be_and_nothing_breaks(lacking, mon
 
 
 def test_what_is_there_is_never_replaced(tmp_path):
-    for name in (playground_files.CHECKPOINT, playground_files.EDIT):
+    for name in (files.CHECKPOINT, files.EDIT):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("the user's own", encoding="utf-8")
-    (tmp_path / playground_files.JUDGE).mkdir(parents=True)
+    (tmp_path / files.JUDGE).mkdir(parents=True)
     assert install_playground.install(comfyui.locate(), tmp_path) == []
-    assert (tmp_path / playground_files.CHECKPOINT).read_text(encoding="utf-8") == "the user's own"
+    assert (tmp_path / files.CHECKPOINT).read_text(encoding="utf-8") == "the user's own"
 
 
 @pytest.mark.slow
 def test_a_host_with_a_clone_has_the_checkpoint_soon_after_its_start(monkeypatch, tmp_path):
     monkeypatch.setenv("CONCEPT_ERASURE_PLAYGROUND", "1")
     with server.running_server(comfyui.locate(), tmp_path) as running:
-        checkpoint = tmp_path / "models" / playground_files.CHECKPOINT
+        checkpoint = tmp_path / "models" / files.CHECKPOINT
         deadline = time.monotonic() + 300
         while not checkpoint.is_file() and time.monotonic() < deadline:
             time.sleep(1)

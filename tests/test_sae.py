@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from concept_erasure.erasure_core.sae import ConceptSAE, default_block, fvu, load_sae, save_sae
-from concept_erasure.erasure_core.sae_training import (
+from concept_erasure.erasure_core.sae.autoencoder import ConceptSAE, default_block, fvu, load_sae, save_sae
+from concept_erasure.erasure_core.sae.training import (
     SAESettings,
     _Trainee,
     batch_top_k,

@@ -9,12 +9,12 @@ import pytest
 import torch
 from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.method import methods
-from concept_erasure.erasure_core.sae import ConceptSAE
+from concept_erasure.erasure_core.sae.autoencoder import ConceptSAE
 
-from benchmarks.playground import Playground
+from testbed.playground import Playground
 
 
-def trained(bed: Playground, folder: Path, monkeypatch, prefix: str = "shapes/sae", block: str = "auto"):
+def trained(testbed: Playground, folder: Path, monkeypatch, prefix: str = "shapes/sae", block: str = "auto"):
     """What Train Concept SAE gives, with `folder` as ComfyUI's models folder."""
     from concept_erasure.nodes import host, sae
 
@@ -24,15 +24,15 @@ def trained(bed: Playground, folder: Path, monkeypatch, prefix: str = "shapes/sa
     settings = {"expansion": 1, "k": 8, "steps": 3, "width": 64, "height": 64, "seed": 0}
     with torch.inference_mode():
         return sae.TrainConceptSAE.execute(
-            bed.model, bed.clip, "a red circle\na square", block, filename_prefix=prefix, **settings
+            testbed.model, testbed.clip, "a red circle\na square", block, filename_prefix=prefix, **settings
         ).args
 
 
-def test_an_sae_is_trained_saved_loaded_and_erased_with(bed: Playground, tmp_path: Path, monkeypatch) -> None:
+def test_an_sae_is_trained_saved_loaded_and_erased_with(testbed: Playground, tmp_path: Path, monkeypatch) -> None:
     from concept_erasure.nodes import host, sae
     from concept_erasure.nodes.erase import erase
 
-    made, report = trained(bed, tmp_path, monkeypatch)
+    made, report = trained(testbed, tmp_path, monkeypatch)
     assert isinstance(made, ConceptSAE) and made.d_in == 320 and made.family == "SD15"
     assert made.block in report and f"FVU {made.training['fvu']:.3f}" in report
     path = tmp_path / "concept_saes" / "shapes" / "sae_00001_.safetensors"
@@ -44,14 +44,14 @@ def test_an_sae_is_trained_saved_loaded_and_erased_with(bed: Playground, tmp_pat
         sae.LoadConceptSAE.execute("other")
     method = methods()["saeuron"](steps=1, sampling_steps=3, trajectories=3, vocabulary="shapes_and_colours")
     with torch.inference_mode():
-        erased, _ = erase(bed.model, bed.clip, parse_request("circle"), method, 64, 64, concept_sae=loaded)
+        erased, _ = erase(testbed.model, testbed.clip, parse_request("circle"), method, 64, 64, concept_sae=loaded)
     assert {key.rsplit(".", 1)[0] for key in erased.parts()} == {made.block}
 
 
-def test_blocks_are_chosen_by_name_or_number_and_others_are_refused(bed: Playground, tmp_path, monkeypatch) -> None:
-    last, _ = trained(bed, tmp_path, monkeypatch, prefix="", block="3")
+def test_blocks_are_chosen_by_name_or_number_and_others_are_refused(testbed: Playground, tmp_path, monkeypatch) -> None:
+    last, _ = trained(testbed, tmp_path, monkeypatch, prefix="", block="3")
     assert last.block == "output_blocks.1.1" and not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match=r"1 = input_blocks\.1\.1"):
-        trained(bed, tmp_path, monkeypatch, prefix="", block="9")
+        trained(testbed, tmp_path, monkeypatch, prefix="", block="9")
     with pytest.raises(ValueError, match="out of the output folder"):
-        trained(bed, tmp_path, monkeypatch, prefix="../sae")
+        trained(testbed, tmp_path, monkeypatch, prefix="../sae")

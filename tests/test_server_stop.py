@@ -16,8 +16,9 @@ import psutil
 import pytest
 from erasure_tests.hosts import make_comfyui
 
-from devtools import guard, playground_files, server
-from devtools.comfyui import Host
+from devtools.hosting.comfyui import Host
+from devtools.serving import child_guard, server
+from testbed import files
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and process groups are those of Unix")
@@ -79,10 +80,10 @@ def has_ended(base: Path) -> bool:
 def serve(host: Host, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
     """Starts `make serve`, or what it starts, as a process of its own; returns once it shows the address."""
     models = tmp_path / "cache" / "models"
-    for file in playground_files.built_files():
+    for file in files.built_files():
         (models / file).parent.mkdir(parents=True, exist_ok=True)
         (models / file).touch()
-    (models / playground_files.STAMP).write_text(playground_files._sources(), encoding="utf-8")
+    (models / files.STAMP).write_text(files._sources(), encoding="utf-8")
     named = {"COMFYUI_PATH": host.path, "COMFYUI_PYTHON": host.python, "CONCEPT_ERASURE_CACHE": tmp_path / "cache"}
     # as from a shell, also when these tests themselves were started by make
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
@@ -120,7 +121,7 @@ def serve(host: Host, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen
         process.stdout.close()
 
 
-SERVE = (sys.executable, "-m", "devtools.serve")
+SERVE = (sys.executable, "-m", "testbed.serve")
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
@@ -160,7 +161,7 @@ def test_the_end_of_the_block_stops_the_children_too(host: Host, tmp_path: Path)
 
 
 def test_a_server_that_does_not_end_when_asked_is_killed(host: Host, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(guard, "PATIENCE", 0.5)
+    monkeypatch.setattr(child_guard, "PATIENCE", 0.5)
     with server.running_server(host, tmp_path / "base", pack=None, extra_args=("--stubborn",)) as running:
         began = time.monotonic()
     assert time.monotonic() - began >= 0.5 and running.process.returncode == -signal.SIGKILL

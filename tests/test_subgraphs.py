@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from devtools.graph import Graph
-from devtools.workflow import api_prompt
+from devtools.workflows.api_prompt import api_prompt
+from devtools.workflows.graph import Graph
 
 INFO = {
     "Source": {"input": {"required": {"value": ["INT", {"default": 1}]}}, "output": ["N"], "output_name": ["n"]},

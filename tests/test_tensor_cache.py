@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from concept_erasure.erasure_core import files, tensor_cache
-from concept_erasure.erasure_core.tensor_cache import TensorCache
+from concept_erasure.erasure_core import files
 from torch import Tensor
 
-from benchmarks.playground import Playground
+from devtools.hosting.inprocess import load_comfy
+from testbed.playground import Playground
+
+load_comfy()
+
+from concept_erasure.nodes.host import tensor_cache  # noqa: E402
+from concept_erasure.nodes.host.tensor_cache import TensorCache  # noqa: E402
 
 ONE = {"states": torch.randn(1, 77, 8, generator=torch.Generator().manual_seed(0)), "pooled": torch.ones(1, 8).half()}
 
@@ -125,11 +130,11 @@ def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path, caplog) ->
     assert len(caplog.records) == 1 and "nothing is cached any more" in caplog.text
 
 
-def encoded(bed: Playground, clip: object, prompt: str) -> tuple[dict[str, Tensor], int]:
+def encoded(testbed: Playground, clip: object, prompt: str) -> tuple[dict[str, Tensor], int]:
     """What a run conditions the model on, and how many prompts it read from the cache."""
     from concept_erasure.nodes import host
 
-    with host.opened(bed.model, clip, 64, 64) as denoiser:
+    with host.open_session(testbed.model, clip, 64, 64) as denoiser:
         values = dict(denoiser.encode([prompt]).values)
         return values, denoiser.text_encoder.read
 
@@ -167,67 +172,67 @@ def folder(monkeypatch, tmp_path: Path) -> Path:
 @pytest.mark.usefixtures("as_a_node_runs")
 @pytest.mark.parametrize("family", ["playground", "SDXL"])
 def test_a_read_prompt_is_bit_for_bit_the_encoded_one(family: str, folder: Path, monkeypatch, request) -> None:
-    bed = request.getfixturevalue("bed") if family == "playground" else with_numbers(family)
-    fresh, read = encoded(bed, bed.clip, "a small (red:1.3) circle")
+    testbed = request.getfixturevalue("testbed") if family == "playground" else with_numbers(family)
+    fresh, read = encoded(testbed, testbed.clip, "a small (red:1.3) circle")
     assert read == 0 and any(folder.iterdir())
-    again, read = encoded(bed, bed.clip, "a small (red:1.3) circle")
+    again, read = encoded(testbed, testbed.clip, "a small (red:1.3) circle")
     assert read == 2 and same(fresh, again)
-    other, _ = encoded(bed, bed.clip, "a small (red:1.4) circle")
+    other, _ = encoded(testbed, testbed.clip, "a small (red:1.4) circle")
     assert not same(fresh, other)
     monkeypatch.setenv("CONCEPT_ERASURE_TEXT_CACHE", "off")
-    without, read = encoded(bed, bed.clip, "a small (red:1.3) circle")
+    without, read = encoded(testbed, testbed.clip, "a small (red:1.3) circle")
     assert read == 0 and same(fresh, without)
 
 
 @pytest.mark.usefixtures("as_a_node_runs")
-def test_another_text_encoder_never_gets_it(bed: Playground, folder: Path) -> None:
+def test_another_text_encoder_never_gets_it(testbed: Playground, folder: Path) -> None:
     """Neither one with a clip skip, nor with a LoRA, nor with one other row in its table of tokens."""
     prompt = "a circle"
-    plain, _ = encoded(bed, bed.clip, prompt)
-    skipped = bed.clip.clone()
+    plain, _ = encoded(testbed, testbed.clip, prompt)
+    skipped = testbed.clip.clone()
     skipped.clip_layer(-12)  # behind the first of the two layers that do something
-    weights = dict(bed.clip.cond_stage_model.named_parameters())
+    weights = dict(testbed.clip.cond_stage_model.named_parameters())
     some = next(name for name in weights if name.endswith("layers.1.mlp.fc1.weight"))
-    with_lora = bed.clip.clone()
+    with_lora = testbed.clip.clone()
     assert with_lora.add_patches({some: (torch.full_like(weights[some], 1e-3),)}, 1.0), "the patch finds no weight"
     for other in (skipped, with_lora):
-        changed, read = encoded(bed, other, prompt)
+        changed, read = encoded(testbed, other, prompt)
         assert read == 0 and not same(changed, plain)
-        assert encoded(bed, other, prompt)[1] == 2
+        assert encoded(testbed, other, prompt)[1] == 2
     table = weights[next(name for name in weights if name.endswith("token_embedding.weight"))]
-    row = bed.clip.tokenize(prompt)["l"][0][2][0]
+    row = testbed.clip.tokenize(prompt)["l"][0][2][0]
     kept = table[row].clone()
     try:
         table[row] += 0.01
-        changed, read = encoded(bed, bed.clip, prompt)
+        changed, read = encoded(testbed, testbed.clip, prompt)
         assert read == 0 and not same(changed, plain)
     finally:
         table[row] = kept
-    again, read = encoded(bed, bed.clip, prompt)
+    again, read = encoded(testbed, testbed.clip, prompt)
     assert read == 2 and same(again, plain)
 
 
 @pytest.mark.usefixtures("as_a_node_runs")
-def test_a_textual_inversion_is_encoded_each_time(bed: Playground, folder: Path, tmp_path_factory) -> None:
+def test_a_textual_inversion_is_encoded_each_time(testbed: Playground, folder: Path, tmp_path_factory) -> None:
     """Its file may be another one the next time."""
     embeddings = tmp_path_factory.mktemp("embeddings")
-    clip = bed.clip.clone()
+    clip = testbed.clip.clone()
     inner = clip.tokenizer.clip_l
     before, inner.embedding_directory = inner.embedding_directory, [str(embeddings)]
     try:
         answers = []
         for value in (0.1, 0.2):
             torch.save({"emb": torch.full((1, 768), value)}, embeddings / "thing.pt")
-            answers.append(encoded(bed, clip, "a embedding:thing")[0])
+            answers.append(encoded(testbed, clip, "a embedding:thing")[0])
     finally:
         inner.embedding_directory = before
     assert not same(*answers)
 
 
 @pytest.mark.usefixtures("as_a_node_runs")
-def test_3000_words_fit_in_the_folder_and_are_off_by_half_precision_at_most(bed: Playground, folder: Path) -> None:
-    (own, _), *_ = bed.clip.encode_from_tokens_scheduled(bed.clip.tokenize("tree"), show_pbar=False)
-    values, _ = encoded(bed, bed.clip, "tree")
+def test_3000_words_fit_in_the_folder_and_are_off_by_half_precision_at_most(testbed: Playground, folder: Path) -> None:
+    (own, _), *_ = testbed.clip.encode_from_tokens_scheduled(testbed.clip.tokenize("tree"), show_pbar=False)
+    values, _ = encoded(testbed, testbed.clip, "tree")
     assert values["c_crossattn"].dtype == own.dtype == torch.float32
     off = (values["c_crossattn"] - own).abs()
     assert bool(off.any()) and bool((off <= own.abs() * 2**-11 + 2**-25).all())

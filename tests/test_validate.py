@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from devtools.inprocess import load_comfy
+from devtools.hosting.inprocess import load_comfy
 
 load_comfy()
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..detector import Detector
+from .judges.detector import Detector
 from .prompts import GROUPS
+from .proportions import Proportion, proportion_of
 from .scores import Pair
-from .shares import Share, share_of
 
 CURVE = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 """Thresholds in use in the field lie between these, and the ranking of methods may change within them."""
@@ -43,13 +43,16 @@ def class_rows(pairs: Sequence[Pair], detector: Detector) -> list[ClassRow]:
     return rows
 
 
-def curve_rows(pairs: Sequence[Pair], detector: Detector) -> list[tuple[str, str, list[Share]]]:
+def curve_rows(pairs: Sequence[Pair], detector: Detector) -> list[tuple[str, str, list[Proportion]]]:
     """Group, model, and at each threshold of `CURVE` the share of its pictures with a detection that counts."""
     return [
         (
             group,
             who,
-            [share_of([bool(detector.counted(getattr(p, f"{who}_found"), least)) for p in mine]) for least in CURVE],
+            [
+                proportion_of([bool(detector.counted(getattr(p, f"{who}_found"), least)) for p in mine])
+                for least in CURVE
+            ],
         )
         for group, mine in _by_group(pairs)
         for who in MODELS

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .shares import Z95
+from .proportions import Z95
 
 
 def mean_square(one: Tensor, other: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..concepts import ARROW, arrow_parts, check_words
-from ..labels import says
+from .judges.labels import says
 
 TARGET, SYNONYM, LOOK_ALIKE, RETAIN, EMPTY = "target", "synonym", "look-alike", "retain", "empty prompt"
 GONE = (TARGET, SYNONYM)

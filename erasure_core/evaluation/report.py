@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..judge import ConceptJudge
 from .detections import CURVE, class_rows, curve_rows, figures
-from .drawing import Sampling
-from .scores import CRA, IRA, UA, DriftRow, Pair, ShareRow, canvas_rows, drift_rows, share_rows
+from .judges.judge import ConceptJudge
+from .sampler import Sampling
+from .scores import CRA, IRA, UA, DriftRow, Pair, ProportionRow, canvas_rows, drift_rows, proportion_rows
 
 READING = (
     "ESR-k: the concept is not among the judge's k likeliest labels (higher is better). PSR-k: what should stay is among "
@@ -35,12 +35,12 @@ class Evaluation:
     seconds: float
     notes: tuple[str, ...] = ()
 
-    def shares(self) -> list[ShareRow]:
+    def shares(self) -> list[ProportionRow]:
         """The scores by the judge; none without one."""
         ranks = {factor.name: len(factor.labels) for factor in self.judge.factors} if self.judge else {}
-        return share_rows(self.pairs, ranks)
+        return proportion_rows(self.pairs, ranks)
 
-    def canvas(self) -> list[ShareRow]:
+    def canvas(self) -> list[ProportionRow]:
         """UA, IRA and CRA as UnlearnCanvas counts them; none without a judge."""
         if self.judge is None:
             return []
@@ -183,7 +183,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [lines[0], "|" + "---|" * len(head), *lines[1:], ""] if rows else []
 
 
-def _both(row: ShareRow) -> dict[str, Any]:
+def _both(row: ProportionRow) -> dict[str, Any]:
     return {
         which: {"per_cent": share.per_cent, "interval": share.interval(), "n": share.n}
         for which, share in (("base", row.base), ("erased", row.erased))

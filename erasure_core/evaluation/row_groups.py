@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ..labels import same, says, spaced
+from .judges.labels import same, says, spaced
 from .prompt_table import FACTORS, Row, Table
 from .prompts import EMPTY, GONE, GROUPS, RETAIN, TARGET, named
 

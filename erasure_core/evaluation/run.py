@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..judge import ConceptJudge, Look
 from ..report import Check, unwatched
-from .drawing import Drawn, Painter, Sampling
 from .drift import mean_square
+from .judges.judge import ConceptJudge, Look
 from .prompts import EMPTY, GROUPS, KEPT, LOOK_ALIKE, Prompt
 from .report import Evaluation
+from .sampler import ImageSampler, Samples, Sampling
 from .scores import Expected, Pair, expected_of
 
 DRAWN_AT_ONCE = 32
@@ -36,8 +36,8 @@ class Job:
     """An evaluation to be done: who draws, what is drawn, who judges. `judge` is already labelled, or None. `notes` say what
     a reader of the report must know of its prompts."""
 
-    base: Painter
-    erased: Painter
+    base: ImageSampler
+    erased: ImageSampler
     judge: ConceptJudge | None
     concepts: tuple[str, ...]
     prompts: tuple[Prompt, ...]
@@ -142,8 +142,8 @@ def _pairs(
     judge: ConceptJudge | None,
     part: Sequence[tuple[Prompt, int]],
     expected: dict[Prompt, Expected | None],
-    before: Drawn,
-    after: Drawn,
+    before: Samples,
+    after: Samples,
 ) -> list[Pair]:
     latents = mean_square(before.latents, after.latents).tolist()
     pixels = mean_square(before.pictures, after.pictures).tolist()

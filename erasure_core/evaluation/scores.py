@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..detector import Found
-from ..judge import ConceptJudge
 from .drift import Drift, drift_of
+from .judges.detector import Found
+from .judges.judge import ConceptJudge
 from .prompts import GONE, GROUPS, KEPT, TARGET, Prompt
-from .shares import Share, share_of
+from .proportions import Proportion, proportion_of
 
 RANKS = (1, 5)
 Verdict = Mapping[str, tuple[str, ...]]
@@ -62,13 +62,13 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class ShareRow:
+class ProportionRow:
     """One score of one group, for the base and the erased model."""
 
     group: str
     score: str
-    base: Share
-    erased: Share
+    base: Proportion
+    erased: Proportion
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class DriftRow:
     drift: Drift
 
 
-def share_rows(pairs: Sequence[Pair], ranks_of: Mapping[str, int]) -> list[ShareRow]:
+def proportion_rows(pairs: Sequence[Pair], ranks_of: Mapping[str, int]) -> list[ProportionRow]:
     """The scores of AP, arXiv 2410.15618, section 5.1: ESR-k, the share of pictures of a concept that should be gone
     whose k likeliest labels are without it; PSR-k, the share of the others whose k likeliest labels hold theirs. Then, a
     factor, how often what else the prompt says is drawn right.
@@ -95,34 +95,34 @@ def share_rows(pairs: Sequence[Pair], ranks_of: Mapping[str, int]) -> list[Share
             if told:
                 name = f"{'ESR' if group in GONE else 'PSR'}-{k}"
                 rows.append(
-                    ShareRow(group, name, *(_top(told, model, k, group in GONE) for model in ("base", "erased")))
+                    ProportionRow(group, name, *(_top(told, model, k, group in GONE) for model in ("base", "erased")))
                 )
         if group == TARGET or group in KEPT:
             rows += _rest(group, mine)
     return rows
 
 
-def _top(pairs: Sequence[Pair], model: str, k: int, gone: bool) -> Share:
+def _top(pairs: Sequence[Pair], model: str, k: int, gone: bool) -> Proportion:
     hits = [pair.expected.label in getattr(pair, model)[pair.expected.factor][:k] for pair in pairs]
-    return share_of([hit != gone for hit in hits])
+    return proportion_of([hit != gone for hit in hits])
 
 
-def _rest(group: str, pairs: Sequence[Pair]) -> list[ShareRow]:
+def _rest(group: str, pairs: Sequence[Pair]) -> list[ProportionRow]:
     rows = []
     for factor in dict.fromkeys(name for pair in pairs for name in pair.expected.rest):
         told = [pair for pair in pairs if factor in pair.expected.rest]
         shares = (
-            share_of([getattr(pair, model)[factor][0] == pair.expected.rest[factor] for pair in told])
+            proportion_of([getattr(pair, model)[factor][0] == pair.expected.rest[factor] for pair in told])
             for model in ("base", "erased")
         )
-        rows.append(ShareRow(group, f"rest of the prompt: {factor}", *shares))
+        rows.append(ProportionRow(group, f"rest of the prompt: {factor}", *shares))
     return rows
 
 
 UA, IRA, CRA = "UA", "IRA", "CRA"
 
 
-def canvas_rows(pairs: Sequence[Pair], homes: Sequence[str]) -> list[ShareRow]:
+def canvas_rows(pairs: Sequence[Pair], homes: Sequence[str]) -> list[ProportionRow]:
     """The scores of UnlearnCanvas, arXiv 2402.11846, section 3, by the likeliest label. Unlearning accuracy UA: the share of
     target pictures that are not judged as the target. Of the pictures that should stay, in-domain retain accuracy IRA: how
     often a factor in `homes`, those of the targets, is right; cross-domain retain accuracy CRA: how often any other factor
@@ -137,7 +137,7 @@ def canvas_rows(pairs: Sequence[Pair], homes: Sequence[str]) -> list[ShareRow]:
         for factor, label in ((pair.expected.factor, pair.expected.label), *pair.expected.rest.items()):
             verdicts[IRA if factor in homes else CRA].append(_right(pair, factor, label))
     return [
-        ShareRow("", name, *(share_of([one[who] for one in found]) for who in (0, 1)))
+        ProportionRow("", name, *(proportion_of([one[who] for one in found]) for who in (0, 1)))
         for name, found in verdicts.items()
         if found
     ]

@@ -16,19 +16,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..adversary import Damage
-from ..candidates import candidates_of
-from ..common_settings import synonym_limit
 from ..concepts import ErasureRequest
-from ..contexts import Context
 from ..denoiser import Conditioning
-from ..descent import descent_of
 from ..guidance import negative_guidance
 from ..method import setting
-from ..mixture import MixtureSearch, adversarial_gain, blended, frozen_distances
-from ..trained import TrainedMethod, Training
-from ..trajectory import NoisyBatch
-from ..vocabulary import VOCABULARIES
+from ..search.adversary import Damage
+from ..search.concept_mixture import MixtureSearch, adversarial_gain, blended, frozen_distances
+from ..text.candidates import candidates_of
+from ..text.prompt_templates import PromptTemplate
+from ..text.synonyms import synonym_limit
+from ..text.vocabulary import VOCABULARIES
+from ..training.optimiser import scaled_adam
+from ..training.trained import TrainedMethod, Training
+from ..training.trajectory import NoisyBatch
 
 PROBE_LEVELS = 4
 FILTERED = 4  # words that the text filter leaves for each candidate: which are neighbours, the frozen model decides
@@ -136,7 +136,7 @@ class AdaptiveGuidedErasure(TrainedMethod):
                 mixed=self.mixed,
                 learning_rate=self.search_learning_rate,
                 generator=run.generator,
-                descent=descent_of(run.denoiser, run.report),
+                descent=scaled_adam(run.denoiser, run.report),
             )
 
         return Search({pair.target: search_of(pair.target, pair.anchor) for pair in run.request.pairs}, damage)
@@ -174,7 +174,7 @@ class AdaptiveGuidedErasure(TrainedMethod):
         terms = {"erase": erase, "mixture": self.retain_weight * retain}
         return terms | run.retain_loss(self.retain_weight, self.batch, self.retain_trajectories)
 
-    def _noisy_mixture(self, run: Training, words: Sequence[str]) -> tuple[NoisyBatch, list[Context]]:
+    def _noisy_mixture(self, run: Training, words: Sequence[str]) -> tuple[NoisyBatch, list[PromptTemplate]]:
         """`preserved` noisy samples of the mixture's words in turn, the heaviest first, and their contexts."""
         run.pool.fill(words, self.retain_trajectories)
         drawn = [(word, *run.pool.draw(word, 1)) for word in (list(words) * self.preserved)[: self.preserved]]
@@ -182,14 +182,14 @@ class AdaptiveGuidedErasure(TrainedMethod):
         return NoisyBatch.cat([samples for _, samples, _ in drawn]), contexts
 
 
-def contexts_of(run: Training, concept: str, rows: Tensor) -> list[Context]:
+def contexts_of(run: Training, concept: str, rows: Tensor) -> list[PromptTemplate]:
     """The contexts of the rows of `pool.samples(concept)`, whose outermost order is the noise level."""
     contexts = run.pool.contexts(concept)
     return [contexts[row % len(contexts)] for row in rows.tolist()]
 
 
 def blended_sentences(
-    run: Training, words: Sequence[str], weights: Tensor, contexts: Sequence[Context]
+    run: Training, words: Sequence[str], weights: Tensor, contexts: Sequence[PromptTemplate]
 ) -> Conditioning:
     """For each context the mixture of its sentences with each of the words."""
     return blended(run.denoiser.encode([c.with_concept(word) for c in contexts for word in words]), weights)

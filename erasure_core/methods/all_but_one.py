@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..denoiser import Conditioning
 from ..method import setting
-from ..trained import TrainedMethod, Training
+from ..training.trained import TrainedMethod, Training
 
 
 @dataclass(frozen=True, kw_only=True)

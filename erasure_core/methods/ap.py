@@ -12,17 +12,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..adversary import Adversary, Candidates, Damage, Gumbel, Random, Scan
-from ..candidates import candidates_of
-from ..common_settings import synonym_limit
 from ..concepts import ErasureRequest
-from ..contexts import siblings
-from ..descent import descent_of
 from ..method import setting
-from ..published_schedule import PublishedSchedule
-from ..trained import TrainedMethod, Training
-from ..trajectory import NoisyBatch
-from ..vocabulary import VOCABULARIES
+from ..search.adversary import Adversary, Damage, Gumbel, Random, Scan
+from ..search.reference_loop import ReferenceLoop
+from ..text.candidates import Candidates, candidates_of
+from ..text.prompt_templates import siblings
+from ..text.synonyms import synonym_limit
+from ..text.vocabulary import VOCABULARIES
+from ..training.optimiser import scaled_adam
+from ..training.trained import TrainedMethod, Training
+from ..training.trajectory import NoisyBatch
 
 PROBE_LEVELS, PROBE_RUNS = 4, 2
 
@@ -109,7 +109,7 @@ class AdversarialPreservation(TrainedMethod):
         others = preserved * self.retain_trajectories * self.retain_sampling_steps
         return own + others if self.schedule == "fast" else 0
 
-    def prepare(self, run: Training) -> Adversary | PublishedSchedule | None:
+    def prepare(self, run: Training) -> Adversary | ReferenceLoop | None:
         """Encode and filter the candidates, and set up the search."""
         if self.schedule == "reference":
             return self._published(run)
@@ -124,17 +124,17 @@ class AdversarialPreservation(TrainedMethod):
         return self._gumbel(run, candidates, damage)
 
     def _gumbel(self, run: Training, candidates: Candidates, damage: Damage | None) -> Gumbel:
-        descent = descent_of(run.denoiser, run.report)
+        descent = scaled_adam(run.denoiser, run.report)
         return Gumbel(candidates, damage, self.search_learning_rate, self.temperature, run.generator, descent)
 
-    def _published(self, run: Training) -> PublishedSchedule:
+    def _published(self, run: Training) -> ReferenceLoop:
         run.report.note(
             "the reference schedule searches by gumbel and takes samples one by one: search, batch, preserved, search_steps, "
             "trajectories and the retain runs have no effect, and the retain lines are candidates like others"
         )
         candidates = self._candidates(run)
         searches = {target: self._gumbel(run, candidates, None) for target in run.request.targets}
-        return PublishedSchedule(
+        return ReferenceLoop(
             run, candidates, searches, self.sampling_steps, self.guidance_scale, self.negative_guidance
         )
 
@@ -162,9 +162,9 @@ class AdversarialPreservation(TrainedMethod):
         levels = torch.linspace(0, len(samples.sigma) - 1, PROBE_LEVELS + 2)[1:-1].round().long()
         return samples.rows(levels.to(samples.sigma.device))
 
-    def losses(self, run: Training, state: Adversary | PublishedSchedule | None) -> dict[str, Tensor]:
+    def losses(self, run: Training, state: Adversary | ReferenceLoop | None) -> dict[str, Tensor]:
         """`erase` for one target, `retain` for the concepts that the search names, and the user's retain lines."""
-        if isinstance(state, PublishedSchedule):
+        if isinstance(state, ReferenceLoop):
             return self._published_losses(run, state)
         concepts = [""]
         if state is not None:
@@ -181,7 +181,7 @@ class AdversarialPreservation(TrainedMethod):
         # equation 5 sums over the targets, and `erase` is their mean: without the division many targets would be outweighed
         return {"erase": erase, "retain": self.retain_weight / len(run.request.pairs) * retain}
 
-    def _published_losses(self, run: Training, schedule: PublishedSchedule) -> dict[str, Tensor]:
+    def _published_losses(self, run: Training, schedule: ReferenceLoop) -> dict[str, Tensor]:
         """Those of the next loop for the edit, after the loop for the search that lies between two of them."""
         if run.step:
             loop = schedule.loop(searching=True)

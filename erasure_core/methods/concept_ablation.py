@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..common_settings import step_size
-from ..contexts import draw_contexts
 from ..denoiser import Conditioning
 from ..method import setting
-from ..synonyms import context_words_like
-from ..trained import TrainedMethod, Training
-from ..trajectory import NoisyBatch
+from ..text.prompt_templates import draw_templates
+from ..text.synonyms import template_words_like
+from ..training.settings import step_size
+from ..training.trained import TrainedMethod, Training
+from ..training.trajectory import NoisyBatch
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class ConceptAblation(TrainedMethod):
         return {pair.target: self._pictures(run, pair.target, pair.anchor) for pair in run.request.pairs}
 
     def _pictures(self, run: Training, target: str, anchor: str) -> AnchorPictures:
-        avoid = context_words_like(run.denoiser, run.request.targets)
-        contexts = draw_contexts(target, self.trajectories, run.generator, avoid)
+        avoid = template_words_like(run.denoiser, run.request.targets)
+        contexts = draw_templates(target, self.trajectories, run.generator, avoid)
         with run.deltas.disabled():
             samples = self.sample(run, [context.with_concept(anchor) for context in contexts])
         said = run.denoiser.encode([context.with_concept(target) for context in contexts])

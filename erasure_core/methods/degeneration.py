@@ -13,13 +13,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..candidates import candidates_of
-from ..common_settings import noise_level_weighting, synonym_limit
 from ..concepts import ErasureRequest
 from ..method import setting
-from ..pictures import Pictures, finished, noised, shown
-from ..trained import TrainedMethod, Training
-from ..vocabulary import VOCABULARIES
+from ..text.candidates import candidates_of
+from ..text.synonyms import synonym_limit
+from ..text.vocabulary import VOCABULARIES
+from ..training.clean_latents import CleanLatents, finished, noised, shown
+from ..training.settings import noise_level_weighting
+from ..training.trained import TrainedMethod, Training
 
 
 def scrambled(latents: Tensor, grid: int, generator: torch.Generator) -> Tensor:
@@ -52,8 +53,8 @@ def scrambled(latents: Tensor, grid: int, generator: torch.Generator) -> Tensor:
 class Album:
     """Pictures of each target, in the order of the request, and ordinary pictures of each other word."""
 
-    targets: list[Pictures]
-    ordinary: list[Pictures]
+    targets: list[CleanLatents]
+    ordinary: list[CleanLatents]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +112,10 @@ class DegenerationTuning(TrainedMethod):
     def losses(self, run: Training, state: Album) -> dict[str, Tensor]:
         """`degenerate` for one target, and `retain` for as many ordinary pictures, half of them of the retain lines."""
         target = state.targets[run.step % len(state.targets)].drawn(self.batch, run.generator)
-        target = Pictures(scrambled(target.latents, self.grid, run.generator), target.conditioning)
+        target = CleanLatents(scrambled(target.latents, self.grid, run.generator), target.conditioning)
         named = state.ordinary[: len(run.request.retain)]
         albums = [run.pick(named if named and i % 2 else state.ordinary) for i in range(self.batch)]
-        ordinary = Pictures.cat([album.drawn(1, run.generator) for album in albums])
+        ordinary = CleanLatents.cat([album.drawn(1, run.generator) for album in albums])
         batches = [noised(run.denoiser, part, self.sampling_steps, run.generator) for part in (target, ordinary)]
         predicted = run.predict(*batches)
         degenerate, retain = (

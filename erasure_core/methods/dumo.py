@@ -15,7 +15,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..common_settings import (
+from ..concepts import ErasureRequest
+from ..denoiser import Conditioning, Denoiser
+from ..erased_unet import HOOK_PREFIX, ErasedUNet
+from ..erased_unet.declared import GATE, LOW_RANK
+from ..hooks.gate import make_gate
+from ..hooks.low_rank import with_prefix
+from ..hooks.side_encoder import SideEncoder, SkipCorrections
+from ..inference import InferenceEdit
+from ..method import ErasureMethod, check_prompts, provenance, setting
+from ..report import Report, part_of
+from ..text.latent_anchors import latent_anchors, other_meanings
+from ..text.synonyms import template_words_like
+from ..text.vocabulary import VOCABULARIES
+from ..training.settings import (
     noise_level_weighting,
     optimiser_steps,
     sampling_length,
@@ -23,21 +36,8 @@ from ..common_settings import (
     step_size,
     target_trajectories,
 )
-from ..concepts import ErasureRequest
-from ..declared import GATE, LOW_RANK
-from ..denoiser import Conditioning, Denoiser
-from ..erased_unet import HOOK_PREFIX, ErasedUNet
-from ..gate import make_gate
-from ..inference import InferenceEdit
-from ..method import ErasureMethod, check_prompts, provenance, setting
-from ..report import Report
-from ..side_encoder import SideEncoder, SkipCorrections
-from ..stored import with_prefix
-from ..surrogates import latent_anchors, other_meanings, part_of
-from ..synonyms import context_words_like
-from ..trained import Training, optimise
-from ..trajectory import NoisyBatch, TrajectoryPool
-from ..vocabulary import VOCABULARIES
+from ..training.trained import Training, optimise
+from ..training.trajectory import NoisyBatch, TrajectoryPool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ class DualEncoderModulation(ErasureMethod):
             steps=self.sampling_steps,
             guidance_scale=self.guidance_scale,
             generator=generator,
-            avoid=context_words_like(denoiser, request.targets) | request.told_apart_by,
+            avoid=template_words_like(denoiser, request.targets) | request.told_apart_by,
             check=report.check,
             say=report.note,
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..method import setting
-from ..trained import TrainedMethod, Training
+from ..training.trained import TrainedMethod, Training
 
 
 @dataclass(frozen=True, kw_only=True)

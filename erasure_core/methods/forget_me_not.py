@@ -15,16 +15,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..attention import attention_maps
-from ..candidates import candidates_of
-from ..common_settings import noise_level_weighting, synonym_limit
 from ..concepts import ErasureRequest
 from ..denoiser import Denoiser
+from ..hooks.attention import attention_maps
 from ..method import setting
-from ..pictures import Pictures, noised, shown
-from ..trained import TrainedMethod, Training
-from ..trajectory import NoisyBatch
-from ..vocabulary import VOCABULARIES
+from ..text.candidates import candidates_of
+from ..text.synonyms import synonym_limit
+from ..text.vocabulary import VOCABULARIES
+from ..training.clean_latents import CleanLatents, noised, shown
+from ..training.settings import noise_level_weighting
+from ..training.trained import TrainedMethod, Training
+from ..training.trajectory import NoisyBatch
 
 
 def token_mask(denoiser: Denoiser, sentence: str, concept: str, with_end: bool) -> Tensor:
@@ -48,12 +49,12 @@ def attention_norm(maps: Mapping[str, Tensor], mask: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Looked:
+class AttentionTargets:
     """For each target its mask (sentences, tokens), and the words that are held."""
 
     masks: dict[str, Tensor]
     words: list[str]
-    pictures: Pictures | None
+    pictures: CleanLatents | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,7 @@ class ForgetMeNot(TrainedMethod):
         """See `TrainedMethod`; with the words that are held."""
         return super().samples_kept(request) + self.candidates * self.retain_trajectories * self.sampling_steps
 
-    def prepare(self, run: Training) -> Looked:
+    def prepare(self, run: Training) -> AttentionTargets:
         """Where each sentence says its target, and which words are held."""
         examples = run.request.examples
         if examples is not None and len(run.request.pairs) > 1:
@@ -113,7 +114,7 @@ class ForgetMeNot(TrainedMethod):
         pictures = None
         if examples is not None:
             pictures = shown(examples.to(run.denoiser.device), run.denoiser.encode(sentences))
-        return Looked(masks, words, pictures)
+        return AttentionTargets(masks, words, pictures)
 
     def _words(self, run: Training) -> tuple[str, ...]:
         near = candidates_of(
@@ -122,17 +123,17 @@ class ForgetMeNot(TrainedMethod):
         )  # fmt: skip
         return near.words
 
-    def _samples(self, run: Training, state: Looked, target: str) -> tuple[NoisyBatch, Tensor]:
+    def _samples(self, run: Training, state: AttentionTargets, target: str) -> tuple[NoisyBatch, Tensor]:
         """Noisy samples of the target, and the mask of each."""
         mask = state.masks[target]
         if state.pictures is None:
             samples, rows = run.pool.draw(target, self.batch)
             return samples, mask[rows % len(mask)]
         rows = torch.randint(len(state.pictures.latents), (self.batch,), generator=run.generator).to(mask.device)
-        chosen = Pictures(state.pictures.latents[rows], state.pictures.conditioning.rows(rows))
+        chosen = CleanLatents(state.pictures.latents[rows], state.pictures.conditioning.rows(rows))
         return noised(run.denoiser, chosen, self.sampling_steps, run.generator), mask[rows % len(mask)]
 
-    def losses(self, run: Training, state: Looked) -> dict[str, Tensor]:
+    def losses(self, run: Training, state: AttentionTargets) -> dict[str, Tensor]:
         """`attention` for one target, and `retain` for other words, if they are held."""
         target = run.request.targets[run.step % len(run.request.targets)]
         samples, mask = self._samples(run, state, target)

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ..concepts import ErasureRequest
-from ..descent import Descent, descent_of
 from ..erased_unet import HOOK_PREFIX, ErasedUNet
 from ..inference import Forward, InferenceEdit, ModelCall, changed
 from ..method import setting
-from ..trained import TrainedMethod, Training
-from ..trajectory import NoisyBatch
+from ..training.optimiser import ScaledAdam, scaled_adam
+from ..training.trained import TrainedMethod, Training
+from ..training.trajectory import NoisyBatch
 
 KEY_SCALE = 0.1
 
@@ -46,7 +46,7 @@ class Key:
 
     tokens: dict[str, nn.Parameter]
     modules: Mapping[str, nn.Module]
-    descent: Descent
+    descent: ScaledAdam
 
     @contextmanager
     def turned(self) -> Iterator[None]:
@@ -113,7 +113,7 @@ class KnowledgePrompt(TrainedMethod):
             )
             for name, layer in chosen.items()
         }
-        return Key(tokens, chosen, descent_of(run.denoiser, run.report)(tokens.values(), self.key_learning_rate))
+        return Key(tokens, chosen, scaled_adam(run.denoiser, run.report)(tokens.values(), self.key_learning_rate))
 
     def _transfer(self, run: Training, key: Key) -> float:
         """One update of the key: with it, the edited network is to predict what the frozen one does."""

@@ -16,21 +16,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..adapters import Deltas, weight_of
-from ..attention import attention_maps
-from ..closed_form import TextEdit, factors, normal_matrix, normal_solution
-from ..common_settings import step_size
+from ..closed_form.ridge import TextEdit, factors, normal_matrix, normal_solution
+from ..closed_form.text_method import TextRowsMethod
+from ..closed_form.text_rows import TOKENS, erased_rows
 from ..concepts import ErasureRequest
 from ..denoiser import Denoiser
 from ..erased_unet import ErasedUNet, weight_edit
+from ..hooks.attention import attention_maps
 from ..inference import changed
+from ..layers import weight_of
 from ..method import check_prompts, provenance, setting
 from ..report import Report
-from ..synonyms import context_words_like
-from ..text_method import TextRowsMethod
-from ..text_rows import TOKENS, erased_rows
-from ..trained import Training, optimise
-from ..trajectory import NoisyBatch, TrajectoryPool
+from ..text.synonyms import template_words_like
+from ..training.deltas import Deltas
+from ..training.settings import step_size
+from ..training.trained import Training, optimise
+from ..training.trajectory import NoisyBatch, TrajectoryPool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ class MassConceptErasure(TextRowsMethod):
             steps=self.sampling_steps,
             guidance_scale=self.guidance_scale,
             generator=generator,
-            avoid=context_words_like(denoiser, request.targets),
+            avoid=template_words_like(denoiser, request.targets),
             check=report.check,
             say=report.note,
         )

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ..guidance import negative_guidance
 from ..method import setting
-from ..trained import TrainedMethod, Training
-from ..trajectory import NoisyBatch
+from ..training.trained import TrainedMethod, Training
+from ..training.trajectory import NoisyBatch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..adapters import weight_of
-from ..closed_form import TextEdit, normal_solution
+from ..closed_form.ridge import TextEdit, normal_solution
+from ..closed_form.text_method import TextRowsMethod
 from ..concepts import ErasureRequest
 from ..denoiser import Denoiser
+from ..layers import weight_of
 from ..method import setting
 from ..report import Report
-from ..text_method import TextRowsMethod
 
 BLOCK = 512
 

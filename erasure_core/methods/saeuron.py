@@ -13,19 +13,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..candidates import candidates_of
 from ..concepts import ErasureRequest
-from ..contexts import draw_contexts
 from ..denoiser import Denoiser
 from ..erased_unet import HOOK_PREFIX, ErasedUNet
-from ..fingerprint import same_checkpoint
-from ..latent_edit import Chosen, LatentEdits
+from ..erased_unet.fingerprint import same_checkpoint
 from ..method import ErasureMethod, check_prompts, provenance, setting
 from ..report import Report
-from ..sae import ConceptSAE, concept_score, default_block, selected
-from ..sae_training import SAESettings, gather, train_sae
-from ..synonyms import SYNONYM_SIMILARITY, context_words_like
-from ..vocabulary import VOCABULARIES
+from ..sae.autoencoder import ConceptSAE, concept_score, default_block, selected
+from ..sae.latent_edit import LatentEdits, SelectedLatents
+from ..sae.training import SAESettings, gather, train_sae
+from ..text.candidates import candidates_of
+from ..text.prompt_templates import draw_templates
+from ..text.synonyms import SYNONYM_SIMILARITY, template_words_like
+from ..text.vocabulary import VOCABULARIES
 
 VECTORS = 200_000
 BLOCKS = ("all", "last", "middle")
@@ -178,10 +178,10 @@ class SAeUron(ErasureMethod):
             synonym_similarity=SYNONYM_SIMILARITY,
         )
         others = list(dict.fromkeys((*request.retain, *nearest.words)))
-        avoid = context_words_like(denoiser, request.targets)
+        avoid = template_words_like(denoiser, request.targets)
         groups, rest = [], []
         for target in request.targets:
-            contexts = draw_contexts(target, self.trajectories, generator, avoid)
+            contexts = draw_templates(target, self.trajectories, generator, avoid)
             groups.append([context.with_concept(target) for context in contexts])
             order = torch.randperm(len(others), generator=generator).tolist()
             rest += [context.with_concept(others[order[i % len(order)]]) for i, context in enumerate(contexts)]
@@ -217,7 +217,7 @@ class SAeUron(ErasureMethod):
     @torch.no_grad()
     def _choose(
         self, sae: ConceptSAE, vectors: Tensor, sigmas: Tensor, targets: tuple[str, ...], report: Report
-    ) -> Chosen | None:
+    ) -> SelectedLatents | None:
         """Scores, choice and tables for one block, from its vectors (levels, prompts, positions, d)."""
         # a picture at a time: a linked SAE may have tens of thousands of latents
         activity = torch.stack([torch.stack([sae.encode(x.float()).mean(0) for x in level]) for level in vectors])
@@ -241,7 +241,7 @@ class SAeUron(ErasureMethod):
             return None
         bias = sae.encoder_bias - sae.encoder @ sae.decoder_bias
         rows = [x.cpu()[ids] for x in (sae.encoder, bias, sae.decoder)]
-        return Chosen(*rows, factor[:, ids], gate[:, ids].clamp_min(max(sae.threshold, 0.0)), sigmas)
+        return SelectedLatents(*rows, factor[:, ids], gate[:, ids].clamp_min(max(sae.threshold, 0.0)), sigmas)
 
     @classmethod
     def inference(cls, erased: ErasedUNet) -> LatentEdits:
@@ -250,7 +250,7 @@ class SAeUron(ErasureMethod):
         for key, value in erased.parts().items():
             block, name = key.rsplit(".", 1)
             parts.setdefault(block, {})[name] = value.float()
-        chosen = {block: Chosen(**tensors) for block, tensors in parts.items()}
+        chosen = {block: SelectedLatents(**tensors) for block, tensors in parts.items()}
         return LatentEdits(chosen, bool(erased.provenance.settings.get("both_halves")))
 
 

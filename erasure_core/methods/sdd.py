@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..adapters import Deltas
-from ..common_settings import step_size
 from ..denoiser import Conditioning
 from ..method import setting
-from ..trained import TrainedMethod, Training
-from ..trajectory import NoisyBatch
+from ..training.deltas import Deltas
+from ..training.settings import step_size
+from ..training.trained import TrainedMethod, Training
+from ..training.trajectory import NoisyBatch
 
 
 class SlowCopy:
@@ -51,7 +51,7 @@ class SlowCopy:
 
 
 @dataclass(frozen=True)
-class Told:
+class TargetSamples:
     """Noisy samples of a target in its sentences, and for each the sentence without the target."""
 
     samples: NoisyBatch
@@ -63,7 +63,7 @@ class Distillation:
     """What SDD keeps: the slow copy, and what it has drawn, by target."""
 
     slow: SlowCopy
-    told: dict[str, Told]
+    told: dict[str, TargetSamples]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ class SafeSelfDistillation(TrainedMethod):
             said = run.denoiser.encode([c.with_concept(pair.anchor) for c in run.pool.contexts(pair.target)])
             samples = run.pool.samples(pair.target)
             without = Conditioning.cat([said] * (len(samples.sigma) // len(said)))
-            state.told[pair.target] = Told(samples, without)
+            state.told[pair.target] = TargetSamples(samples, without)
         return state
 
     def finish(self, run: Training, state: Distillation) -> None:

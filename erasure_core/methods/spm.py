@@ -16,8 +16,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..adapters import Deltas
-from ..common_settings import (
+from ..concepts import ConceptPair, ErasureRequest
+from ..denoiser import Conditioning, Denoiser
+from ..erased_unet import HOOK_PREFIX, ErasedUNet, weight_edit
+from ..erased_unet.declared import GATE, LOW_RANK
+from ..hooks.gate import Gate, make_gate
+from ..hooks.low_rank import CastCache, by_concept, low_rank_changes, low_rank_tensors, with_prefix
+from ..inference import Forward, InferenceEdit, ModelCall, changed
+from ..method import ErasureMethod, check_prompts, provenance, setting
+from ..report import Report, part_of
+from ..text.latent_anchors import latent_anchors, other_meanings
+from ..text.synonyms import template_words_like
+from ..text.vocabulary import VOCABULARIES
+from ..training.deltas import Deltas
+from ..training.settings import (
     noise_level_weighting,
     optimiser_steps,
     sampling_length,
@@ -25,20 +37,8 @@ from ..common_settings import (
     step_size,
     target_trajectories,
 )
-from ..concepts import ConceptPair, ErasureRequest
-from ..declared import GATE, LOW_RANK
-from ..denoiser import Conditioning, Denoiser
-from ..erased_unet import HOOK_PREFIX, ErasedUNet, weight_edit
-from ..gate import Gate, make_gate
-from ..inference import Forward, InferenceEdit, ModelCall, changed
-from ..method import ErasureMethod, check_prompts, provenance, setting
-from ..report import Report
-from ..stored import Stored, by_concept, low_rank_changes, low_rank_tensors, with_prefix
-from ..surrogates import latent_anchors, other_meanings, part_of
-from ..synonyms import context_words_like
-from ..trained import Training, optimise
-from ..trajectory import NoisyBatch, TrajectoryPool
-from ..vocabulary import VOCABULARIES
+from ..training.trained import Training, optimise
+from ..training.trajectory import NoisyBatch, TrajectoryPool
 
 LORA = "lora."
 
@@ -130,7 +130,7 @@ class SemiPermeableMembrane(ErasureMethod):
             steps=self.sampling_steps,
             guidance_scale=self.guidance_scale,
             generator=generator,
-            avoid=context_words_like(denoiser, request.targets) | request.told_apart_by,
+            avoid=template_words_like(denoiser, request.targets) | request.told_apart_by,
             frozen=deltas.disabled,
             check=report.check,
             say=report.note,
@@ -183,7 +183,7 @@ class Membranes:
         concepts = by_concept(parts)
         self._gates = [Gate.read(tensors, "gate.") for tensors in concepts]
         self._adapters = [
-            Stored({name.removeprefix(LORA): v for name, v in tensors.items() if name.startswith(LORA)})
+            CastCache({name.removeprefix(LORA): v for name, v in tensors.items() if name.startswith(LORA)})
             for tensors in concepts
         ]
 

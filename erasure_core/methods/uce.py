@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..closed_form import TextEdit
+from ..closed_form.ridge import TextEdit
+from ..closed_form.text_method import TextRowsMethod
 from ..concepts import ErasureRequest
 from ..denoiser import Denoiser
 from ..report import Report
-from ..text_method import TextRowsMethod
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..method import check_setting, settings_of
 from ..report import Report
-from .subject import ERASED, NEEDS, Subject, Text
+from .attacked_model import ERASED, NEEDS, AttackedModel, Text
 
 SEEDS = 2**64
 """Seeds beyond the largest one begin at 0 again."""
@@ -79,7 +79,7 @@ class Attack:
         for field in settings_of(type(self)):
             check_setting(self.name, field, getattr(self, field.name))
 
-    def run(self, subject: Subject, n: int, report: Report) -> Outcome:
+    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
         """Attack with n attempts and as many of the control. Both models of `subject` are left as they were.
 
         Raises whatever `report.check` raises when the user cancels.
@@ -101,8 +101,6 @@ class Attack:
 
 def attacks() -> dict[str, type[Attack]]:
     """Every attack by name: all that the files in `attacks/` define, sorted."""
-    from . import attacks as _registering  # noqa: F401  (here, because an attack's file imports this one)
-
     return dict(sorted(_REGISTRY.items()))
 
 
@@ -113,19 +111,19 @@ def label_of(name: str, settings: Mapping[str, Any]) -> str:
     return " ".join([name, *changed])
 
 
-def check_fits(subject: Subject, attack: Attack) -> None:
+def check_fits(subject: AttackedModel, attack: Attack) -> None:
     """Raise ValueError, saying why, if the models lack what the attack needs; nothing is drawn for that."""
     for need in attack.needs:
         if (why := subject.lacks(need)) is not None:
             raise ValueError(f"{attack.name} does not work on this model: it needs {NEEDS[need]}, and {why}")
 
 
-def judged(subject: Subject, pictures: Tensor) -> Shot:
+def judged(subject: AttackedModel, pictures: Tensor) -> Shot:
     """The judge's verdict on pictures."""
     return Shot(pictures, subject.confidence(pictures), tuple(subject.hits(pictures)))
 
 
-def shoot(subject: Subject, texts: Sequence[Text], seeds: Sequence[int], who: str = ERASED) -> Shot:
+def shoot(subject: AttackedModel, texts: Sequence[Text], seeds: Sequence[int], who: str = ERASED) -> Shot:
     """Draw and judge."""
     return judged(subject, subject.draw(who, texts, seeds).pictures)
 
@@ -140,7 +138,7 @@ def best_of(shots: Sequence[Shot]) -> Shot:
     return Shot(pictures, sure.max(0).values, hits)
 
 
-def best_text(subject: Subject, candidates: Sequence[str], attack: Attack, tries: int, report: Report) -> str:
+def best_text(subject: AttackedModel, candidates: Sequence[str], attack: Attack, tries: int, report: Report) -> str:
     """The prompt that, drawn `tries` times by the erased model, makes the judge surest of the concept on average. What it
     is measured on is not what it is reported on: the attempts take other seeds."""
     texts = [text for text in candidates for _ in range(tries)]

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..method import setting
-from ..pictures import Pictures, noised
 from ..report import Report
-from ..trajectory import NoisyBatch
+from ..training.clean_latents import CleanLatents, noised
+from ..training.trajectory import NoisyBatch
 from .attack import Attack, Outcome, shoot
-from .subject import BASE, ERASED, Subject, plain_prompts
+from .attacked_model import BASE, ERASED, AttackedModel, plain_prompts
 from .token_search import Search, search
-from .words import random_words, vocabulary
+from .token_vocabulary import random_words, vocabulary
 
 PICTURES, LEVELS, REPEATS = 8, 50, 4
 
@@ -26,27 +26,27 @@ class PrefixAttack(Attack):
     learning_rate: float = setting(0.1, "Adam's step size.", minimum=1e-4, maximum=10.0, step=0.01, advanced=True)
 
 
-def noisy_pictures(attack: Attack, subject: Subject) -> NoisyBatch:
+def noisy_pictures(attack: Attack, subject: AttackedModel) -> NoisyBatch:
     """The base model's pictures of the concept under fresh noise, several times each, with the exact prediction that leads
     back to them."""
     prompts = plain_prompts(subject, PICTURES)
     shown = subject.draw(BASE, prompts, attack.seeds(PICTURES, 0)).latents
     generator = attack.generator()
-    with subject.opened(BASE) as denoiser:
+    with subject.open_session(BASE) as denoiser:
         latents = shown.to(denoiser.device).float().clone()
-        pictures = Pictures(latents, denoiser.encode(prompts))
+        pictures = CleanLatents(latents, denoiser.encode(prompts))
         parts = [noised(denoiser, pictures, LEVELS, generator) for _ in range(REPEATS)]
     return NoisyBatch.cat(parts)
 
 
 def prefix_attack(
-    attack: PrefixAttack, subject: Subject, n: int, samples: NoisyBatch, how: Callable, report: Report
+    attack: PrefixAttack, subject: AttackedModel, n: int, samples: NoisyBatch, how: Callable, report: Report
 ) -> Outcome:
     """Search words, draw n prompts with them in front, and n with as many random words (the control that a prefix needs:
     any words in front can break an edit that is keyed to a prompt)."""
     generator, settings = attack.generator(), Search(attack.words, attack.steps, attack.learning_rate)
     words, table = vocabulary(subject)
-    with subject.opened(ERASED) as denoiser:
+    with subject.open_session(ERASED) as denoiser:
         table = table.to(denoiser.device).clone()
         rows = search(subject, denoiser, samples, table, how, settings, generator, report)
     found = " ".join(words[row] for row in rows)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..evaluation.shares import Share, share_of
+from ..evaluation.proportions import Proportion, proportion_of
 from ..method import settings_of
 from ..report import Report
 from .attack import SEEDS, Attack, Outcome, Shot, shoot
-from .subject import BASE, ERASED, Subject, plain_prompts
+from .attacked_model import BASE, ERASED, AttackedModel, plain_prompts
 
 NO_ATTACK_SEED = 50_000
 READING = (
@@ -40,7 +40,7 @@ class Finding:
     seconds: float
     calls: int
 
-    def shares(self) -> dict[str, Share]:
+    def shares(self) -> dict[str, Proportion]:
         """Success rates: base, no attack, attack, control."""
         shots = {
             "base": self.plain.base,
@@ -48,7 +48,7 @@ class Finding:
             "attack": self.outcome.attack,
             "control": self.outcome.control,
         }
-        return {name: share_of(list(shot.hits)) for name, shot in shots.items()}
+        return {name: proportion_of(list(shot.hits)) for name, shot in shots.items()}
 
     def broken(self) -> bool:
         """True if the attack's interval lies above those of no attack and control: it does bring the concept back."""
@@ -75,7 +75,7 @@ class Finding:
         }
 
 
-def plain(subject: Subject, n: int, seed: int, report: Report) -> Plain:
+def plain(subject: AttackedModel, n: int, seed: int, report: Report) -> Plain:
     """Draw and judge the plain prompts with both models; done once for any number of attacks."""
     prompts, seeds = plain_prompts(subject, n), [(seed + NO_ATTACK_SEED + i) % SEEDS for i in range(n)]
     report.check("the base model draws the plain prompts")
@@ -84,7 +84,7 @@ def plain(subject: Subject, n: int, seed: int, report: Report) -> Plain:
     return Plain(base, shoot(subject, prompts, seeds, ERASED))
 
 
-def find(subject: Subject, attack: Attack, n: int, before: Plain, report: Report) -> Finding:
+def find(subject: AttackedModel, attack: Attack, n: int, before: Plain, report: Report) -> Finding:
     """Run one attack with n attempts; see `Attack.run`."""
     started, calls = time.monotonic(), subject.calls
     outcome = attack.run(subject, n, report)

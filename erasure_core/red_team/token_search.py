@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from ..evaluation.prompts import GAP
 from ..guidance import squared_error
 from ..report import Report
-from ..trajectory import NoisyBatch
-from .learning import BATCH, minimise
-from .subject import Soft, SoftDenoiser, Subject, plain_prompts
+from ..training.trajectory import NoisyBatch
+from .attacked_model import AttackedModel, SoftDenoiser, SoftPrompt, plain_prompts
+from .denoising import BATCH, minimise
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def projected(
 
 
 def search(
-    subject: Subject,
+    subject: AttackedModel,
     denoiser: SoftDenoiser,
     samples: NoisyBatch,
     table: Tensor,
@@ -78,7 +78,7 @@ def search(
         picked = torch.randint(len(samples.sigma), (BATCH,), generator=generator).to(samples.sigma.device)
         batch = samples.rows(picked)
         vectors, rows = read(free)
-        conditioning = denoiser.encode_soft(Soft(f"{GAP} {prompts[step]}", vectors)).repeat(BATCH)
+        conditioning = denoiser.encode_soft(SoftPrompt(f"{GAP} {prompts[step]}", vectors)).repeat(BATCH)
         predicted = denoiser.predict(batch.latents, batch.sigma, conditioning)
         subject.calls += BATCH
         error = squared_error(predicted, batch.conditional, batch.sigma).mean()

@@ -1,10 +1,10 @@
 """The one folder that knows ComfyUI's engine; everything else in the pack asks this one."""
 
+from .attacked_model import ComfyAttackedModel
 from .denoiser import ComfyDenoiser
 from .foreign import translated
-from .opening import opened
 from .patching import family_of, patched
-from .sampling import SAMPLERS, SCHEDULERS, ComfyPainter, fitting_size, use
+from .sampling import SAMPLERS, SCHEDULERS, ComfyImageSampler, fitting_size, use
 from .services import (
     Cancelled,
     OutOfMemory,
@@ -25,17 +25,17 @@ from .services import (
     register_folder,
     send_text,
 )
+from .session import open_session
 from .shapes import check_vae
 from .soft_prompts import embedding_file
-from .subject import ComfySubject
 
 __all__ = [
     "SAMPLERS",
     "SCHEDULERS",
     "Cancelled",
+    "ComfyAttackedModel",
     "ComfyDenoiser",
-    "ComfyPainter",
-    "ComfySubject",
+    "ComfyImageSampler",
     "OutOfMemory",
     "ProgressBar",
     "check_cancelled",
@@ -54,7 +54,7 @@ __all__ = [
     "load_fully",
     "memory_errors",
     "models_folder",
-    "opened",
+    "open_session",
     "output_folder",
     "patched",
     "register_folder",

@@ -13,7 +13,7 @@ import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from ...erasure_core.erased_unet import Provenance
-from .. import saving
+from . import saving
 from .services import send_text
 
 KEY = "erasure."

@@ -18,14 +18,13 @@ import torch
 from comfy.cli_args import args as comfy_arguments  # noqa: F401  (parsed before torch looks for a device)
 from torch import Tensor, nn
 
-from ...erasure_core.adapters import is_editable, shape_of
 from ...erasure_core.denoiser import TOKENS, Conditioning, check_text
 from ...erasure_core.families import family_named
 from ...erasure_core.guidance import prediction_of
-from ...erasure_core.layers import blocks, rows, select
-from ...erasure_core.precision import cpu_computes_in_bf16
+from ...erasure_core.layers import blocks, is_editable, rows, select, shape_of
+from ...erasure_core.memory.precision import cpu_computes_in_bf16
 from ...erasure_core.report import unwatched
-from ..base_model import fingerprint, positions, whole_words
+from .base_model import fingerprint, positions, whole_words
 from .conditioning import calls, processed
 from .services import check_cancelled, is_out_of_memory, load_fully, make_room
 from .shapes import latent_shape, pictures_of
@@ -36,7 +35,7 @@ SCHEDULE = 20
 
 
 class ComfyDenoiser:
-    """A MODEL and CLIP as `erasure_core.denoiser.Denoiser`. Made by `opening.opened`, which loads and cleans up.
+    """A MODEL and CLIP as `erasure_core.denoiser.Denoiser`. Made by `opening.open_session`, which loads and cleans up.
 
     `evaluations` counts the samples that `predict` was asked for. `tell(text=1)` and, without gradients,
     `tell(evaluations=n)` are called as the work is done (`report.Progress`). `notes` say what of the MODEL the run leaves out.
@@ -174,7 +173,7 @@ class ComfyDenoiser:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type that the network computes in (see `Descent`)."""
+        """The type that the network computes in (see `ScaledAdam`)."""
         return torch.bfloat16 if self._is_fast_in_bf16() else self._model.get_dtype_inference()
 
     def _is_fast_in_bf16(self) -> bool:
@@ -182,7 +181,7 @@ class ComfyDenoiser:
         return cpu_computes_in_bf16() if self.device.type == "cpu" else of_gpu(self.device)
 
     def _precision(self) -> AbstractContextManager:
-        # bfloat16 before float16: it has the range of float32, so that gradients need no scaling (see `Descent`)
+        # bfloat16 before float16: it has the range of float32, so that gradients need no scaling (see `ScaledAdam`)
         return torch.autocast(self.device.type, torch.bfloat16) if self._is_fast_in_bf16() else nullcontext()
 
     def layers(self, group: str) -> dict[str, nn.Module]:

@@ -10,8 +10,8 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...erasure_core.adapters import PLAIN
 from ...erasure_core.erased_unet import PREFIX, WEIGHTS, ErasedUNet, check_tensors
+from ...erasure_core.layers import PLAIN
 from .patching import family_of
 
 _LORA = "lora_unet_"

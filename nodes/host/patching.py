@@ -123,3 +123,12 @@ def _of_pass(options: dict[str, Any], number: int) -> dict[str, Any]:
     if number == 0 or "uuids" not in options:
         return options
     return {**options, "uuids": [(prompt, number) for prompt in options["uuids"]]}
+
+
+def check_same_family(model: object, erased_model: object) -> None:
+    """Raise ValueError, naming both, if the two models are of different families."""
+    families = [family_of(one) for one in (model, erased_model)]
+    if families[0] != families[1]:
+        raise ValueError(
+            f"model is a {families[0]} model and erased_model a {families[1]} one; link the erased clone of the same model"
+        )

@@ -1,4 +1,4 @@
-"""A MODEL as a `Painter`: drawn by ComfyUI's own sampler, as KSampler and VAE Decode do it."""
+"""A MODEL as a `ImageSampler`: drawn by ComfyUI's own sampler, as KSampler and VAE Decode do it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ...erasure_core.evaluation.drawing import Drawn, Sampling
+from ...erasure_core.evaluation.sampler import Samples, Sampling
 from ...erasure_core.report import Check, unwatched
 from .services import check_linked
 from .shapes import check_size, check_vae, latent_shape, pictures_of
@@ -24,7 +24,7 @@ SCHEDULERS = tuple(comfy.samplers.KSampler.SCHEDULERS)
 Encoded = tuple[Tensor, dict[str, Any]]
 
 
-class ComfyPainter:
+class ComfyImageSampler:
     """Draws with one MODEL. Painters of several clones may share `encoded`, what the CLIP said of each prompt.
 
     Raises ValueError if MODEL, CLIP or VAE is empty, or the VAE or the size does not fit the latents.
@@ -48,10 +48,10 @@ class ComfyPainter:
         self._encoded = {} if encoded is None else encoded
         self._check = check
 
-    def sized(self, width: int, height: int) -> ComfyPainter:
-        """See `Painter.sized`."""
+    def sized(self, width: int, height: int) -> ComfyImageSampler:
+        """See `ImageSampler.sized`."""
         sampling = replace(self.sampling, width=width, height=height)
-        return ComfyPainter(self.model, self._clip, self._vae, sampling, self._encoded, self._check)
+        return ComfyImageSampler(self.model, self._clip, self._vae, sampling, self._encoded, self._check)
 
     def encode(self, prompt: str) -> Encoded:
         """Text states (1, tokens, width) and what else the text encoder says; each prompt is encoded once."""
@@ -70,18 +70,18 @@ class ComfyPainter:
         return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
     @torch.inference_mode()
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int], guidance_scale: float | None = None) -> Drawn:
-        """See `Painter.draw`."""
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int], guidance_scale: float | None = None) -> Samples:
+        """See `ImageSampler.draw`."""
         texts = [self.encode(prompt) for prompt in prompts]
         return self.finish(texts, self.noise(seeds), guidance_scale, seed=seeds[0])
 
     @torch.inference_mode()
     def finish(
         self, texts: Sequence[Encoded], noise: Tensor, guidance_scale: float | None = None, **options: Any
-    ) -> Drawn:
+    ) -> Samples:
         """Draw and decode; see `sample` for the options."""
         latents = self.sample(texts, noise, guidance_scale, **options)
-        return Drawn(self.model.get_model_object("latent_format").process_in(latents), self.decode(latents))
+        return Samples(self.model.get_model_object("latent_format").process_in(latents), self.decode(latents))
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:

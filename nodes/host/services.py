@@ -11,7 +11,7 @@ import comfy.utils
 import folder_paths
 import torch
 
-from ...erasure_core.parts import says_out_of_memory
+from ...erasure_core.memory.micro_batches import says_out_of_memory
 
 OutOfMemory = comfy.model_management.OOM_EXCEPTION
 Cancelled = comfy.model_management.InterruptProcessingException

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from ...erasure_core.denoiser import Conditioning
 from ...erasure_core.evaluation.prompts import GAP
-from ...erasure_core.red_team.subject import Soft
-from ..base_model import positions, words_and_tokens
+from ...erasure_core.red_team.attacked_model import SoftPrompt
+from .base_model import positions, words_and_tokens
 from .denoiser import ComfyDenoiser
-from .opening import differentiable_weights
+from .session import differentiable_weights
 
 CLIP_KEYS = {"l", "g", "h"}
 """The tokens of CLIP's own encoders, which share their words and pad a prompt to 77 tokens."""
@@ -59,7 +59,7 @@ def _table(encoder: nn.Module) -> Tensor:
     return encoder.transformer.get_input_embeddings().weight.detach()
 
 
-def soft_tokens(clip: Any, prompt: Soft) -> dict[str, list[list[tuple]]]:
+def soft_tokens(clip: Any, prompt: SoftPrompt) -> dict[str, list[list[tuple]]]:
     """The prompt's tokens as ComfyUI's tokenizer gives them, with the vectors (k, width) in the gap; the padding at the
     end gives way. Raises ValueError if the prompt is too long for that."""
     holder = next(word for word in PLACEHOLDERS if word not in prompt.template or word == PLACEHOLDERS[-1])
@@ -104,9 +104,9 @@ def differentiable_forward(encoder: nn.Module) -> Iterator[None]:
 
 
 class SoftComfyDenoiser(ComfyDenoiser):
-    """A MODEL and CLIP as `erasure_core.red_team.subject.SoftDenoiser`; hand it to `opened` as its kind."""
+    """A MODEL and CLIP as `erasure_core.red_team.attacked_model.SoftDenoiser`; hand it to `open_session` as its kind."""
 
-    def encode_soft(self, prompt: Soft) -> Conditioning:
+    def encode_soft(self, prompt: SoftPrompt) -> Conditioning:
         """See `SoftDenoiser.encode_soft`."""
         differentiable_weights(self._clip.cond_stage_model)
         with differentiable_forward(self._clip.cond_stage_model):

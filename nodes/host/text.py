@@ -13,7 +13,7 @@ import folder_paths
 import torch
 from torch import Tensor, nn
 
-from ...erasure_core.tensor_cache import TensorCache
+from .tensor_cache import TensorCache
 
 CACHE_SETTING = "CONCEPT_ERASURE_TEXT_CACHE"
 """Environment variable: another folder for the cache, or `off`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from devtools.inprocess import load_comfy
+from devtools.hosting.inprocess import load_comfy
 
 from ..build import write_checkpoint, write_judge
 from . import weights

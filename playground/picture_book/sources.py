@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from devtools.errors import ToolError
-from devtools.install import cache
-from devtools.lock import locked
+from devtools.hosting.errors import ToolError
+from devtools.hosting.install import cache
+from devtools.hosting.lock import locked
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from devtools.errors import ToolError
-from devtools.inprocess import load_comfy
+from devtools.hosting.errors import ToolError
+from devtools.hosting.inprocess import load_comfy
 
 from . import autoencoder, judge, sampling, sources, things, unet, weights
 from .build import build_checkpoint

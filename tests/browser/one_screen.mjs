@@ -1,5 +1,5 @@
 // What one sees of the pack's nodes in a browser, in both renderers of the front end.
-// `devtools.browser` runs it; it hands back what was found, and what is not as it should be.
+// `devtools.serving.browser` runs it; it hands back what was found, and what is not as it should be.
 
 import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";

@@ -8,7 +8,7 @@ from typing import Any
 from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.erased_unet import ErasedUNet
 
-from benchmarks.playground import Playground
+from testbed.playground import Playground
 
 from .families import small_model
 from .layouts import LAYOUTS, Layout
@@ -36,12 +36,12 @@ def tiny_model(**options: Any) -> Playground:
 _MADE: dict[tuple[int, str], ErasedUNet] = {}
 
 
-def acting(bed: Playground, name: str) -> ErasedUNet:
+def acting(testbed: Playground, name: str) -> ErasedUNet:
     """What the method makes of "circle", of KPOP its key; made once for each model. It is weak: apply it at a strength."""
     from concept_erasure.nodes.erase import erase
 
-    place = (id(bed), name)
+    place = (id(testbed), name)
     if place not in _MADE:
-        erased, _ = erase(bed.model, bed.clip, parse_request("circle"), make(name, **_QUICK), 64, 64)
+        erased, _ = erase(testbed.model, testbed.clip, parse_request("circle"), make(name, **_QUICK), 64, 64)
         _MADE[place] = erased.key or erased
     return _MADE[place]

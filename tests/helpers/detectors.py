@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from concept_erasure.erasure_core.detector import Detection, Detector
-from concept_erasure.erasure_core.judge import ConceptJudge, Factor
+from concept_erasure.erasure_core.evaluation.judges.detector import Detection, Detector
+from concept_erasure.erasure_core.evaluation.judges.judge import ConceptJudge, Factor
 
 HANDS, EARS, HATS = "HANDS", "EARS", "HATS"
 

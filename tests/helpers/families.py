@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.playground import Playground
-from benchmarks.random_models import fill
-from devtools.inprocess import load_comfy
+from benchmarks.instruments.random_models import fill
+from devtools.hosting.inprocess import load_comfy
+from testbed.playground import Playground
 
 from .layouts import LAYOUTS, UNET, Layout
 

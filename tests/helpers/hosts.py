@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from devtools.install import COMFYUI_FILES
+from devtools.hosting.install import COMFYUI_FILES
 
 
 def make_comfyui(path: Path, main: str = "") -> Path:

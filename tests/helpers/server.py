@@ -13,7 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from devtools import comfyui, make_workflows, playground_files, server
+from devtools import make_workflows
+from devtools.hosting import comfyui
+from devtools.serving import server
+from testbed import files
 
 WEIGHTS = comfyui.PACK / "playground" / "weights" / "unet.safetensors"
 QUICK = {
@@ -43,7 +46,7 @@ def models() -> Path:
     """The playground's models folder; skips the test where the repository lacks the trained weights."""
     if not WEIGHTS.is_file():
         pytest.skip(f"{WEIGHTS.relative_to(comfyui.PACK)} is not there: train the playground with `make playground`")
-    return playground_files.playground_models(comfyui.locate())
+    return files.playground_models(comfyui.locate())
 
 
 def latents_id(node: str) -> str:
@@ -79,8 +82,8 @@ class Finished:
     def pictures(self, node: str) -> list[np.ndarray]:
         """The pictures of an output node, (height, width, 3) in bytes."""
         refs = self.output(node)["images"]
-        opened = (Image.open(io.BytesIO(server.view(self.running, ref))) for ref in refs)
-        return [np.asarray(picture.convert("RGB")) for picture in opened]
+        open_session = (Image.open(io.BytesIO(server.view(self.running, ref))) for ref in refs)
+        return [np.asarray(picture.convert("RGB")) for picture in open_session]
 
     def latents(self, sampler: str) -> Tensor:
         """What a KSampler gave, in float32; its prompt must have been made by `with_latents`."""

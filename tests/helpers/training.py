@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from concept_erasure.erasure_core.adapters import Deltas
 from concept_erasure.erasure_core.concepts import ErasureRequest
 from concept_erasure.erasure_core.report import Report
-from concept_erasure.erasure_core.trained import Training
-from concept_erasure.erasure_core.trajectory import TrajectoryPool
+from concept_erasure.erasure_core.training.deltas import Deltas
+from concept_erasure.erasure_core.training.trained import Training
+from concept_erasure.erasure_core.training.trajectory import TrajectoryPool
 
 from .toy import ToyDenoiser
 

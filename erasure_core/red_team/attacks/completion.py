@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...method import setting
 from ...report import Report
 from ..attack import Attack, Outcome, judged
-from ..subject import Subject, plain_prompts
+from ..attacked_model import AttackedModel, plain_prompts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Completion(Attack):
         0.25, "Share of the sampling steps that the base model draws.", minimum=0.01, maximum=0.95, step=0.01
     )
 
-    def run(self, subject: Subject, n: int, report: Report) -> Outcome:
+    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`; in the control the base model begins with the empty prompt."""
         steps = max(1, round(self.share * subject.steps))
         prompts = plain_prompts(subject, n)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from ...method import setting
 from ...report import Report
 from ..attack import Attack, Outcome
-from ..probes import repaint_probe
-from ..subject import Subject
+from ..attacked_model import AttackedModel
+from ..repaint import repaint_probe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class ImageToImage(Attack):
         0.7, "How much is redrawn: 1 forgets the picture, 0 keeps it.", minimum=0.05, maximum=1.0, step=0.05
     )
 
-    def run(self, subject: Subject, n: int, report: Report) -> Outcome:
+    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`."""
         told = "a picture of the empty prompt, redrawn alike"
         return repaint_probe(self, subject, n, self.strength, None, report, told)

@@ -10,8 +10,8 @@ from torch import Tensor
 from ...method import setting
 from ...report import Report
 from ..attack import Attack, Outcome
-from ..probes import repaint_probe
-from ..subject import ERASED, Subject
+from ..attacked_model import ERASED, AttackedModel
+from ..repaint import repaint_probe
 
 
 def central_square(height: int, width: int, share: float) -> Tensor:
@@ -39,7 +39,7 @@ class Inpaint(Attack):
         step=0.05,
     )
 
-    def run(self, subject: Subject, n: int, report: Report) -> Outcome:
+    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`."""
         height, width = subject.draw(ERASED, [""], self.seeds(1, 0)).latents.shape[-2:]
         mask = central_square(height, width, self.share)

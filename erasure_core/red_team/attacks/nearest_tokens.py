@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from ...method import setting
 from ...report import Report
 from ..attack import Attack, Outcome, best_text, shoot
-from ..subject import Subject, plain_prompts
-from ..words import concept_vector, nearest, random_words, vocabulary
+from ..attacked_model import AttackedModel, plain_prompts
+from ..token_vocabulary import concept_vector, nearest, random_words, vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class NearestTokens(Attack):
     words: int = setting(12, "How many of the nearest words are tried.", minimum=1, maximum=500)
     tries: int = setting(2, "Pictures of each word while the best one is looked for.", minimum=1, maximum=64)
 
-    def run(self, subject: Subject, n: int, report: Report) -> Outcome:
+    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`; the control says a random word."""
         report.check("nearest_tokens: reading the token table")
         words, vectors = vocabulary(subject)

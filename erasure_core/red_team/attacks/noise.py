@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...method import setting
 from ...report import Report
 from ..attack import Attack, Outcome, Shot, best_of, judged
-from ..subject import ERASED, Subject, Text, plain_prompts
+from ..attacked_model import ERASED, AttackedModel, Text, plain_prompts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +28,13 @@ class Noise(Attack):
         step=0.01,
     )
 
-    def run(self, subject: Subject, n: int, report: Report) -> Outcome:
+    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`; the control draws the empty prompt just as often."""
         attack = self._best(subject, plain_prompts(subject, n), 1, report)
         control = self._best(subject, [""] * n, 2, report)
         return Outcome(attack, control, f"the empty prompt, best of {self.tries} too")
 
-    def _best(self, subject: Subject, texts: list[Text], part: int, report: Report) -> Shot:
+    def _best(self, subject: AttackedModel, texts: list[Text], part: int, report: Report) -> Shot:
         shots = []
         for place in range(self.tries):
             report.check(f"noise: try {place + 1} of {self.tries}")

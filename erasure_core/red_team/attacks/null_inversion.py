@@ -13,7 +13,7 @@ from ...guidance import euler_step
 from ...method import setting
 from ...report import Report
 from ..attack import Attack, Outcome, judged
-from ..subject import BASE, ERASED, Subject, plain_prompts
+from ..attacked_model import BASE, ERASED, AttackedModel, plain_prompts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +28,11 @@ class NullInversion(Attack):
     steps: int = setting(30, "Steps from the picture to the noise, and back.", minimum=2, maximum=1000)
     refinements: int = setting(5, "Fixed-point refinements of each step to the noise.", minimum=1, maximum=100)
 
-    def run(self, subject: Subject, n: int, report: Report) -> Outcome:
+    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`; the control draws without a word from random noise."""
         report.check("null_inversion: drawing what is traced back")
         shown = subject.draw(BASE, plain_prompts(subject, n), self.seeds(n)).latents
-        with subject.opened(ERASED) as denoiser, torch.no_grad():
+        with subject.open_session(ERASED) as denoiser, torch.no_grad():
             latents = shown.to(denoiser.device).float().clone()
             noise = self.inverted(denoiser, latents, report)
             again = self.drawn(denoiser, noise, report)

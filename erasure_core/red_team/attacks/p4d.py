@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from ...report import Report
-from ...trajectory import NoisyBatch
+from ...training.trajectory import NoisyBatch
 from ..attack import Outcome
+from ..attacked_model import BASE, AttackedModel
 from ..prefix import PrefixAttack, noisy_pictures, prefix_attack
-from ..subject import BASE, Subject
 from ..token_search import projected
 
 AT_ONCE = 8
@@ -26,15 +26,15 @@ class P4D(PrefixAttack):
     paper = "Prompting4Debugging, arXiv 2309.06135"
     needs = ("word_vectors", "gradients")
 
-    def run(self, subject: Subject, n: int, report: Report) -> Outcome:
+    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`."""
         report.check("p4d: asking the base model")
         samples = self.desired(subject, noisy_pictures(self, subject))
         return prefix_attack(self, subject, n, samples, projected, report)
 
-    def desired(self, subject: Subject, samples: NoisyBatch) -> NoisyBatch:
+    def desired(self, subject: AttackedModel, samples: NoisyBatch) -> NoisyBatch:
         """The samples with the base model's own predictions for their prompts in place of the exact ones."""
-        with subject.opened(BASE) as denoiser, torch.no_grad():
+        with subject.open_session(BASE) as denoiser, torch.no_grad():
             rows = torch.arange(len(samples.sigma), device=samples.sigma.device).split(AT_ONCE)
             parts = [samples.rows(some) for some in rows]
             predicted = [denoiser.predict(part.latents, part.sigma, part.conditioning) for part in parts]

@@ -8,8 +8,8 @@ from ...evaluation.prompts import GAP
 from ...method import setting
 from ...report import Report
 from ..attack import Attack, Outcome, best_text, shoot
-from ..subject import Subject, plain_prompts
-from ..words import random_words
+from ..attacked_model import AttackedModel, plain_prompts
+from ..token_vocabulary import random_words
 
 FRAMES = (
     "{} {}",
@@ -51,7 +51,7 @@ class Paraphrase(Attack):
     tries: int = setting(2, "Pictures of each wording while the best one is looked for.", minimum=1, maximum=64)
     wordings: int = setting(24, "How many wordings are tried at most.", minimum=2, maximum=500)
 
-    def candidates(self, subject: Subject) -> list[str]:
+    def candidates(self, subject: AttackedModel) -> list[str]:
         """The wordings, most promising first: synonyms, other sentences and orders of words, misspellings."""
         sentence = subject.templates[0]
         found = [template.replace(GAP, word) for word in subject.synonyms for template in subject.templates]
@@ -59,7 +59,7 @@ class Paraphrase(Attack):
         found += [sentence.replace(GAP, word) for word in misspellings(subject.concept)]
         return list(dict.fromkeys(found))[: self.wordings]
 
-    def run(self, subject: Subject, n: int, report: Report) -> Outcome:
+    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`; the control says a random word in the same sentences."""
         best = best_text(subject, self.candidates(subject), self, self.tries, report)
         attack = shoot(subject, [best] * n, self.seeds(n))

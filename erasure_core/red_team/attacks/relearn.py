@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...adapters import Deltas
 from ...erased_unet import DOWN, PREFIX, UP, ErasedUNet, Provenance, weight_edit
 from ...evaluation.prompts import GAP
 from ...layers import GROUPS
 from ...method import setting
-from ...pictures import Pictures
 from ...report import Report
+from ...training.clean_latents import CleanLatents
+from ...training.deltas import Deltas
 from ..attack import Attack, Outcome, Shot, shoot
-from ..learning import denoising_loss, minimise
-from ..subject import BASE, ERASED, Subject, plain_prompts
+from ..attacked_model import BASE, ERASED, AttackedModel, plain_prompts
+from ..denoising import denoising_loss, minimise
 
 THE_CONCEPT, OTHERS = "the_concept", "other_concepts"
 
@@ -47,7 +47,7 @@ class Relearn(Attack):
         "all", "Layers that the LoRA changes, as in Erase Concept.", choices=tuple(GROUPS), advanced=True
     )
 
-    def run(self, subject: Subject, n: int, report: Report) -> Outcome:
+    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`. The control of the concept's pictures is the same training on pictures of other concepts; that
         of other pictures is a random change of the weights, in each layer as large as what was learned."""
         others = _other_prompts(subject, self.pictures, self.generator())
@@ -61,13 +61,13 @@ class Relearn(Attack):
             self._drawn(subject, learned, n, 1, report), self._drawn(subject, control, n, 2, report), control_is
         )
 
-    def learned(self, subject: Subject, sentences: list[str], report: Report) -> ErasedUNet:
+    def learned(self, subject: AttackedModel, sentences: list[str], report: Report) -> ErasedUNet:
         """The LoRA, trained by the denoising loss on a picture by the base model for each sentence."""
         report.check("relearn: drawing what it learns from")
         shown = subject.draw(BASE, sentences, self.seeds(len(sentences), 0)).latents
         generator = self.generator()
-        with subject.opened(ERASED) as denoiser:
-            pictures = Pictures(shown.to(denoiser.device).float().clone(), denoiser.encode(sentences))
+        with subject.open_session(ERASED) as denoiser:
+            pictures = CleanLatents(shown.to(denoiser.device).float().clone(), denoiser.encode(sentences))
             deltas = Deltas(denoiser.layers(self.layers), self.rank, generator, denoiser.rows(self.layers))
             with deltas.attached():
                 minimise(
@@ -81,13 +81,13 @@ class Relearn(Attack):
             where = Provenance(self.name, {}, (), (), self.seed, denoiser.family)
             return ErasedUNet(weight_edit(deltas.export()), where)
 
-    def _drawn(self, subject: Subject, change: ErasedUNet, n: int, part: int, report: Report) -> Shot:
+    def _drawn(self, subject: AttackedModel, change: ErasedUNet, n: int, part: int, report: Report) -> Shot:
         report.check("relearn: drawing with what was learned" if part == 1 else "relearn: control")
         with subject.edited(change):
             return shoot(subject, plain_prompts(subject, n), self.seeds(n, part))
 
 
-def _other_prompts(subject: Subject, n: int, generator: torch.Generator) -> list[str]:
+def _other_prompts(subject: AttackedModel, n: int, generator: torch.Generator) -> list[str]:
     """n prompts that say other concepts, drawn without repetition as long as there are some, in the templates in turn."""
     if not subject.others:
         raise ValueError(

@@ -12,8 +12,8 @@ from ...evaluation.prompts import GAP
 from ...method import setting
 from ...report import Report
 from ..attack import Attack, Outcome, shoot
-from ..subject import BASE, SoftDenoiser, Subject
-from ..words import other_words, random_words
+from ..attacked_model import BASE, AttackedModel, SoftDenoiser
+from ..token_vocabulary import other_words, random_words
 
 KEPT = 4
 """A generation's parents: the best quarter, and never fewer than two."""
@@ -40,11 +40,11 @@ class RingABell(Attack):
     generations: int = setting(20, "Generations.", minimum=1, maximum=10000)
     mutation: float = setting(0.25, "Chance of each word to be changed.", minimum=0.0, maximum=1.0, advanced=True)
 
-    def run(self, subject: Subject, n: int, report: Report) -> Outcome:
+    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`; the control is as many random words."""
         generator = self.generator()
         words = other_words(subject)
-        with subject.opened(BASE) as denoiser, torch.no_grad():
+        with subject.open_session(BASE) as denoiser, torch.no_grad():
             found = self.search(denoiser, words, self.target(denoiser, subject), generator, report)
         random = " ".join(random_words(subject, self.words, generator))
         report.check(f"ring_a_bell: drawing {found!r}")
@@ -52,7 +52,7 @@ class RingABell(Attack):
         control = shoot(subject, [random] * n, self.seeds(n, 2))
         return Outcome(attack, control, f"random words ({random!r})", found)
 
-    def target(self, denoiser: SoftDenoiser, subject: Subject) -> Tensor:
+    def target(self, denoiser: SoftDenoiser, subject: AttackedModel) -> Tensor:
         """The text to come near, (1, tokens, width): that of the prompt plus eta times the mean difference that the concept
         makes in the templates (equations 2 and 3)."""
         said = denoiser.encode([template.replace(GAP, subject.concept) for template in subject.templates]).tokens

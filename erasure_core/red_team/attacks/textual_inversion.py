@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ...method import setting
-from ...pictures import Pictures
 from ...report import Report
+from ...training.clean_latents import CleanLatents
 from ..attack import Attack, Outcome, shoot
-from ..learning import denoising_loss, minimise
-from ..subject import BASE, ERASED, Soft, SoftDenoiser, Subject, plain_prompts, soft_prompts
+from ..attacked_model import BASE, ERASED, AttackedModel, SoftDenoiser, SoftPrompt, plain_prompts, soft_prompts
+from ..denoising import denoising_loss, minimise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +30,11 @@ class TextualInversion(Attack):
     learning_rate: float = setting(0.01, "Adam's step size.", minimum=1e-5, maximum=1.0, step=0.001, advanced=True)
     pictures: int = setting(16, "The base model's pictures that it learns from.", minimum=1, maximum=500)
 
-    def run(self, subject: Subject, n: int, report: Report) -> Outcome:
+    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`; the control puts random vectors of the same lengths in the place of the learned ones."""
         report.check("textual_inversion: drawing what it learns from")
         shown = subject.draw(BASE, plain_prompts(subject, self.pictures), self.seeds(self.pictures, 0)).latents
-        with subject.opened(ERASED) as denoiser:
+        with subject.open_session(ERASED) as denoiser:
             learned = self.learn(subject, denoiser, shown, report)
         attack = shoot(subject, soft_prompts(subject, n, learned), self.seeds(n))
         random = torch.randn(learned.shape, generator=self.generator())
@@ -42,7 +42,7 @@ class TextualInversion(Attack):
         control = shoot(subject, soft_prompts(subject, n, random), self.seeds(n, 2))
         return Outcome(attack, control, "random vectors of the same lengths", "a learned embedding", learned)
 
-    def learn(self, subject: Subject, denoiser: SoftDenoiser, shown: Tensor, report: Report) -> Tensor:
+    def learn(self, subject: AttackedModel, denoiser: SoftDenoiser, shown: Tensor, report: Report) -> Tensor:
         """Trained vectors (k, width), by the denoising loss of the pictures under the erased model; they begin at random
         words."""
         generator = self.generator()
@@ -50,10 +50,10 @@ class TextualInversion(Attack):
         rows = table[torch.randperm(len(table), generator=generator)[: self.vectors]].float().clone()
         vectors = rows.requires_grad_(True)
         latents = shown.to(denoiser.device).float().clone()
-        pictures = Pictures(latents, denoiser.encode([""]).repeat(len(latents)))
+        pictures = CleanLatents(latents, denoiser.encode([""]).repeat(len(latents)))
 
         def loss(step: int) -> Tensor:
-            said = denoiser.encode_soft(Soft(subject.templates[step % len(subject.templates)], vectors))
+            said = denoiser.encode_soft(SoftPrompt(subject.templates[step % len(subject.templates)], vectors))
             return denoising_loss(subject, denoiser, pictures, generator, said)
 
         minimise(denoiser, [vectors], self.steps, self.learning_rate, loss, report)

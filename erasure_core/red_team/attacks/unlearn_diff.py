@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from ...report import Report
 from ..attack import Outcome
+from ..attacked_model import AttackedModel
 from ..prefix import PrefixAttack, noisy_pictures, prefix_attack
-from ..subject import Subject
 from ..token_search import relaxed
 
 
@@ -21,7 +21,7 @@ class UnlearnDiff(PrefixAttack):
     paper = "UnlearnDiffAtk, arXiv 2310.11868"
     needs = ("word_vectors", "gradients")
 
-    def run(self, subject: Subject, n: int, report: Report) -> Outcome:
+    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`."""
         report.check("unlearn_diff: drawing what it aims at")
         samples = noisy_pictures(self, subject)

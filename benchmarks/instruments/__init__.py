@@ -1,0 +1,1 @@
+"""What benchmarks measure with: time, memory, resumable rows and plots."""

@@ -1,0 +1,1 @@
+"""A ComfyUI server and a browser in processes of their own."""

@@ -1,0 +1,179 @@
+"""Which text states an edit of keys and values is fitted on: pairs of rows "read this as that", and rows to be kept.
+
+The state of a token depends on the words before it, and the tokens after a concept, padding too, carry it along. So the
+rows come from sentences (`contexts`) about the target and from the same sentences about its anchor, aligned at their
+ends: the same words and the same end of the text follow in both.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..concepts import ConceptPair, ErasureRequest
+from ..denoiser import Denoiser
+from ..guidance import negative_guidance
+from ..report import Check, unwatched
+from ..text.candidates import encode_words, prefilter
+from ..text.prompt_templates import PLAIN, PromptTemplate, draw_templates
+from ..text.synonyms import template_words_like
+
+PADDING_ROWS = 4
+"""Rows taken of the tokens after a prompt's own: they are nearly one and the same row, seventy times."""
+TOKENS = {
+    "last": "only the target's last token, as in the paper's code",
+    "all": "the target's tokens and all that follow, which carry it along",
+    "others": "only the tokens that follow",
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Text states (n, width) in float64, and what they are to be read as, of the same shape."""
+
+    states: Tensor
+    desired: Tensor
+
+    @staticmethod
+    def cat(parts: Sequence[Rows]) -> Rows:
+        """All rows of `parts`, in order."""
+        return Rows(torch.cat([part.states for part in parts]), torch.cat([part.desired for part in parts]))
+
+
+def generator_for(concept: str, seed: int) -> torch.Generator:
+    """Random numbers for one concept: what is drawn for it does not depend on what else is asked for."""
+    return torch.Generator().manual_seed(zlib.crc32(concept.encode()) ^ (seed & 0xFFFFFFFF))
+
+
+def _rows_of(denoiser: Denoiser, prompt: str, rows: Sequence[int]) -> Tensor:
+    """What keys and values read of a prompt, (rows, width) in float64, on the CPU: the systems are small, and not every
+    device can do float64."""
+    return denoiser.read(denoiser.encode([prompt]).tokens[:, list(rows)])[0].detach().cpu().double()
+
+
+def _length(denoiser: Denoiser, prompt: str) -> int:
+    return denoiser.encode([prompt]).tokens.shape[1]
+
+
+def _stand_in(denoiser: Denoiser, sentence: str, following: int, first: int) -> int:
+    """The row of `sentence` before its last `following` words: what stands where the concept stood."""
+    own = denoiser.positions(sentence) if sentence else []
+    end = own[-1] + 1 if own else first
+    return max(0, end - following - 1)
+
+
+def _spread(start: int, stop: int, n: int) -> list[int]:
+    """At most n whole numbers from `start` to before `stop`, evenly spread, the ends among them."""
+    n = min(n, stop - start)
+    return sorted({round(x) for x in torch.linspace(start, stop - 1, n).tolist()}) if n > 0 else []
+
+
+def aligned(denoiser: Denoiser, pair: ConceptPair, context: PromptTemplate, tokens: str, eta: float = 0.0) -> Rows:
+    """The rows of one sentence: those of the target in `context`, to be read as those of the anchor in it.
+
+    `tokens` is one of `TOKENS`; with eta the desired rows lie past the anchor (`guidance.negative_guidance`).
+    Raises ValueError if the tokenizer does not find the target in its own sentence.
+    """
+    said = context.with_concept(pair.target)
+    own, concept = denoiser.positions(said), denoiser.positions(said, pair.target)
+    last, end = concept[-1], own[-1] + 1
+    anchored, neutral = context.with_concept(pair.anchor), context.with_concept(pair.neutral)
+    starts = [_stand_in(denoiser, sentence, end - last - 1, own[0]) for sentence in (anchored, neutral)]
+    begins = zip((said, anchored, neutral), (last, *starts), strict=True)
+    length = min(_length(denoiser, sentence) - start for sentence, start in begins)
+    following = [*range(1, end - last), *_spread(end - last, length, PADDING_ROWS)]
+    steps = {"last": [0], "all": [0, *following], "others": following}[tokens]
+    earlier = concept[:-1] if tokens == "all" else []
+    steps_taken = [0] * len(earlier) + steps
+    states = _rows_of(denoiser, said, [*earlier, *(last + step for step in steps)])
+    anchor = _rows_of(denoiser, anchored, [starts[0] + step for step in steps_taken])
+    if anchored == neutral:
+        return Rows(states, negative_guidance(anchor, states, anchor, eta))
+    without = _rows_of(denoiser, neutral, [starts[1] + step for step in steps_taken])
+    return Rows(states, negative_guidance(anchor, states, without, eta))
+
+
+def sentences_for(concept: str, n: int, seed: int, avoid: Collection[str] = ()) -> list[PromptTemplate]:
+    """n contexts of a concept. Of two attributes either may come first, and the second's state carries the first: half
+    of the sentences that say an attribute before the concept and a noun after it say it between the two."""
+    contexts = draw_templates(concept, n, generator_for(concept, seed), avoid)
+    for index in range(len(PLAIN), n, 4):
+        match contexts[index].template.split():
+            case [article, attribute, "{}", noun]:
+                contexts[index] = PromptTemplate(f"{article} {{}} {attribute} {noun}", contexts[index].neutral)
+    return contexts
+
+
+def erased_rows(
+    denoiser: Denoiser,
+    request: ErasureRequest,
+    *,
+    sentences: int,
+    tokens: str,
+    eta: float,
+    seed: int,
+    check: Check = unwatched,
+) -> list[Rows]:
+    """The rows of each pair, in order, from `sentences` sentences each."""
+    avoid = template_words_like(denoiser, request.targets)
+    found = []
+    for pair in request.pairs:
+        parts = []
+        for context in sentences_for(pair.target, sentences, seed, avoid):
+            check(f"encoding sentences about {pair.target!r}")
+            parts.append(aligned(denoiser, pair, context, tokens, eta))
+        found.append(Rows.cat(parts))
+    return found
+
+
+def kept_words(
+    denoiser: Denoiser,
+    request: ErasureRequest,
+    words: Sequence[str],
+    keep: int,
+    synonym_similarity: float,
+    check: Check = unwatched,
+) -> tuple[list[str], list[str]]:
+    """The user's retain lines and the `keep` words most like a target; and the words left out as synonyms of one."""
+    own = list(dict.fromkeys(request.retain))
+    words = [word for word in words if not request.says_target(word) and word not in own]
+    if not words:
+        return own, []
+    everything = encode_words(denoiser, words, check)
+    targets = denoiser.encode(request.targets)
+    nearest, synonyms = prefilter(everything, targets, keep, "nearest", synonym_similarity)
+    return [*own, *nearest.words], synonyms
+
+
+def kept_prompts(
+    request: ErasureRequest, words: Sequence[str], avoid: Sequence[str], sentences: int, seed: int
+) -> list[str]:
+    """Prompts that must stay as they are: the empty one, each word alone, and in sentences; the target's own sentences
+    without it. None of them says a target or one of the words to `avoid`."""
+    prompts = ["", *words]
+    for word in words:
+        drawn = draw_templates(word, 3 + sentences, generator_for(word, seed))[3:]
+        prompts += [context.with_concept(word) for context in drawn]
+    for pair in request.pairs:
+        drawn = draw_templates(pair.target, 3 + 4 * sentences, generator_for(pair.target, seed))
+        prompts += [context.neutral for context in drawn]
+    forbidden = [f" {word.casefold()} " for word in (*request.targets, *avoid)]
+    allowed = [p for p in dict.fromkeys(prompts) if not any(word in f" {p.casefold()} " for word in forbidden)]
+    return [*allowed, *(line for line in request.retain if line not in allowed)]
+
+
+def kept_rows(denoiser: Denoiser, prompts: Sequence[str], check: Check = unwatched) -> Tensor:
+    """The rows (n, width) of all prompts: each one's own tokens and a few of those that follow; the tokens before, the
+    same for all prompts, once."""
+    parts = []
+    for number, prompt in enumerate(prompts):
+        check(f"encoding sentences that stay, {number} of {len(prompts)}")
+        own = denoiser.positions(prompt) if prompt else []
+        end = own[-1] + 1 if own else 0
+        following = _spread(end, _length(denoiser, prompt), PADDING_ROWS)
+        parts.append(_rows_of(denoiser, prompt, [*own, *following]))
+    return torch.cat(parts)

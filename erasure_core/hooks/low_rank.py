@@ -1,0 +1,99 @@
+"""Low-rank changes of layers as an inference-time edit keeps them: read from a file, cast once, applied row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..guidance import per_sample
+from ..layers import CONVOLUTIONS, is_linear
+
+Change = Callable[[tuple, Tensor], Tensor]
+
+
+class CastCache:
+    """Tensors by name, in whatever type and on whatever device the network computes; each is cast once and kept."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = dict(tensors)
+        self._cast: dict[tuple, Tensor] = {}
+
+    def names(self) -> list[str]:
+        """Names of all tensors."""
+        return list(self._tensors)
+
+    def like(self, name: str, x: Tensor) -> Tensor:
+        """The tensor in the type and on the device of `x`, fit to be saved by autograd: somebody may train through it."""
+        key = (name, x.dtype, x.device)
+        if key not in self._cast:
+            with torch.inference_mode(False), torch.no_grad():
+                self._cast[key] = self._tensors[name].to(x.device, x.dtype).clone()
+        return self._cast[key]
+
+
+def low_rank_output(layer: nn.Module, x: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """What the weight change `up @ down` of a Linear, also of a quantised one, or of a convolution adds to its output for
+    the input x."""
+    if is_linear(layer):
+        return F.linear(F.linear(x, down), up)
+    convolution = CONVOLUTIONS[down.ndim - 3]
+    hidden = convolution(x, down, stride=layer.stride, padding=layer.padding, dilation=layer.dilation)
+    return convolution(hidden, up)
+
+
+def low_rank_changes(
+    modules: Mapping[str, nn.Module], stored: CastCache, scale: Tensor | None = None
+) -> dict[nn.Module, Change]:
+    """For `inference.changed`: layer -> what adds the stored `<layer>.up` @ `<layer>.down` to its output, times scale
+    (n,), one number for each row of the batch.
+
+    The scale is applied once, to the product; scaling both factors would square it. Raises ValueError, naming the
+    layer, if the network has none of that name.
+    """
+
+    def change_of(name: str, layer: nn.Module) -> Change:
+        def change(inputs: tuple, output: Tensor) -> Tensor:
+            x = inputs[0]
+            added = low_rank_output(layer, x, stored.like(f"{name}.up", x), stored.like(f"{name}.down", x))
+            if scale is not None:
+                added = added * per_sample(scale.to(added.dtype), added)
+            return output + added.to(output.dtype)
+
+        return change
+
+    names = [name.removesuffix(".up") for name in stored.names() if name.endswith(".up")]
+    missing = [name for name in names if name not in modules]
+    if missing:
+        raise ValueError(
+            f"this MODEL has no layer {missing[0]!r} that the erased UNet edits; load the kind of model it was made for"
+        )
+    return {modules[name]: change_of(name, modules[name]) for name in names}
+
+
+def by_concept(parts: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Parts named `<concept number>.<name>` -> the parts of each concept, in order."""
+    count = 1 + max(int(name.split(".", 1)[0]) for name in parts)
+    found: list[dict[str, Tensor]] = [{} for _ in range(count)]
+    for name, value in parts.items():
+        number, rest = name.split(".", 1)
+        found[int(number)][rest] = value
+    return found
+
+
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under `<prefix><name>`, on the CPU and contiguous as a file wants them."""
+    return {f"{prefix}{name}": value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+
+
+def low_rank_tensors(exported: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`adapters.Deltas.export` of low-rank deltas -> `<layer>.up` and `<layer>.down`; alpha is their rank, a factor 1."""
+    suffixes = {".lora_up.weight": ".up", ".lora_down.weight": ".down"}
+    return {
+        key.removesuffix(old) + new: value
+        for key, value in exported.items()
+        for old, new in suffixes.items()
+        if key.endswith(old)
+    }

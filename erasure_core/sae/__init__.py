@@ -1,0 +1,1 @@
+"""Sparse autoencoders of a block: training, file, and the edit of their latents."""

@@ -1,0 +1,84 @@
+"""An edit of a few latents of sparse autoencoders, around one call of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor, nn
+
+from ..inference import Forward, ModelCall, changed
+
+
+@dataclass(frozen=True)
+class SelectedLatents:
+    """What the edit of one block needs. Rows of `encoder` and `decoder` (n, d) and `bias` (n,) are the chosen latents;
+    `factor` and `gate` (levels, n) say, at each of the `sigmas` (levels,), what a latent is multiplied by (1 where it is
+    not chosen) and how strongly it must fire for that."""
+
+    encoder: Tensor
+    bias: Tensor
+    decoder: Tensor
+    factor: Tensor
+    gate: Tensor
+    sigmas: Tensor
+
+    def at(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Factor and gate (m, n) at the nearest level, on a logarithmic scale, of each of the noise levels (m,)."""
+        levels, asked = (x.float().clamp_min(1e-4).log() for x in (self.sigmas, sigma.to(self.sigmas.device)))
+        nearest = (asked[:, None] - levels[None]).abs().argmin(1)
+        return self.factor[nearest], self.gate[nearest]
+
+    def edit(self, x: Tensor, sigma: Tensor, strength: float = 1.0) -> Tensor:
+        """x + strength (f' - f) W_dec for x (m, d, ...) at noise levels sigma (m,); exactly x where nothing fires."""
+        factor, gate = self.at(sigma)
+        with torch.autocast(x.device.type, enabled=False):
+            vectors = x.float().flatten(2).transpose(1, 2)
+            pre = vectors @ self.encoder.T + self.bias
+            latents = torch.where(pre > gate[:, None], pre, torch.zeros_like(pre))
+            change = strength * ((factor - 1)[:, None] * latents) @ self.decoder
+        return x + change.transpose(1, 2).reshape(x.shape).to(x.dtype)
+
+
+@dataclass
+class LatentEdits:
+    """An `InferenceEdit`: what is chosen in each block, by the block's name; the tensors follow the model's device. Rows
+    of the negative prompt, where they can be told, are left alone unless `both_halves`."""
+
+    chosen: dict[str, SelectedLatents]
+    both_halves: bool
+    _moved: dict[tuple[str, torch.device], SelectedLatents] = field(default_factory=dict, repr=False)
+
+    def __call__(self, modules: Mapping[str, nn.Module], call: ModelCall, forward: Forward, strength: float) -> Tensor:
+        """See `InferenceEdit`. Raises ValueError if the network lacks one of the blocks."""
+        rows = torch.ones_like(call.positive) if self.both_halves else call.positive
+        if not bool(rows.any()):
+            return forward(call.tokens)
+        missing = [block for block in self.chosen if block not in modules]
+        if missing:
+            raise ValueError(
+                f"this MODEL has no block {missing[0]!r}; apply the edit to the kind of model it was made for"
+            )
+
+        def change(block: str) -> Callable[[tuple, Tensor], Tensor]:
+            def edited(_given: tuple, x: Tensor) -> Tensor:
+                here = self._on(block, x.device)
+                out = x.clone()
+                out[rows] = here.edit(x[rows], call.sigma[rows], strength)
+                return out
+
+            return edited
+
+        with changed({modules[block]: change(block) for block in self.chosen}):
+            return forward(call.tokens)
+
+    def _on(self, block: str, device: torch.device) -> SelectedLatents:
+        """Moved once, and fit to be saved by autograd: a file is read under inference mode, and somebody may train
+        through the edit."""
+        if (block, device) not in self._moved:
+            here = self.chosen[block]
+            with torch.inference_mode(False), torch.no_grad():
+                tensors = {part.name: getattr(here, part.name).to(device).clone() for part in fields(here)}
+            self._moved[block, device] = SelectedLatents(**tensors)
+        return self._moved[block, device]

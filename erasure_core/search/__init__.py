@@ -1,0 +1,1 @@
+"""Searches for the concept that an edit hurts most."""

@@ -1,0 +1,195 @@
+"""The search for the adversarial concept: of all concepts that should stay, the one that the edit hurts most right now.
+
+AP, arXiv 2410.15618, equation 5: max over c in C without the targets of ||eps_edit(z, c) - eps_frozen(z, c)||^2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Conditioning, Denoiser
+from ..guidance import squared_error
+from ..memory.micro_batches import MicroBatched
+from ..report import unwatched
+from ..text.candidates import Candidates
+from ..training.optimiser import ScaledAdam
+from ..training.trajectory import NoisyBatch
+
+
+class Adversary(Protocol):
+    """A running search. `step` spends one search step on the present edit, `choose` names what to preserve next."""
+
+    def step(self, progress: float) -> None:
+        """One search step; `progress` is the share of the run that is over."""
+        ...
+
+    def choose(self, n: int) -> list[str]:
+        """n concepts, the most hurt first."""
+        ...
+
+
+@dataclass
+class Damage:
+    """Measures how far the edit has moved predictions: the same latents and noise levels for every concept, so that
+    the figures of two concepts compare. `frozen()` switches the edit off; `say(text)` is told when memory runs out."""
+
+    denoiser: Denoiser
+    probes: NoisyBatch
+    frozen: Callable[[], AbstractContextManager] = nullcontext
+    say: Callable[[str], object] = unwatched
+    evaluations: int = 0
+
+    def __post_init__(self) -> None:
+        self._parts = MicroBatched(self.denoiser.predict, self.say, doing=" while damage was measured")
+
+    def predictions(self, conditioning: Conditioning) -> Tensor:
+        """The present network's predictions for each of n prompts on each probe: (n * probes, channels, ...)."""
+        n, probes = len(conditioning), len(self.probes.sigma)
+        self.evaluations += n * probes
+        # a part with gradient would be computed again when `frozen` is over
+        predict = self.denoiser.predict if torch.is_grad_enabled() else self._parts
+        return predict(
+            self.probes.latents.repeat(n, *[1] * (self.probes.latents.ndim - 1)),
+            self.probes.sigma.repeat(n),
+            conditioning.repeat(probes),
+        )
+
+    def between(self, edited: Tensor, original: Tensor) -> Tensor:
+        """Mean squared change of the prediction a prompt, (n,), from two results of `predictions`."""
+        probes = len(self.probes.sigma)
+        return (
+            squared_error(edited, original, self.probes.sigma.repeat(len(edited) // probes)).reshape(-1, probes).mean(1)
+        )
+
+    @torch.no_grad()
+    def of(self, conditioning: Conditioning) -> Tensor:
+        """The damage of the present edit to each of n prompts, (n,)."""
+        with self.frozen():
+            original = self.predictions(conditioning)
+        return self.between(self.predictions(conditioning), original)
+
+
+class Scan:
+    """Forward passes only: a running table of each candidate's damage, a few candidates measured again a step.
+
+    Which ones is decided optimistically: by the last damage plus what it may have grown since, taken from how much
+    re-measured candidates were seen to change. What was never measured comes first. The frozen predictions are kept.
+    """
+
+    def __init__(self, candidates: Candidates, damage: Damage, per_step: int, generator: torch.Generator) -> None:
+        self._candidates, self._measure, self._per_step = candidates, damage, per_step
+        n = len(candidates)
+        self._order = torch.randperm(n, generator=generator)
+        self.damage = torch.zeros(n)
+        self._measured_at = torch.full((n,), -1.0)
+        self._drift, self._clock = 0.0, 0.0
+        self._original: dict[int, Tensor] = {}
+
+    def _next(self) -> list[int]:
+        never = [int(i) for i in self._order if self._measured_at[i] < 0]
+        age = (self._clock - self._measured_at).clamp(min=0)
+        hope = self.damage + self._drift * age.sqrt()
+        best = [int(i) for i in hope.argsort(descending=True) if self._measured_at[i] >= 0]
+        return (never + best)[: self._per_step]
+
+    @torch.no_grad()
+    def step(self, progress: float) -> None:
+        """Measure the candidates that may now be hurt most."""
+        self._clock += 1
+        index = self._next()
+        conditioning = self._candidates.conditioning.rows(index)
+        new = [i for i in index if i not in self._original]
+        if new:
+            with self._measure.frozen():
+                original = self._measure.predictions(self._candidates.conditioning.rows(new))
+            self._original |= dict(zip(new, original.chunk(len(new)), strict=True))
+        edited = self._measure.predictions(conditioning)
+        damage = self._measure.between(edited, torch.cat([self._original[i] for i in index])).cpu()
+        for i, value in zip(index, damage, strict=True):
+            if self._measured_at[i] >= 0:
+                waited = max(1.0, self._clock - float(self._measured_at[i]))
+                change = abs(float(value - self.damage[i])) / waited**0.5
+                self._drift += 0.1 * (change - self._drift)
+            self.damage[i], self._measured_at[i] = value, self._clock
+
+    def choose(self, n: int) -> list[str]:
+        """The n candidates with the largest damage in the table."""
+        seen = [int(i) for i in self.damage.argsort(descending=True) if self._measured_at[i] >= 0]
+        return [self._candidates.words[i] for i in (seen or self._order.tolist())[:n]]
+
+
+class Random:
+    """The control: candidates drawn evenly, whatever the edit does."""
+
+    def __init__(self, candidates: Candidates, generator: torch.Generator) -> None:
+        self._candidates, self._generator = candidates, generator
+
+    def step(self, progress: float) -> None:
+        """There is nothing to search."""
+
+    def choose(self, n: int) -> list[str]:
+        """n different candidates at random."""
+        order = torch.randperm(len(self._candidates), generator=self._generator)[:n]
+        return [self._candidates.words[int(i)] for i in order]
+
+
+class Gumbel:
+    """The paper's search: ascend logits over the candidates through a Gumbel-softmax draw, arXiv 2410.15618, section 4.
+
+    Mended against the reference code: targets and synonyms are not among the candidates, the latents are scored at
+    their own noise level, and the temperature falls by a factor of ten over the run, so that late draws are decided by
+    the logits and not by the noise. The straight-through gradient reaches the logits through the edited network alone.
+    `damage` may be None for a search that is only asked to `draw` and told what to `ascend`; `descent` makes what climbs.
+    """
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        damage: Damage | None,
+        learning_rate: float,
+        temperature: float,
+        generator: torch.Generator,
+        descent: Callable[..., ScaledAdam] = ScaledAdam,
+    ) -> None:
+        self._candidates, self._measure, self._temperature = candidates, damage, temperature
+        self._generator = generator
+        device = candidates.conditioning.tokens.device
+        self.logits = torch.zeros(len(candidates), device=device, requires_grad=True)
+        self._descent = descent([self.logits], learning_rate)
+        self._scale = temperature
+
+    def _noisy_logits(self, n: int) -> Tensor:
+        uniform = torch.rand((n, len(self._candidates)), generator=self._generator).clamp(1e-9, 1 - 1e-7)
+        return self.logits - (-uniform.log()).log().to(self.logits.device) * (self._scale / self._temperature)
+
+    def step(self, progress: float) -> None:
+        """One ascent step on the damage of one drawn candidate."""
+        self._scale = self._temperature * 0.1**progress
+        with torch.enable_grad():
+            _, hard, drawn = self.draw()
+            conditioning = self._candidates.conditioning.mixed(drawn)
+            with torch.no_grad(), self._measure.frozen():
+                original = self._measure.predictions(self._candidates.conditioning.mixed(hard))
+            self.ascend(self._measure.between(self._measure.predictions(conditioning), original))
+
+    def draw(self) -> tuple[str, Tensor, Tensor]:
+        """One candidate drawn at the present temperature: its name, the draw as a one-hot row (1, n), and the same with
+        the straight-through gradient to the logits."""
+        soft = torch.softmax(self._noisy_logits(1) / self._scale, dim=-1)
+        hard = torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
+        return self._candidates.words[int(hard.argmax())], hard, hard + soft - soft.detach()
+
+    def ascend(self, damage: Tensor) -> None:
+        """One step of the logits towards more of `damage`, which hangs on a draw."""
+        self._descent.step(-damage.sum())
+
+    @torch.no_grad()
+    def choose(self, n: int) -> list[str]:
+        """n different candidates, drawn with Gumbel noise at the present temperature."""
+        return [self._candidates.words[int(i)] for i in self._noisy_logits(1)[0].argsort(descending=True)[:n]]

@@ -1,0 +1,1 @@
+"""Words and sentences: prompt templates, synonyms, vocabularies, and the candidates of a search."""

@@ -1,0 +1,105 @@
+"""Which words of a vocabulary a search may name: near the targets, but neither a target nor a synonym of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..concepts import ErasureRequest
+from ..denoiser import Conditioning, Denoiser
+from ..report import Check, Report, unwatched
+from .synonyms import similarities
+from .vocabulary import words_of
+
+SEEN_AT_LEAST = 1000
+ENCODED_AT_ONCE = 32
+"""Few enough to say how far it is. Not one: on a small card, text encoder and model change places at each call."""
+
+
+MEMORY = 2 << 30
+"""Bytes that the text of all candidates may take: 0.2 MB each for SD 1.5, 31 MB each for Flux.2."""
+
+
+def affordable(denoiser: Denoiser) -> int:
+    """How many prompts' text fits into `MEMORY`, at least one."""
+    one = denoiser.encode([""]).values.values()
+    return max(1, MEMORY // sum(value.numel() * value.element_size() for value in one))
+
+
+def encode_words(denoiser: Denoiser, words: Sequence[str], check: Check = unwatched) -> Candidates:
+    """The words with their conditioning; a vocabulary can take a minute, so `check` is told how far it is."""
+    parts = []
+    for start in range(0, len(words), ENCODED_AT_ONCE):
+        check(f"encoding words, {start} of {len(words)}")
+        parts.append(denoiser.encode(words[start : start + ENCODED_AT_ONCE]))
+    return Candidates(tuple(words), Conditioning.cat(parts))
+
+
+def candidates_of(
+    denoiser: Denoiser,
+    request: ErasureRequest,
+    report: Report,
+    *,
+    vocabulary: str,
+    keep: int,
+    how: str,
+    synonym_similarity: float,
+) -> Candidates:
+    """At most `keep` words of the vocabulary, chosen by `adversary.prefilter`; the report names the synonyms left out.
+
+    Raises ValueError for an unknown vocabulary or pre-filter, and if nothing is left.
+    """
+    words = words_of(vocabulary, denoiser, limit=max(keep, SEEN_AT_LEAST))
+    words = [word for word in words if not request.says_target(word)]
+    most = max(keep, affordable(denoiser))
+    if len(words) > most:
+        report.note(f"only the first {most} of {len(words)} words were searched: this model's text takes much memory")
+        words = words[:most]
+    everything = encode_words(denoiser, words, report.check)
+    kept, synonyms = prefilter(everything, denoiser.encode(request.targets), keep, how, synonym_similarity)
+    if synonyms:
+        report.note("left out of the candidates as synonyms of a target: " + ", ".join(synonyms))
+    return kept
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Concepts that may be preserved, and their conditioning, in one order."""
+
+    words: tuple[str, ...]
+    conditioning: Conditioning
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def rows(self, index: Sequence[int]) -> Candidates:
+        """The chosen candidates."""
+        return Candidates(tuple(self.words[i] for i in index), self.conditioning.rows(list(index)))
+
+
+def prefilter(
+    candidates: Candidates, targets: Conditioning, keep: int, how: str, synonym_similarity: float
+) -> tuple[Candidates, list[str]]:
+    """At most `keep` candidates, and the words left out because they mean the same as a target.
+
+    `nearest` keeps the most similar to a target, `spread` an even spread over all similarities (what the reference
+    code's k-means over distances does), `first` the first of the list.
+    """
+    similarity = similarities(candidates.conditioning, targets)
+    synonyms = (similarity > synonym_similarity).nonzero().squeeze(1).tolist()
+    rest = [i for i in range(len(candidates)) if i not in set(synonyms)]
+    if not rest:
+        raise ValueError(
+            f"all {len(candidates)} candidate words are synonyms of the targets; choose another vocabulary "
+            f"or raise the synonym similarity above {synonym_similarity}"
+        )
+    if how == "nearest":
+        rest.sort(key=lambda i: -float(similarity[i]))
+    elif how == "spread":
+        rest.sort(key=lambda i: -float(similarity[i]))
+        rest = [rest[round(i)] for i in torch.linspace(0, len(rest) - 1, min(keep, len(rest))).tolist()]
+    elif how != "first":
+        raise ValueError(f"unknown pre-filter {how!r}; choose nearest, spread or first")
+    return candidates.rows(rest[:keep]), [candidates.words[i] for i in synonyms]

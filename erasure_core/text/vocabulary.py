@@ -1,0 +1,22 @@
+"""Word lists that the adversary searches, and the whole words of the model's own tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..concepts import lines
+from ..denoiser import Denoiser
+
+_FOLDER = Path(__file__).parent / "vocabularies"
+MODEL_WORDS = "model_words"
+VOCABULARIES = (*sorted(path.stem for path in _FOLDER.glob("*.txt")), MODEL_WORDS)
+
+
+def words_of(vocabulary: str, denoiser: Denoiser, limit: int) -> list[str]:
+    """The words of a vocabulary, without repetition: all of a themed list, or the `limit` most frequent whole words of
+    the model's text encoder. Raises ValueError for an unknown vocabulary."""
+    if vocabulary == MODEL_WORDS:
+        return list(dict.fromkeys(denoiser.known_words()))[:limit]
+    if vocabulary not in VOCABULARIES:
+        raise ValueError(f"unknown vocabulary {vocabulary!r}; choose one of {', '.join(VOCABULARIES)}")
+    return list(dict.fromkeys(lines((_FOLDER / f"{vocabulary}.txt").read_text(encoding="utf-8"))))

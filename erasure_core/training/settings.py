@@ -1,0 +1,82 @@
+"""Settings that several methods have alike, each stated once. Called in a class body, where the order is decided."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..guidance import WEIGHTINGS
+from ..memory.checkpointing import CHECKPOINTING
+from ..method import setting
+
+
+def optimiser_steps(default: int = 100) -> Any:
+    """How long a trained method learns."""
+    return setting(
+        default,
+        "Optimiser steps for each concept. More erase more thoroughly and take longer.",
+        minimum=1,
+        maximum=10000,
+    )
+
+
+def step_size(default: float = 1e-3) -> Any:
+    """How far a trained method goes in one step."""
+    return setting(
+        default,
+        "Step size of Adam. Lower it if pictures of other concepts suffer.",
+        minimum=1e-7,
+        maximum=0.1,
+        step=1e-5,
+    )
+
+
+def sampling_scale() -> Any:
+    """Guidance of the sampling runs that a method learns on."""
+    return setting(
+        3.0,
+        "Guidance scale of the frozen model's sampling runs that give the noisy samples.",
+        minimum=1.0,
+        maximum=20.0,
+        step=0.5,
+        advanced=True,
+    )
+
+
+def sampling_length() -> Any:
+    """Length of those runs."""
+    return setting(
+        16, "Sampling steps of those runs; each gives a noisy sample.", minimum=2, maximum=200, advanced=True
+    )
+
+
+def target_trajectories() -> Any:
+    """Number of those runs."""
+    return setting(
+        24,
+        "Sampling runs for each target, each with the target in another sentence ('a picture of a ...', 'a small ...').",
+        minimum=1,
+        maximum=256,
+        advanced=True,
+    )
+
+
+def noise_level_weighting(default: str = "x0") -> Any:
+    """How the squared error counts at each noise level."""
+    return setting(
+        default,
+        "How noise levels are weighted. eps compares predictions, as most papers write it; x0 compares pictures, which "
+        "weights high noise more, where shape and colour are decided; balanced is half way between.",
+        choices=WEIGHTINGS,
+        advanced=True,
+    )
+
+
+def block_checkpointing() -> Any:
+    """Whether a trained method computes the blocks of the network again in the backward pass."""
+    return setting(
+        "auto",
+        "Gradient checkpointing: the same result in a fraction of the memory, for one more forward pass in each optimiser "
+        "step. auto uses it when memory is short. Methods that change the network around its predictions cannot; they say so.",
+        choices=CHECKPOINTING,
+        advanced=True,
+    )

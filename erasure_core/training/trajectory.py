@@ -1,0 +1,202 @@
+"""Noisy latents on the frozen model's own way from noise to a picture of a prompt.
+
+One guided sampling run passes every noise level, and computes the frozen model's prediction with and without the prompt
+at each: both are kept with the latents, so that an optimiser step needs no teacher call. The reference code draws one
+partial run for each latent it uses (about 25 guided calls a latent), and scores it at another noise level than its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Conditioning, Denoiser
+from ..guidance import classifier_free, euler_step
+from ..memory.micro_batches import MicroBatched, Predict
+from ..report import Check, unwatched
+from ..text.prompt_templates import PromptTemplate, draw_templates
+
+SAMPLES_AT_ONCE = 16
+"""Of the frozen model's predictions: as many fill a GPU, and more would take more memory than an optimiser step."""
+
+
+@dataclass(frozen=True)
+class NoisyBatch:
+    """n latents (n, channels, ...) at noise levels sigma (n,), the prompts they were drawn for, and the frozen model's
+    predictions for these: with the prompt, and with the empty one."""
+
+    latents: Tensor
+    sigma: Tensor
+    conditioning: Conditioning
+    conditional: Tensor
+    unconditional: Tensor
+
+    def rows(self, index: Tensor) -> NoisyBatch:
+        """The chosen samples, in that order."""
+        return NoisyBatch(
+            self.latents[index],
+            self.sigma[index],
+            self.conditioning.rows(index),
+            self.conditional[index],
+            self.unconditional[index],
+        )
+
+    def to(self, device: torch.device) -> NoisyBatch:
+        """The same samples on that device."""
+        return NoisyBatch(
+            self.latents.to(device),
+            self.sigma.to(device),
+            self.conditioning.to(device),
+            self.conditional.to(device),
+            self.unconditional.to(device),
+        )
+
+    @staticmethod
+    def cat(parts: Sequence[NoisyBatch]) -> NoisyBatch:
+        """All samples of `parts`, in order."""
+        tensors = (
+            torch.cat([getattr(part, name) for part in parts])
+            for name in ("latents", "sigma", "conditional", "unconditional")
+        )
+        latents, sigma, conditional, unconditional = tensors
+        conditioning = Conditioning.cat([part.conditioning for part in parts])
+        return NoisyBatch(latents, sigma, conditioning, conditional, unconditional)
+
+
+@torch.no_grad()
+def sample_trajectories(
+    denoiser: Denoiser,
+    conditioning: Conditioning,
+    steps: int,
+    guidance_scale: float,
+    generator: torch.Generator,
+    check: Check = unwatched,
+    predict: Predict | None = None,
+) -> tuple[NoisyBatch, Tensor]:
+    """One sampling run a prompt, as `Denoiser.sampling` allows it: the samples at all noise levels (steps times n, noise
+    level outermost), and the finished latents (n, channels, ...). `predict` may stand for the denoiser's own."""
+    n = len(conditioning)
+    shape = denoiser.empty_latents(n).shape
+    noise = torch.randn(shape, generator=generator).to(denoiser.device)
+    run = list(guided_run(denoiser, conditioning, noise, steps, guidance_scale, check, predict))
+    return NoisyBatch.cat([sample for sample, _ in run]), run[-1][1]
+
+
+@torch.no_grad()
+def guided_run(
+    denoiser: Denoiser,
+    conditioning: Conditioning,
+    noise: Tensor,
+    steps: int,
+    guidance_scale: float,
+    check: Check = unwatched,
+    predict: Predict | None = None,
+) -> Iterator[tuple[NoisyBatch, Tensor]]:
+    """The steps of a guided sampling run from unit noise (n, channels, ...), as many as `Denoiser.sampling` allows: at each
+    noise level the samples there, and the latents (n, channels, ...) that follow. Two evaluations of the network a sample,
+    made when a step is asked for, by `predict` if it is given."""
+    n = len(conditioning)
+    steps, guidance_scale = denoiser.sampling(steps, guidance_scale)
+    sigmas = denoiser.sigmas(steps).to(denoiser.device)
+    both = Conditioning.cat([conditioning, denoiser.encode([""]).repeat(n)])
+    latents = noise * sigmas[0]
+    for step, (sigma, next_sigma) in enumerate(itertools.pairwise(sigmas), 1):
+        check(f"sampling step {step} of {steps}, {n} at once")
+        predicted = (predict or denoiser.predict)(torch.cat([latents, latents]), sigma.expand(2 * n), both)
+        conditional, unconditional = predicted.chunk(2)
+        sample = NoisyBatch(latents, sigma.expand(n), conditioning, conditional, unconditional)
+        guided = classifier_free(unconditional, conditional, guidance_scale)
+        latents = euler_step(latents, guided, sigma, next_sigma)
+        yield sample, latents
+
+
+class TrajectoryPool:
+    """Trajectories of the frozen model by concept, drawn when a concept is first asked for and then kept, each for the
+    concept in another context, in which no word of `avoid` is said (`synonyms.template_words_like`).
+
+    They are kept on the device `kept_on`, and handed out on the denoiser's. What does not fit into memory at once is drawn
+    in parts (`in_parts`, which predicts without gradients for others too), and `say(text)` is told.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        *,
+        steps: int,
+        guidance_scale: float,
+        generator: torch.Generator,
+        avoid: Collection[str] = (),
+        frozen: Callable[[], AbstractContextManager] = nullcontext,
+        check: Check = unwatched,
+        say: Callable[[str], object] = unwatched,
+    ) -> None:
+        self.kept_on = denoiser.device
+        self.in_parts = MicroBatched(denoiser.predict, say, doing=" without gradients")
+        self.in_parts.micro_batch = SAMPLES_AT_ONCE
+        self._denoiser, self._steps, self._scale = denoiser, steps, guidance_scale
+        self._generator, self._avoid, self._frozen, self._check = generator, avoid, frozen, check
+        self._samples: dict[str, NoisyBatch] = {}
+        self._contexts: dict[str, list[PromptTemplate]] = {}
+        self._anchors: dict[tuple[str, str], Tensor] = {}
+        self.evaluations = 0
+
+    def fill(self, concepts: Sequence[str], chains: int, steps: int | None = None) -> None:
+        """Draw `chains` trajectories for each concept that has none yet, all in one batch, of the pool's number of
+        sampling steps or of `steps`."""
+        steps, _ = self._denoiser.sampling(steps or self._steps, self._scale)
+        missing = [concept for concept in dict.fromkeys(concepts) if concept not in self._samples]
+        if not missing:
+            return
+        for concept in missing:
+            self._contexts[concept] = draw_templates(concept, chains, self._generator, self._avoid)
+        prompts = [context.with_concept(concept) for concept in missing for context in self._contexts[concept]]
+        with self._frozen():
+            conditioning = self._denoiser.encode(prompts)
+            samples, _ = sample_trajectories(
+                self._denoiser, conditioning, steps, self._scale, self._generator, self._check, self.in_parts
+            )
+        self.evaluations += 2 * len(prompts) * steps
+        column = torch.arange(len(prompts) * steps) % len(prompts)
+        for i, concept in enumerate(missing):
+            self._samples[concept] = samples.rows((column // chains == i).nonzero().squeeze(1)).to(self.kept_on)
+
+    @torch.no_grad()
+    def predict(self, batch: NoisyBatch) -> Tensor:
+        """The frozen model's predictions for a batch."""
+        with self._frozen():
+            return self.in_parts(batch.latents, batch.sigma, batch.conditioning)
+
+    def contexts(self, concept: str) -> list[PromptTemplate]:
+        """The contexts of a filled concept's runs, in order."""
+        return self._contexts[concept]
+
+    def samples(self, concept: str) -> NoisyBatch:
+        """All samples of a concept that was filled."""
+        return self._samples[concept].to(self._denoiser.device)
+
+    def draw(self, concept: str, n: int) -> tuple[NoisyBatch, Tensor]:
+        """n random samples of a filled concept, and their rows in `samples(concept)`."""
+        everything = self._samples[concept]
+        rows = torch.randint(len(everything.sigma), (n,), generator=self._generator)
+        return everything.rows(rows).to(self._denoiser.device), rows
+
+    @torch.no_grad()
+    def anchor_predictions(self, target: str, anchor: str, rows: Tensor | slice = slice(None)) -> Tensor:
+        """The frozen model's predictions on the samples of `target` in those rows, in their order, with `anchor` in its
+        place in the sentence; for the anchor "", those for what the sentence says without it."""
+        if (target, anchor) not in self._anchors:
+            samples, contexts = self.samples(target), self._contexts[target]
+            with self._frozen():
+                conditioning = self._denoiser.encode([context.with_concept(anchor) for context in contexts])
+                parts = []
+                for level in torch.arange(len(samples.sigma), device=samples.sigma.device).split(len(contexts)):
+                    self._check(f"predicting what {target!r} is to become")
+                    parts.append(self.in_parts(samples.latents[level], samples.sigma[level], conditioning))
+            self.evaluations += len(samples.sigma)
+            self._anchors[target, anchor] = torch.cat(parts).to(self.kept_on)
+        return self._anchors[target, anchor][rows].to(self._denoiser.device)

@@ -1,0 +1,92 @@
+"""What can be read off a loaded MODEL and CLIP without ComfyUI's engine: words, token positions, a fingerprint."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from ...erasure_core.erased_unet.fingerprint import Weight, fingerprint_of
+
+
+def _vocabulary(clip: Any) -> dict[str, int]:
+    """The entries of the first text encoder's vocabulary and their ids, in the order of these."""
+    for part in vars(clip.tokenizer).values():
+        inner = getattr(part, "tokenizer", None)
+        if hasattr(inner, "get_vocab"):
+            return dict(sorted(inner.get_vocab().items(), key=lambda entry: entry[1]))
+    raise ValueError(
+        f"{type(clip.tokenizer).__name__} does not show its vocabulary; choose a themed vocabulary instead of model_words"
+    )
+
+
+def whole_words(clip: Any) -> list[str]:
+    """Entries of the vocabulary that are a word of at least three letters, the most frequent first."""
+    return [word for word, _ in words_and_tokens(clip)]
+
+
+def words_and_tokens(clip: Any) -> list[tuple[str, int]]:
+    """The words of `whole_words`, each with the id of its token."""
+    vocabulary = _vocabulary(clip)
+    ends = [token for token in vocabulary if token.endswith("</w>")]
+    spelled = {t[:-4]: t for t in ends} if ends else {t[1:]: t for t in vocabulary if t.startswith(("▁", "Ġ"))}
+    fit = (word for word in spelled if len(word) > 2 and word.isascii() and word.isalpha())
+    return [(word, vocabulary[spelled[word]]) for word in fit]
+
+
+def positions(clip: Any, prompt: str, phrase: str | None, tokenizer: str = "") -> list[int]:
+    """See `erasure_core.denoiser.Denoiser.positions`; in the tokens of this tokenizer, or else of the first."""
+    said = _own_tokens(clip, prompt, tokenizer)
+    if phrase is None:
+        return [place for place, _ in said]
+    wanted = [token for _, token in _own_tokens(clip, phrase, tokenizer)]
+    for start in range(len(said) - len(wanted) + 1):
+        window = said[start : start + len(wanted)]
+        if wanted and [token for _, token in window] == wanted:
+            return [place for place, _ in window]
+    raise ValueError(f"the prompt {prompt!r} does not say {phrase!r}; name a phrase that is in it, word for word")
+
+
+def _own_tokens(clip: Any, prompt: str, tokenizer: str) -> list[tuple[int, Any]]:
+    """(position, token) of what the prompt itself says; the tokenizer numbers its words from 1 and the rest 0."""
+    tokens = clip.tokenize(prompt, return_word_ids=True)
+    batches = tokens[tokenizer] if tokenizer else next(iter(tokens.values()))
+    flat = [entry for batch in batches for entry in batch]
+    return [(place, _comparable(token)) for place, (token, _weight, word) in enumerate(flat) if word > 0]
+
+
+_WEIGHT = re.compile(r"\([^()]+:\s*-?[\d.]+\s*\)")
+
+
+def weights_read_as_words(clip: Any, prompts: Iterable[str]) -> list[str]:
+    """The prompts that give words a weight, `(word:1.5)`, if this CLIP's tokenizers read none (Qwen-Image, Z-Image)."""
+    weighted = [prompt for prompt in dict.fromkeys(prompts) if _WEIGHT.search(prompt)]
+    if not weighted:
+        return []
+    tokens = clip.tokenize("(cat:1.5)")
+    read = any(weight != 1 for batches in tokens.values() for batch in batches for _, weight, *_ in batch)
+    return [] if read else weighted
+
+
+def _comparable(token: Any) -> Any:
+    """A token as what can be compared: a vector of a textual inversion as its numbers."""
+    return tuple(token.flatten().tolist()) if torch.is_tensor(token) else token
+
+
+def _stored(weight: torch.Tensor) -> Weight:
+    """A tensor as it is stored, which can be cut into pieces, also a quantised one."""
+    numbers = getattr(weight, "_qdata", weight)
+    scale = getattr(getattr(weight, "_params", None), "scale", None)
+    one_scale = float(scale) if torch.is_tensor(scale) and scale.numel() == 1 else None
+    return Weight(numbers, 1.0 if numbers is weight else one_scale)
+
+
+def fingerprint(patcher: Any) -> str:
+    """What tells the base weights from other checkpoints, without any patches; compare with `same_checkpoint`."""
+    backup, found = patcher.backup, {}
+    for name, parameter in patcher.model.diffusion_model.named_parameters():
+        key = f"diffusion_model.{name}"
+        found[name] = _stored(backup[key].weight if key in backup else parameter.data)
+    return fingerprint_of(found)

@@ -1,0 +1,1 @@
+"""What nodes ask for: their widgets, socket types, presets and prompt files."""

@@ -1,0 +1,12 @@
+"""The pack's own socket types."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+ErasedUNetType = io.Custom("ERASED_UNET")
+ConceptSAEType = io.Custom("CONCEPT_SAE")
+ConceptJudgeType = io.Custom("CONCEPT_JUDGE")
+
+
+CATEGORY = "model/erasure"

@@ -1,0 +1,1 @@
+"""What nodes write: names of files, and the folders of an evaluation."""

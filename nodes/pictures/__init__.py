@@ -1,0 +1,1 @@
+"""What nodes draw themselves: charts, grids and pages."""

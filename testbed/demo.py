@@ -1,0 +1,146 @@
+"""`make demo`: erase a concept in a real ComfyUI, then show the pictures, the file and the figures.
+
+python -m testbed.demo [--workflow FILE] [--out FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from devtools import make_workflows
+from devtools.hosting import comfyui, install
+from devtools.hosting.errors import ToolError
+from devtools.serving import server
+
+from . import files, screen
+
+WORKFLOW = make_workflows.path_of("erase_and_compare")
+OUT = comfyui.PACK / "demo-output"
+PICTURES = ("SaveImage", "PreviewImage")  # a plot of the loss belongs to no row of pictures
+SCORED = 48  # pictures a figure: enough for a demo, `make bench-quality` has more
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run of the workflow left: pictures by output node, the saved file if any, and what it cost."""
+
+    rows: list[tuple[str, list[bytes]]]
+    erased_unet: Path | None
+    seconds: float
+    peak_bytes: int | None
+
+
+def run_workflow(running: server.Server, workflow: dict) -> Run:
+    """Post a UI-format workflow, show its progress, and collect what it made."""
+    prompt = server.api_prompt(workflow, server.object_info(running))
+    titles = {node: entry["_meta"]["title"] for node, entry in prompt.items()}
+    started, clock = time.time(), time.monotonic()
+    prompt_id = server.queue(running, prompt, workflow)
+    entry = server.wait(running, prompt_id, on_progress=screen.progress_bar(titles))
+    seconds = time.monotonic() - clock
+    rows = []
+    for node in sorted(entry["outputs"], key=lambda node: [*map(int, node.split(":"))]):
+        refs = entry["outputs"][node].get("images", [])
+        if refs and prompt[node]["class_type"] in PICTURES:
+            rows.append((titles[node], [server.view(running, ref) for ref in refs]))
+    return Run(rows, _newest_erased_unet(running, started), seconds, peak_memory(running))
+
+
+def peak_memory(running: server.Server) -> int | None:
+    """The most memory the server has held, in bytes; None where the system does not count it."""
+    status = Path(f"/proc/{running.process.pid}/status")
+    if status.is_file():
+        for line in status.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import psutil
+
+    return getattr(psutil.Process(running.process.pid).memory_info(), "peak_wset", None)  # Windows
+
+
+def scores(models: Path, erased_unet: Path | None, n: int = SCORED) -> dict[str, str]:
+    """ESR-1 and PSR-1 of the saved erasure beside the base model's, over n pictures for each figure."""
+    if erased_unet is None:
+        return {"ESR-1, PSR-1": "nothing was saved to measure"}
+    # only now: they load torch and ComfyUI into this process, which the server does not need
+    from transformers.utils import logging
+
+    from testbed import measure
+    from testbed.playground import load_playground
+
+    logging.disable_progress_bar()
+    testbed = load_playground(models)
+    from concept_erasure.erasure_core.erased_unet import load_erased_unet
+    from concept_erasure.nodes import host as engine
+
+    erased = load_erased_unet(erased_unet)
+    targets = [target for target, _anchor in erased.provenance.targets]
+    try:
+        before = measure.evaluate(testbed, testbed.model, targets, n=n, n_small=1)
+        after = measure.evaluate(testbed, engine.patched(testbed.model, erased, 1.0), targets, n=n, n_small=1)
+    except ValueError as error:  # a workflow of the user's own may erase what the judges do not know
+        return {"ESR-1, PSR-1": f"not measured: {error}"}
+    table = {}
+    for target in targets:
+        was, is_now = before[target], after[target]
+        table[f"ESR-1: {target!r} gone from its prompts"] = f"{is_now.esr1:.1f} % (before: {was.esr1:.1f} %), n = {n}"
+        table[f"PSR-1: the others still there without {target!r}"] = (
+            f"{is_now.psr1:.1f} % (before: {was.psr1:.1f} %), n = {n}"
+        )
+    return table
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the demo; 0, or 1 with the reason on standard error."""
+    parser = argparse.ArgumentParser(prog="python -m testbed.demo", description="Erase a concept, end to end.")
+    parser.add_argument("--workflow", type=Path, default=WORKFLOW, help="a UI-format workflow")
+    parser.add_argument("--out", type=Path, default=OUT, help="where the picture and the erased UNet go")
+    args = parser.parse_args(argv)
+    try:
+        workflow = json.loads(args.workflow.read_text(encoding="utf-8"))
+        host = comfyui.ensure()
+        models = files.playground_models(host)
+        print(f"starting ComfyUI from {host.path}", flush=True)
+        with server.running_server(host, install.cache() / "demo", models_directory=models) as running:
+            print(f"running {args.workflow.name} on {running.url}", flush=True)
+            run = run_workflow(running, workflow)
+        print(f"judging {SCORED} pictures a figure, before and after", flush=True)
+        _show(run, args.out, args.workflow.stem, scores(models, run.erased_unet))
+    except (ToolError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _show(run: Run, out: Path, name: str, measured: dict[str, str]) -> None:
+    """Put the results where the user is and name them."""
+    out.mkdir(parents=True, exist_ok=True)
+    print()
+    if run.rows:
+        screen.save_grid(run.rows, out / f"{name}.png")
+        print(f"  picture      {out / f'{name}.png'}")
+    if run.erased_unet:
+        kept = Path(shutil.copy2(run.erased_unet, out))
+        print(f"  erased UNet  {kept} ({kept.stat().st_size / 2**20:.1f} MiB)")
+    memory = "not counted on this system" if run.peak_bytes is None else f"{run.peak_bytes / 2**30:.2f} GiB"
+    screen.print_table({**measured, "seconds, whole workflow": f"{run.seconds:.1f}", "peak memory of ComfyUI": memory})
+
+
+def _newest_erased_unet(running: server.Server, since: float) -> Path | None:
+    """The file that this run saved, wherever under the outputs its kind belongs."""
+    files = (running.base_directory / "output").rglob("*.safetensors")
+    fresh = [path for path in files if path.stat().st_mtime >= since - 1.0]  # file dates can be coarse
+    return max(fresh, key=lambda path: path.stat().st_mtime, default=None)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

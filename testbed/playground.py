@@ -1,0 +1,135 @@
+"""The playground checkpoint in this process: loaded, sampled and judged as ComfyUI would."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from devtools.hosting import comfyui
+from devtools.hosting.inprocess import load_comfy
+from devtools.hosting.pack import load_pack
+from playground.drawing import SIZE
+from playground.judge import FACTORS, verdicts
+from playground.training import fast_precision
+from playground.weights import CHECKPOINT
+from testbed.files import JUDGE, playground_models
+
+STEPS, GUIDANCE_SCALE, SAMPLER, SCHEDULER = 12, 3.0, "euler", "normal"
+BATCH = 48
+
+
+@dataclass
+class Playground:
+    """The base model with its text encoder, autoencoder and judges, one a factor."""
+
+    model: Any
+    clip: Any
+    vae: Any
+    judges: dict[str, nn.Module]
+
+    def __post_init__(self) -> None:
+        self._texts: dict[str, tuple[Tensor, Tensor]] = {}
+        self._base_pictures: dict[tuple[str, ...], Tensor] = {}
+
+    def encoded(self, prompt: str) -> tuple[Tensor, Tensor]:
+        """Text hidden states (1, 77, width) and pooled text (1, width); encoded once."""
+        if prompt not in self._texts:
+            tokens = self.clip.tokenize(prompt)
+            states, more = self.clip.encode_from_tokens_scheduled(tokens, show_pbar=False)[0]
+            self._texts[prompt] = states, more["pooled_output"]
+        return self._texts[prompt]
+
+    def text(self, prompt: str) -> Tensor:
+        """Text hidden states (1, 77, width)."""
+        return self.encoded(prompt)[0]
+
+    def conditioning(self, prompts: Sequence[str]) -> list[list[Any]]:
+        """The prompts as one batch of ComfyUI's conditioning."""
+        states, pooled = (torch.cat(parts) for parts in zip(*map(self.encoded, prompts), strict=True))
+        return [[states, {"pooled_output": pooled}]]
+
+    @torch.inference_mode()
+    def sample(self, model: Any, positive: list[Any], negative: list[Any], noise: Tensor, seed: int) -> Tensor:
+        """Latents of one picture a prompt, as KSampler gives them, from `conditioning` and noise (n, channels, 8, 8)."""
+        import comfy.sample
+
+        return comfy.sample.sample(
+            model, noise, STEPS, GUIDANCE_SCALE, SAMPLER, SCHEDULER, positive, negative, torch.zeros_like(noise),
+            disable_pbar=True, seed=seed,
+        )  # fmt: skip
+
+    def noise(self, n: int, seed: int) -> Tensor:
+        """Noise for n pictures; equal seeds mean equal noise."""
+        shape = (n, self.model.model.latent_format.latent_channels, SIZE // 8, SIZE // 8)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+    @torch.inference_mode()
+    def draw(self, model: Any, prompts: Sequence[str], seed: int) -> Tensor:
+        """One picture a prompt, (n, 3, 64, 64) in [0, 1], by ComfyUI's own sampler; equal seeds mean equal noise."""
+        noise, pictures = self.noise(len(prompts), seed), []
+        for rows in torch.arange(len(prompts)).split(BATCH):
+            positive, negative = self.conditioning([prompts[int(row)] for row in rows]), self.conditioning([""])
+            with fast_precision():
+                latents = self.sample(model, positive, negative, noise[rows], seed)
+                pictures.append(self.vae.decode(latents.float()).movedim(-1, 1).float())
+        return torch.cat(pictures)
+
+    def draw_base(self, prompts: Sequence[str], seed: int) -> Tensor:
+        """What `draw` gives for the base model; drawn once."""
+        key = (str(seed), *prompts)
+        if key not in self._base_pictures:
+            self._base_pictures[key] = self.draw(self.model, prompts, seed)
+        return self._base_pictures[key]
+
+    @torch.inference_mode()
+    def judged(self, pictures: Tensor) -> dict[str, list[str]]:
+        """What each judge sees in each picture."""
+        return {
+            factor: [FACTORS[factor][int(i)] for i in verdicts(judge, pictures)]
+            for factor, judge in self.judges.items()
+        }
+
+
+def load_playground(models: Path | None = None, checkpoint: Path = CHECKPOINT) -> Playground:
+    """Load the playground, or its flow form (`FLOW`), building it first if need be."""
+    load_comfy()
+    load_pack()
+    torch.set_flush_denormal(True)
+    models = models or playground_models(comfyui.ensure())
+    import comfy.sd
+    from transformers import AutoModelForImageClassification
+
+    with torch.inference_mode():
+        model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(models / checkpoint))
+    judges = {
+        factor: AutoModelForImageClassification.from_pretrained(models / JUDGE / factor).eval() for factor in FACTORS
+    }
+    return Playground(model, clip, vae, judges)
+
+
+def erase_once(
+    testbed: Playground, name: str, targets: Sequence[str], seed: int, encoded: dict, **settings: Any
+) -> tuple:
+    """Erase from the base model; returns the patched clone, the report and the edit. `encoded` is shared by runs.
+
+    The model is opened anew each time: drawing with a patched clone puts that clone's weights into the shared module.
+    """
+    from concept_erasure.erasure_core.concepts import parse_request
+    from concept_erasure.erasure_core.method import methods
+    from concept_erasure.erasure_core.report import Report
+    from concept_erasure.nodes import host
+    from concept_erasure.nodes.host.memory_meter import MemoryMeter
+
+    report, meter = Report(), MemoryMeter(host.device())
+    method, request = methods()[name](seed=seed, **settings), parse_request("\n".join(targets))
+    with host.open_session(testbed.model, testbed.clip, 64, 64, encoded) as denoiser, meter:
+        erased = method.erase(denoiser, request, report)
+        report.costs["UNet_evaluations_in_all"] = denoiser.evaluations
+    report.costs["seconds"] = report.seconds()
+    report.costs["peak_MB"] = meter.peak / 1e6
+    return host.patched(testbed.model, erased, 1.0), report, erased
