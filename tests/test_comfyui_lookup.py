@@ -141,7 +141,7 @@ def holder(path: Path, *arguments: str) -> subprocess.Popen:
     """Another process that holds the lock on a file."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(path), *arguments],
-        cwd=comfyui.PACK,
+        cwd=Path(install.__file__).parents[2],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
