@@ -36,16 +36,14 @@ def save_grid(rows: list[tuple[str, list[bytes]]], path: Path, scale: int = 2) -
     if sum(len(pictures) for _, pictures in rows) == 1:
         path.write_bytes(next(pictures[0] for _, pictures in rows if pictures))
         return
-    open_session = [
-        (title, [Image.open(io.BytesIO(data)).convert("RGB") for data in pictures]) for title, pictures in rows
-    ]
+    drawn = [(title, [Image.open(io.BytesIO(data)).convert("RGB") for data in pictures]) for title, pictures in rows]
     # Only small pictures are enlarged, and without smoothing, so that one sees what the model drew.
     grown = [
         (
             title,
             [p.resize((p.width * scale, p.height * scale), Image.NEAREST) if p.width <= 128 else p for p in pictures],
         )
-        for title, pictures in open_session
+        for title, pictures in drawn
     ]
     gap, caption = 8, 20
     width = max(sum(p.width + gap for p in pictures) for _, pictures in grown) + gap

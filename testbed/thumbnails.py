@@ -36,13 +36,11 @@ Row = tuple[str, list[Image.Image]]
 
 def thumbnail(rows: list[tuple[str, list[bytes]]]) -> Image.Image:
     """One picture of WIDTH x HEIGHT: the labelled rows of the first prompt, one an output node; without any the first chart."""
-    open_session = [
-        (title, [Image.open(io.BytesIO(data)).convert("RGB") for data in pictures]) for title, pictures in rows
-    ]
-    drawings = [row for row in open_session if len(row[1]) > 1]
+    drawn = [(title, [Image.open(io.BytesIO(data)).convert("RGB") for data in pictures]) for title, pictures in rows]
+    drawings = [row for row in drawn if len(row[1]) > 1]
     drawings = [row for row in drawings if _prompt(row) == _prompt(drawings[0])][:MOST_ROWS]
     if not drawings:
-        title, (chart, *_) = open_session[0]
+        title, (chart, *_) = drawn[0]
         return _stacked([(title, [_beginning(chart)])])
     size = (HEIGHT - GAP) // len(drawings) - LABEL - GAP
     count = (WIDTH - GAP) // (size + GAP)

@@ -44,7 +44,7 @@ def act(bench, shots: str, what: str, name: str = "erase_and_compare", **given: 
 
 
 @pytest.fixture(scope="module")
-def open_session(shots, bench) -> dict[str, dict]:
+def opened(shots, bench) -> dict[str, dict]:
     """What the page shows of every template, and would post for it; the files that one of them loads are there."""
     bench.workflow("hide_behind_a_key")
     workflows = {name: make_workflows.workflow(name) for name in NAMES}
@@ -54,8 +54,8 @@ def open_session(shots, bench) -> dict[str, dict]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_template_opens_whole(open_session, name):
-    seen = open_session[name]
+def test_a_template_opens_whole(opened, name):
+    seen = opened[name]
     assert seen["overlapping"] == [] and not seen["groupsOverlap"] and seen["outside"] == []
     assert seen["errors"] == [] and seen["toasts"] == []
     red = [node for node in each(make_workflows.workflow(name)) if node.get("title", node["type"]) and _asks(node)]
@@ -72,27 +72,27 @@ def _asks(node: dict) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_template_is_laid_out_as_the_page_draws_it(open_session, name):
+def test_a_template_is_laid_out_as_the_page_draws_it(opened, name):
     """Otherwise nodes grow when it is opened, into those below."""
     saved = {str(node["id"]): node["size"] for node in each(make_workflows.workflow(name))}
-    for node in open_session[name]["sizes"]:
+    for node in opened[name]["sizes"]:
         assert node["size"] == pytest.approx(saved[node["id"]], abs=1), f"{node['title']}: run devtools.node_sizes"
         assert node["kind"] in ("MarkdownNote",) or node["least"][1] <= node["size"][1] + 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_the_note_can_be_read_when_a_template_opens(open_session, name):
-    note = open_session[name]["note"]
+def test_the_note_can_be_read_when_a_template_opens(opened, name):
+    note = opened[name]["note"]
     assert note["scrolls"] == 0, "all of it is seen"
-    assert note["letter"] * open_session[name]["scale"] >= 11.5, "pixels"
+    assert note["letter"] * opened[name]["scale"] >= 11.5, "pixels"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_the_page_posts_what_our_own_tools_post(open_session, bench, name):
+def test_the_page_posts_what_our_own_tools_post(opened, bench, name):
     ours = api_prompt(make_workflows.workflow(name), bench.info)
-    theirs = open_session[name]["prompt"]
+    theirs = opened[name]["prompt"]
     assert {node: entry["inputs"] for node, entry in ours.items()} == {
         node: entry["inputs"] for node, entry in theirs.items()
     }
@@ -100,8 +100,8 @@ def test_the_page_posts_what_our_own_tools_post(open_session, bench, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", make_workflows.BLUEPRINT_TITLES.values())
-def test_a_blueprint_opens_whole(open_session, bench, name):
-    seen = open_session[name]
+def test_a_blueprint_opens_whole(opened, bench, name):
+    seen = opened[name]
     assert seen["missing"] == [] and seen["overlapping"] == [] and seen["errors"] == []
     blueprint = json.loads((make_workflows.BLUEPRINTS / f"{name}.json").read_text("utf-8"))
     ours = {node: entry["inputs"] for node, entry in api_prompt(blueprint, bench.info).items()}

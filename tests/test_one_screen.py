@@ -56,11 +56,9 @@ def has_widget(type_: object) -> bool:
 
 def test_a_node_shows_few_widgets_and_the_settings_only_behind_advanced(info: dict) -> None:
     for node, entry in info.items():
-        micro_batch = [
-            name for name, (kind, more) in specs(entry).items() if has_widget(kind) and not more.get("advanced")
-        ]
-        assert len(micro_batch) <= MOST, f"{node} shows {micro_batch}"
-        assert not any("." in name for name in micro_batch), f"{node} shows settings: {micro_batch}"
+        at_once = [name for name, (kind, more) in specs(entry).items() if has_widget(kind) and not more.get("advanced")]
+        assert len(at_once) <= MOST, f"{node} shows {at_once}"
+        assert not any("." in name for name in at_once), f"{node} shows settings: {at_once}"
     erase = specs(info["ErasureEraseConcept"])
     shown = {name for name, (kind, more) in erase.items() if has_widget(kind) and not more.get("advanced")}
     assert shown == {"concepts", "method", "width", "height", "seed", "retain", "preset", "strength"}

@@ -234,13 +234,13 @@ def test_a_mechanism_changes_the_erased_concept_and_a_closed_gate_nothing_else(b
 
 
 def test_a_key_is_a_file_of_its_own_and_changes_what_the_edit_draws(bench):
-    hidden, open_session = bench.workflow("hide_behind_a_key"), bench.workflow("open_with_the_key")
+    hidden, opened = bench.workflow("hide_behind_a_key"), bench.workflow("open_with_the_key")
     output = bench.running.base_directory / "output"
     edit, key = (f"{HIDDEN}{part}_00001_.safetensors" for part in ("", "_key"))
     assert (output / "loras" / edit).is_file() and (output / "erased_unets" / key).is_file()
-    closed = open_session.latents(open_session.node("KSampler, hidden: a red circle"))
+    closed = opened.latents(opened.node("KSampler, hidden: a red circle"))
     assert (closed - hidden.latents(hidden.node("KSampler, hidden: a red circle"))).abs().max() <= 1e-3
-    assert (closed - open_session.latents(open_session.node("KSampler, with the key: a red circle"))).abs().max() > 1e-3
+    assert (closed - opened.latents(opened.node("KSampler, with the key: a red circle"))).abs().max() > 1e-3
 
 
 def test_what_is_saved_and_loaded_draws_what_was_erased(bench):

@@ -110,12 +110,12 @@ def pictures(packages: Path, things: Iterable[Thing]) -> Tensor:
     """The pictures as they are in the packages: (things, styles, 4, 64, 64) bytes, colour times alpha and alpha."""
     from PIL import Image
 
-    def open_session(style_file: Path) -> Tensor:
+    def read(style_file: Path) -> Tensor:
         with Image.open(style_file) as file:
             return premultiplied(np.array(file.convert("RGBA").resize((SIDE, SIDE), Image.Resampling.LANCZOS)))
 
     return torch.stack(
-        [torch.stack([open_session(picture(packages, style, thing.code)) for style in STYLES]) for thing in things]
+        [torch.stack([read(picture(packages, style, thing.code)) for style in STYLES]) for thing in things]
     )
 
 

@@ -82,8 +82,8 @@ class Finished:
     def pictures(self, node: str) -> list[np.ndarray]:
         """The pictures of an output node, (height, width, 3) in bytes."""
         refs = self.output(node)["images"]
-        open_session = (Image.open(io.BytesIO(server.view(self.running, ref))) for ref in refs)
-        return [np.asarray(picture.convert("RGB")) for picture in open_session]
+        pictures = (Image.open(io.BytesIO(server.view(self.running, ref))) for ref in refs)
+        return [np.asarray(picture.convert("RGB")) for picture in pictures]
 
     def latents(self, sampler: str) -> Tensor:
         """What a KSampler gave, in float32; its prompt must have been made by `with_latents`."""
