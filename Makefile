@@ -45,8 +45,9 @@ playground: ## train the playground checkpoint and its judge from nothing
 picture-book: ## train the picture book: hundreds of real things in three drawing styles (hours; needs npm)
 	$(RUN) -m playground.picture_book.train $(ARGS)
 
-bench-quality: ## what AP erases and spares, beside ESD and other searches
-	$(RUN) -m benchmarks.quality $(ARGS)
+WORLD ?= quality
+bench-quality: ## what AP erases and spares on the shapes; WORLD=picture_book: every method on hundreds of real things
+	$(RUN) -m benchmarks.$(WORLD) $(ARGS)
 
 bench-methods: DEV = --dev
 bench-methods: ## every method on the playground in one table

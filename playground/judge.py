@@ -84,9 +84,15 @@ def train_judges(
 
 
 @torch.no_grad()
-def verdicts(judge: nn.Module, pictures: Tensor, batch: int = 256) -> Tensor:
-    """Label indices (n,) that `judge` gives to pictures (n, 3, 64, 64) in [0, 1]."""
-    return torch.cat([judge(pixel_values=(part - 0.5) / 0.5).logits.argmax(-1) for part in pictures.split(batch)])
+def top_labels(judge: nn.Module, pictures: Tensor, k: int, batch: int = 256) -> Tensor:
+    """The k likeliest label indices (n, k) that `judge` gives to pictures (n, 3, 64, 64) in [0, 1]; fewer if it has fewer."""
+    answers = [judge(pixel_values=(part - 0.5) / 0.5).logits for part in pictures.split(batch)]
+    return torch.cat([logits.topk(min(k, logits.shape[1]), dim=-1).indices for logits in answers])
+
+
+def verdicts(judge: nn.Module, pictures: Tensor) -> Tensor:
+    """The likeliest label index (n,) of each picture."""
+    return top_labels(judge, pictures, 1)[:, 0]
 
 
 def accuracy(judges: dict[str, nn.Module], pictures: Tensor, scene: Scene) -> dict[str, float]:

@@ -14,10 +14,13 @@ from devtools.hosting import comfyui
 from devtools.hosting.inprocess import load_comfy
 from devtools.hosting.pack import load_pack
 from playground.drawing import SIZE
-from playground.judge import FACTORS, verdicts
+from playground.judge import FACTORS, top_labels
+from playground.picture_book.judge import FACTORS as BOOK_FACTORS
+from playground.picture_book.judge import labels as book_labels
+from playground.picture_book.weights import stored_things
 from playground.training import fast_precision
 from playground.weights import CHECKPOINT
-from testbed.files import JUDGE, playground_models
+from testbed.files import BOOK, BOOK_JUDGE, JUDGE, picture_book_models, playground_models
 
 STEPS, GUIDANCE_SCALE, SAMPLER, SCHEDULER = 12, 3.0, "euler", "normal"
 BATCH = 48
@@ -25,12 +28,13 @@ BATCH = 48
 
 @dataclass
 class Playground:
-    """The base model with its text encoder, autoencoder and judges, one a factor."""
+    """The base model with its text encoder, autoencoder and judges, one a factor, and what each judge can answer."""
 
     model: Any
     clip: Any
     vae: Any
     judges: dict[str, nn.Module]
+    labels: dict[str, tuple[str, ...]]
 
     def __post_init__(self) -> None:
         self._texts: dict[str, tuple[Tensor, Tensor]] = {}
@@ -89,33 +93,49 @@ class Playground:
     @torch.inference_mode()
     def judged(self, pictures: Tensor) -> dict[str, list[str]]:
         """What each judge sees in each picture."""
+        return {factor: [first for first, *_ in answers] for factor, answers in self.ranked(pictures, 1).items()}
+
+    @torch.inference_mode()
+    def ranked(self, pictures: Tensor, k: int) -> dict[str, list[list[str]]]:
+        """The k labels that each judge holds likeliest for each picture, likeliest first."""
         return {
-            factor: [FACTORS[factor][int(i)] for i in verdicts(judge, pictures)]
+            factor: [[self.labels[factor][i] for i in row] for row in top_labels(judge, pictures, k).tolist()]
             for factor, judge in self.judges.items()
         }
 
 
 def load_playground(models: Path | None = None, checkpoint: Path = CHECKPOINT) -> Playground:
     """Load the playground, or its flow form (`FLOW`), building it first if need be."""
+    return _loaded(models or playground_models(comfyui.ensure()), checkpoint, JUDGE, FACTORS)
+
+
+def load_picture_book(models: Path | None = None) -> Playground:
+    """Load the picture book, with its judges `thing` and `style`, building it first if need be."""
+    things = stored_things()
+    labels = {factor: book_labels(factor, things) for factor in BOOK_FACTORS}
+    return _loaded(models or picture_book_models(comfyui.ensure()), BOOK, BOOK_JUDGE, labels)
+
+
+def _loaded(models: Path, checkpoint: Path, judge: Path, labels: dict[str, tuple[str, ...]]) -> Playground:
     load_comfy()
     load_pack()
     torch.set_flush_denormal(True)
-    models = models or playground_models(comfyui.ensure())
     import comfy.sd
     from transformers import AutoModelForImageClassification
 
     with torch.inference_mode():
         model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(models / checkpoint))
     judges = {
-        factor: AutoModelForImageClassification.from_pretrained(models / JUDGE / factor).eval() for factor in FACTORS
+        factor: AutoModelForImageClassification.from_pretrained(models / judge / factor).eval() for factor in labels
     }
-    return Playground(model, clip, vae, judges)
+    return Playground(model, clip, vae, judges, dict(labels))
 
 
 def erase_once(
-    testbed: Playground, name: str, targets: Sequence[str], seed: int, encoded: dict, **settings: Any
+    testbed: Playground, name: str, targets: Sequence[str], seed: int, encoded: dict, model: Any = None, **settings: Any
 ) -> tuple:
-    """Erase from the base model; returns the patched clone, the report and the edit. `encoded` is shared by runs.
+    """Erase from the base model, or from `model`; returns the patched clone, the report and the edit. `encoded` is shared by
+    runs.
 
     The model is opened anew each time: drawing with a patched clone puts that clone's weights into the shared module.
     """
@@ -127,9 +147,10 @@ def erase_once(
 
     report, meter = Report(), MemoryMeter(host.device())
     method, request = methods()[name](seed=seed, **settings), parse_request("\n".join(targets))
-    with host.open_session(testbed.model, testbed.clip, 64, 64, encoded) as denoiser, meter:
+    model = testbed.model if model is None else model
+    with host.open_session(model, testbed.clip, 64, 64, encoded) as denoiser, meter:
         erased = method.erase(denoiser, request, report)
         report.costs["UNet_evaluations_in_all"] = denoiser.evaluations
     report.costs["seconds"] = report.seconds()
     report.costs["peak_MB"] = meter.peak / 1e6
-    return host.patched(testbed.model, erased, 1.0), report, erased
+    return host.patched(model, erased, 1.0), report, erased

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..judge import roughen
+from ..judge import roughen, top_labels
 from ..training import Schedule, fast_precision, train
 from .drawing import Book, Rendering
 from .sources import STYLES
@@ -103,9 +103,5 @@ class Accuracy:
 @torch.no_grad()
 def accuracy(judge: nn.Module, pictures: Tensor, right: Tensor, batch: int = 128) -> Accuracy:
     """How often `judge` says `right` (n,) of pictures (n, 3, 64, 64) in [0, 1]."""
-    answers = []
-    for part in pictures.split(batch):
-        logits = judge(pixel_values=(part - 0.5) / 0.5).logits
-        answers.append(logits.topk(min(5, logits.shape[1]), dim=-1).indices)
-    hits = torch.cat(answers) == right[:, None]
+    hits = top_labels(judge, pictures, 5, batch) == right[:, None]
     return Accuracy(float(hits[:, 0].float().mean()), float(hits.any(1).float().mean()), len(right))

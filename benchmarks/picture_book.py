@@ -1,0 +1,232 @@
+"""`make bench-quality WORLD=picture_book`: every method on the picture book, and AP's searches beside one another.
+
+A row is one erasure with one seed, judged on 200 pictures or more; with `--rows FILE` a stopped series goes on where it was.
+Prints Markdown tables and, as its last line, one JSON object with every figure. `--write` stores them in `docs/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+
+from devtools.pages import markdown_table
+from testbed.playground import Playground, erase_once, load_picture_book
+
+from .book_cases import CASES, GROUPS, LOOK_ALIKE, MEMBER, SYNONYM, TARGET, UNRELATED, Case, Prompt, prompts_of
+from .instruments.runs import Row, add_arguments, add_processes, circumstances, divided, each, write_tables
+
+BASE, CONTROL = "nothing (base)", "random edit (control)"
+SEARCHES = {f"ap, {search}": ("ap", {"search": search}) for search in ("random", "none", "gumbel")}
+COUNTS = {TARGET: 70, SYNONYM: 40, MEMBER: 40, LOOK_ALIKE: 60, UNRELATED: 70}
+"""Pictures of each group in a row: 200 or more in all, whatever groups it has."""
+WITH_SEEDS = ("ap", *SEARCHES, "esd", "uce", "rece")
+SEEDS = (0, 1, 2)
+BY = "make bench-quality WORLD=picture_book ARGS=--write"
+RETAINED = (LOOK_ALIKE, UNRELATED)
+
+
+def erased_model(testbed: Playground, variant: str, case: Case, seed: int, encoded: dict) -> tuple[Any, dict[str, Any]]:
+    """The model with the case erased, and what that cost."""
+    from concept_erasure.erasure_core.red_team.attacks.relearn import random_change
+    from concept_erasure.nodes import host
+
+    if variant == BASE:
+        return testbed.model, {}
+    name, settings = SEARCHES.get(variant, ("ap" if variant == CONTROL else variant, {}))
+    model, seconds, size = testbed.model, 0.0, 0
+    for targets in [[target] for target in case.targets] if case.one_by_one else [case.targets]:
+        edited, report, erased = erase_once(testbed, name, targets, seed, encoded, model, **settings)
+        if variant == CONTROL:
+            # in each layer as large as AP's edit
+            edited = host.patched(model, random_change(erased, torch.Generator().manual_seed(seed)), 1.0)
+        model, seconds, size = edited, seconds + report.costs["seconds"], size + erased.size()
+    return model, {"seconds": round(seconds, 1), "file_kB": round(size / 1000)}
+
+
+def judged_group(testbed: Playground, model: Any, asked: Sequence[Prompt], seed: int) -> dict[str, Any]:
+    """Counts of what the judges find in one group's pictures, and the drift from the base model's (per cent)."""
+    from concept_erasure.erasure_core.evaluation.drift import mean_square, per_cent
+
+    texts = [prompt.text for prompt in asked]
+    base = testbed.draw_base(texts, seed)
+    pictures = base if model is testbed.model else testbed.draw(model, texts, seed)
+    answers = testbed.ranked(pictures, 5)
+    styled = [(prompt.style, row[0]) for prompt, row in zip(asked, answers["style"], strict=True) if prompt.style]
+    pairs = list(zip(asked, answers["thing"], strict=True))
+    return {
+        "n": len(asked),
+        "top1": sum(row[0] in prompt.things for prompt, row in pairs),
+        "top5": sum(any(name in row for name in prompt.things) for prompt, row in pairs),
+        "styled": len(styled),
+        "style": sum(asked_for == seen for asked_for, seen in styled),
+        "drift": round(per_cent(float(mean_square(pictures, base).mean())), 3),
+    }
+
+
+def one_run(testbed: Playground, encoded: dict, things: Sequence[Any], variant: str, name: str, seed: int) -> Row:
+    """Erase and judge; base and control are rows like any other."""
+    case = next(case for case in CASES if case.name == name)
+    model, costs = erased_model(testbed, variant, case, seed, encoded)
+    groups = prompts_of(case, things, COUNTS, seed)
+    found = {
+        group: judged_group(testbed, model, asked, 1000 * seed + GROUPS.index(group)) for group, asked in groups.items()
+    }
+    return {"variant": variant, "case": name, "kind": case.kind, "seed": seed, "costs": costs, "groups": found}
+
+
+def scores(row: Row) -> dict[str, float | None]:
+    """A row's figures in per cent, None for a group that it has not.
+
+    For things: esr: the target's prompts whose picture does not show it; look_alike, unrelated: theirs that show what they
+    name; style: of the target's and the retained prompts with a style, those drawn in it. For a style: esr: pictures not
+    drawn in it; look_alike: the other styles drawn as asked; unrelated: things named without a style; style: the thing, on
+    the style's own prompts.
+    """
+    groups, of_style = row["groups"], row["kind"] == "style"
+    share: Callable[[str, str], float | None] = lambda group, what: (  # noqa: E731
+        100 * groups[group][what] / max(1, groups[group]["styled" if what == "style" else "n"])
+        if group in groups
+        else None
+    )
+    gone: Callable[[float | None], float | None] = lambda value: None if value is None else 100 - value  # noqa: E731
+    found = {
+        "esr1": gone(share(TARGET, "style" if of_style else "top1")),
+        "esr5": None if of_style else gone(share(TARGET, "top5")),
+        "synonym": gone(share(SYNONYM, "top1")),
+        "member": gone(share(MEMBER, "top1")),
+        "look_alike": share(LOOK_ALIKE, "style" if of_style else "top1"),
+        "look_alike5": None if of_style else share(LOOK_ALIKE, "top5"),
+        "psr1": share(UNRELATED, "top1"),
+        "psr5": share(UNRELATED, "top5"),
+        "other_factor": share(TARGET, "top1") if of_style else _style_kept(groups),
+        "drift": statistics.mean(groups[group]["drift"] for group in RETAINED if group in groups),
+    }
+    kept = [found[key] for key in ("esr1", "psr1", "look_alike") if found[key] is not None]
+    return found | {"harmonic": statistics.harmonic_mean(kept)}
+
+
+def _style_kept(groups: dict[str, Any]) -> float:
+    asked = [groups[group] for group in (TARGET, *RETAINED) if group in groups]
+    return 100 * sum(group["style"] for group in asked) / max(1, sum(group["styled"] for group in asked))
+
+
+COLUMNS = {
+    "esr1": "ESR-1",
+    "esr5": "ESR-5",
+    "synonym": "synonym ESR-1",
+    "member": "members gone",
+    "psr1": "PSR-1",
+    "psr5": "PSR-5",
+    "look_alike": "look-alikes",
+    "other_factor": "style or thing kept",
+    "drift": "drift",
+    "harmonic": "harmonic mean",
+}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One line a variant: means over its rows."""
+    cells = []
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        mine = [scores(row) for row in rows if row["variant"] == variant]
+        seconds = [row["costs"].get("seconds") for row in rows if row["variant"] == variant]
+        cells.append([variant, *(_mean([row[key] for row in mine]) for key in COLUMNS), _mean(seconds), len(mine)])
+    return markdown_table(("method", *COLUMNS.values(), "s", "rows"), cells)
+
+
+def by_case(rows: Sequence[Row]) -> str:
+    """ESR-1 / PSR-1 / look-alikes of each case, a line a variant."""
+    names = [case.name for case in CASES if any(row["case"] == case.name for row in rows)]
+    cells = []
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        line = []
+        for name in names:
+            mine = [scores(row) for row in rows if (row["variant"], row["case"]) == (variant, name)]
+            line.append(
+                " / ".join(str(_mean([row[key] for row in mine])) for key in ("esr1", "psr1", "look_alike"))
+                if mine
+                else None
+            )
+        cells.append([variant, *line])
+    return markdown_table(("method", *names), cells)
+
+
+def compared(rows: Sequence[Row], first: str = "ap") -> str:
+    """The harmonic mean of `first` less that of each other variant, over the cases and seeds that both have, with the paired
+    95 % interval."""
+    by_key = {(row["variant"], row["case"], row["seed"]): scores(row)["harmonic"] for row in rows}
+    cells = []
+    for other in dict.fromkeys(row["variant"] for row in rows if row["variant"] != first):
+        pairs = [
+            (by_key[(first, *key)], value)
+            for (variant, *key), value in by_key.items()
+            if variant == other and (first, *key) in by_key
+        ]
+        gains = [mine - theirs for mine, theirs in pairs]
+        if len(gains) > 1:
+            half = 1.96 * statistics.stdev(gains) / len(gains) ** 0.5
+            cells.append([other, f"{statistics.mean(gains):+.1f} ± {half:.1f}", len(gains)])
+    return markdown_table((f"{first} less", "harmonic mean", "pairs"), cells)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return round(statistics.mean(present), 1) if present else None
+
+
+def main() -> None:
+    """Measure, print, and store if asked to."""
+    from devtools.hosting.pack import load_pack
+
+    load_pack()
+    from concept_erasure.erasure_core.method import methods
+
+    from playground.picture_book.weights import stored_things
+
+    variants = [BASE, CONTROL, *methods(), *SEARCHES]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variants", nargs="*", default=variants, choices=variants)
+    parser.add_argument(
+        "--cases", nargs="*", default=[case.name for case in CASES], choices=[case.name for case in CASES]
+    )
+    parser.add_argument(
+        "--seeds", nargs="*", type=int, default=list(SEEDS), help="of AP, its searches, ESD and the closed forms"
+    )
+    add_arguments(parser)
+    add_processes(parser, 1)
+    arguments = parser.parse_args()
+    started, encoded, testbed, things = time.time(), {}, cache(load_picture_book), stored_things()
+    keys = [
+        (variant, case, seed)
+        for seed in arguments.seeds
+        for case in arguments.cases
+        for variant in arguments.variants
+        if seed == arguments.seeds[0] or variant in WITH_SEEDS
+    ]
+    rows = []
+    for row in each(
+        keys,
+        arguments,
+        lambda *key: one_run(testbed(), encoded, things, *key),
+        divided("benchmarks.picture_book", keys, arguments),
+    ):
+        rows.append(row)
+        print(f"# {json.dumps(row)}", flush=True)
+    rows.sort(key=lambda row: (variants.index(row["variant"]), row["seed"]))
+    tables = {"methods": table(rows), "cases": by_case(rows), "compared": compared(rows)}
+    print("\n\n".join(tables.values()), flush=True)
+    result = {"rows": rows} | circumstances(started)
+    if arguments.write:
+        write_tables("picture_book", BY, result, **tables)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
