@@ -1,0 +1,73 @@
+"""The pack erases: a judge sees the target before, does not see it afterwards, and still sees a neighbour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from concept_erasure.erasure_core.concepts import parse_request
+from concept_erasure.erasure_core.erased_unet import ErasedUNet, load_erased_unet
+from concept_erasure.erasure_core.method import methods
+from torch import Tensor
+
+from testbed.files import EDIT_WEIGHTS
+from testbed.playground import Playground
+
+pytestmark = pytest.mark.usefixtures("as_a_node_runs")
+
+TARGET, NEIGHBOUR, ANCHOR, PICTURES = "circle", "square", "star", 16
+COLOURS = ("red", "blue", "green", "yellow")
+REDUCED = {
+    "ap": {"steps": 60, "trajectories": 8, "sampling_steps": 12, "candidates": 16},
+    "uce": {"vocabulary": "shapes_and_colours"},
+    "spm": {"steps": 120, "trajectories": 8, "sampling_steps": 12},
+}
+
+
+def seen(testbed: Playground, model: object, shape: str) -> float:
+    """Share of pictures of a shape in four colours in which the judge sees it."""
+    prompts = [f"a {COLOURS[i % len(COLOURS)]} {shape}" for i in range(PICTURES)]
+    draw = testbed.draw_base if model is testbed.model else lambda *asked: testbed.draw(model, *asked)
+    return testbed.judged(draw(prompts, 5))["shape"].count(shape) / PICTURES
+
+
+def erased_by(testbed: Playground, name: str) -> ErasedUNet:
+    """What the node makes with the reduced settings."""
+    from concept_erasure.nodes.erase import erase
+
+    method = methods()[name](seed=1, **REDUCED[name])
+    return erase(testbed.model, testbed.clip, parse_request(f"{TARGET} => {ANCHOR}"), method, 64, 64)[0]
+
+
+def check_erased(testbed: Playground, erased: ErasedUNet) -> None:
+    """The target goes from seen to not seen while the neighbour stays."""
+    from concept_erasure.nodes import host
+
+    edited = host.patched(testbed.model, erased, 1.0)
+    assert seen(testbed, testbed.model, TARGET) >= 0.9, "the base model does not draw the target"
+    gone, kept = seen(testbed, edited, TARGET), seen(testbed, edited, NEIGHBOUR)
+    assert gone <= 0.25, f"the judge sees the {TARGET} in {gone:.0%} of the pictures"
+    assert kept >= 0.85, f"the judge sees the {NEIGHBOUR} in only {kept:.0%} of the pictures"
+
+
+@pytest.mark.parametrize("name", REDUCED)
+def test_a_method_erases(testbed: Playground, name: str) -> None:
+    check_erased(testbed, erased_by(testbed, name))
+
+
+def test_a_loss_with_its_sign_turned_is_seen(testbed: Playground, monkeypatch) -> None:
+    kind = methods()["ap"]
+    losses = kind.losses
+
+    def turned(self: Any, *given: Any) -> Mapping[str, Tensor]:
+        found = dict(losses(self, *given))
+        return found | {"erase": -found["erase"]}
+
+    monkeypatch.setattr(kind, "losses", turned)
+    with pytest.raises((AssertionError, FloatingPointError)):
+        check_erased(testbed, erased_by(testbed, "ap"))
+
+
+def test_the_edit_that_is_shipped_erases(testbed: Playground) -> None:
+    check_erased(testbed, load_erased_unet(EDIT_WEIGHTS))
