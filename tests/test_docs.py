@@ -52,7 +52,7 @@ def test_a_method_that_falls_short_on_the_playground_says_why_and_what_to_use_in
     from concept_erasure.erasure_core.method import methods
 
     base = {(run["target"], run["seed"]): run["psr1"] for run in method_docs.compared(method_docs.BASE)}
-    said = "**Why not more, and what instead.**"
+    said = "**Limits and alternatives.**"
     for name in methods():
         runs = method_docs.compared(name)
         assert {(run["target"], run["seed"]) for run in runs} == set(base), f"{name} was not compared with the others"

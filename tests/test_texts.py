@@ -112,12 +112,12 @@ def schemas() -> tuple:
 
 
 @functools.cache
-def names() -> frozenset[str]:
-    """Every name that a text may mean by letters with an underscore: the code's own, in identifiers and in strings."""
-    found: set[str] = set()
-    for path in (path for top in TOPS for path in (ROOT / top).rglob("*.py") if path != Path(__file__)):
-        found |= set(re.findall(r"\w+", path.read_text(encoding="utf-8")))
-    return frozenset(found)
+def names(everywhere: bool = False) -> frozenset[str]:
+    """Every word of the pack's code, or of all code: what letters with an underscore may mean."""
+    paths = CODE if not everywhere else [path for top in TOPS for path in (ROOT / top).rglob("*.py")]
+    texts = (path.read_text(encoding="utf-8") for path in paths if path != Path(__file__))
+    vocabularies = (path.stem for path in (ROOT / "erasure_core").rglob("*.txt"))
+    return frozenset(vocabularies) | {word for text in texts for word in re.findall(r"\w+", text)}
 
 
 def tooltips() -> Iterator[tuple[str, str]]:
@@ -169,8 +169,9 @@ def in_code(page: Path) -> list[str]:
 def test_every_name_file_and_command_in_a_page_exists(page: Path) -> None:
     if page.name == "CHANGELOG.md":
         pytest.skip("names what was there then")
+    known = names(everywhere=page not in HELP and page.parent.name != "methods")
     for quoted in in_code(page):
-        assert [name for name in underscored(quoted) if name not in names()] == [], quoted
+        assert [name for name in underscored(quoted) if name not in known] == [], quoted
         for module in re.findall(rf"(?:^|[ `])-m ((?:{'|'.join(TOPS)})[\w.]*)", quoted):
             assert there(module.replace(".", "/")), quoted
         for path in re.findall(rf"^(?:{'|'.join(TOPS)}|docs|web|locales)/[\w./-]*", quoted):
