@@ -83,9 +83,8 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     points = []
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
-        points.append(
-            Point(method, *(_mean([row[key] for row in mine]) for key in ("esr1", "psr1")), method in (BASE, CONTROL))
-        )
+        gone, still_there = (round(statistics.mean(row[key] for row in mine), 1) for key in ("esr1", "psr1"))
+        points.append(Point(method, gone, still_there, method in (BASE, CONTROL)))
     title = "Playground, mean of targets and seeds"
     scatter(points, title, "ESR-1: the target is gone, %", "PSR-1: the others are still there, %").save(path)
 

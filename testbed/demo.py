@@ -10,12 +10,13 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from devtools import make_workflows
 from devtools.hosting import comfyui, install
-from devtools.hosting.errors import ToolError
+from devtools.hosting.errors import in_one_line
 from devtools.serving import server
 
 from . import files, screen
@@ -96,7 +97,8 @@ def scores(models: Path, erased_unet: Path | None, n: int = SCORED) -> dict[str,
     return table
 
 
-def main(argv: list[str] | None = None) -> int:
+@in_one_line
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; 0, or 1 with the reason on standard error."""
     parser = argparse.ArgumentParser(prog="python -m testbed.demo", description="Erase a concept, end to end.")
     parser.add_argument("--workflow", type=Path, default=WORKFLOW, help="a UI-format workflow")
@@ -112,9 +114,6 @@ def main(argv: list[str] | None = None) -> int:
             run = run_workflow(running, workflow)
         print(f"judging {SCORED} pictures a figure, before and after", flush=True)
         _show(run, args.out, args.workflow.stem, scores(models, run.erased_unet))
-    except (ToolError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130

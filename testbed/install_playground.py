@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from devtools.hosting import comfyui
-from devtools.hosting.errors import ToolError
+from devtools.hosting.errors import ToolError, in_one_line
 from devtools.hosting.install import cache
 from devtools.hosting.lock import locked
 from playground.weights import CHECKPOINT
@@ -41,19 +41,16 @@ def install(host: comfyui.Host, models: Path) -> list[Path]:
     return [models / name for name in missing]
 
 
-def main(argv: list[str] | None = None) -> int:
+@in_one_line
+def main(argv: Sequence[str] | None = None) -> int:
     """Install; 0, or 1 with the reason on standard error."""
-    parser = argparse.ArgumentParser(prog="python -m testbed.install_playground", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m testbed.install_playground", description="Install the playground.")
     parser.add_argument("--into", type=Path, required=True, metavar="MODELS", help="a ComfyUI's models folder")
     models = parser.parse_args(argv).into
-    try:
-        if not models.is_dir():
-            raise ToolError(f"{models} is no folder; name the folder that holds checkpoints/ and loras/")
-        for path in install(comfyui.ensure(), models):
-            print(path)
-    except (ToolError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if not models.is_dir():
+        raise ToolError(f"{models} is no folder; name the folder that holds checkpoints/ and loras/")
+    for path in install(comfyui.ensure(), models):
+        print(path)
     return 0
 
 

@@ -37,10 +37,10 @@ def factor_of(value: str) -> str:
 
 def prompts(n: int, seed: int, **allowed: Sequence[str]) -> list[Prompt]:
     """n prompts over evenly shuffled combinations of the allowed shapes, colours and fills (all by default)."""
-    choices = [allowed.get(factor, values) for factor, values in VALUES.items()]
-    everything = list(itertools.product(*choices))
+    shapes, colours, fills = (allowed.get(factor, values) for factor, values in VALUES.items())
+    everything = list(itertools.product(shapes, colours, fills))
     order = random.Random(seed)
-    picked: list[tuple[str, ...]] = []
+    picked: list[tuple[str, str, str]] = []
     while len(picked) < n:
         order.shuffle(everything)
         picked += everything

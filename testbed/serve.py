@@ -9,15 +9,17 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Sequence
 
 from devtools.hosting import comfyui, install
-from devtools.hosting.errors import ToolError
+from devtools.hosting.errors import in_one_line
 from devtools.serving import server
 
 from . import files
 
 
-def main(argv: list[str] | None = None) -> int:
+@in_one_line
+def main(argv: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C or a termination signal; 0, or 1 with the reason on standard error."""
     parser = argparse.ArgumentParser(prog="python -m testbed.serve", description="ComfyUI with this pack.")
     parser.add_argument("--port", type=int, help="default: one that is free")
@@ -43,9 +45,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped")
         return 0
-    except (ToolError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
 
 
 def _make_is_gone(parent: int) -> bool:

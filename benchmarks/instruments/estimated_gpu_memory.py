@@ -26,10 +26,10 @@ def types_of_a_gpu(denoiser: Any, *, autocast: bool = True) -> Iterator[None]:
     from comfy.ldm.modules import attention
 
     def group_norm(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-        return F.group_norm(x.float(), norm.num_groups, *_floats(norm), norm.eps)
+        return F.group_norm(x.float(), norm.num_groups, _float(norm.weight), _float(norm.bias), norm.eps)
 
     def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-        return F.layer_norm(x.float(), norm.normalized_shape, *_floats(norm), norm.eps)
+        return F.layer_norm(x.float(), norm.normalized_shape, _float(norm.weight), _float(norm.bias), norm.eps)
 
     with ExitStack() as stack:
         for module in denoiser.modules().values():
@@ -43,8 +43,8 @@ def types_of_a_gpu(denoiser: Any, *, autocast: bool = True) -> Iterator[None]:
         yield
 
 
-def _floats(norm: nn.Module) -> list[Tensor | None]:
-    return [None if part is None else part.float() for part in (norm.weight, norm.bias)]
+def _float(parameter: Tensor | None) -> Tensor | None:
+    return None if parameter is None else parameter.float()
 
 
 def shapes_only(denoiser: Any, samples: int, run: Callable[[Callable[[], Tensor], LiveMemory], float]) -> Row:

@@ -13,13 +13,15 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from ..hosting.comfyui import PACK, Host
+from ..hosting.comfyui import PACK, Host, ensure
 from ..hosting.lock import locked
 from ..workflows.api_prompt import WorkflowError, api_prompt
 from . import child_guard
@@ -49,6 +51,7 @@ __all__ = [
     "object_info",
     "queue",
     "running_server",
+    "temporary_server",
     "view",
     "wait",
 ]
@@ -99,6 +102,16 @@ def running_server(
             yield server
         finally:
             child_guard.stop(process)
+
+
+@contextlib.contextmanager
+def temporary_server(**options: Any) -> Iterator[Server]:
+    """`running_server` of the host that is found or installed, in a base directory that is removed afterwards."""
+    with (
+        tempfile.TemporaryDirectory(prefix="concept-erasure-") as base,
+        running_server(ensure(), Path(base), **options) as running,
+    ):
+        yield running
 
 
 @contextlib.contextmanager

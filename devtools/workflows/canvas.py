@@ -6,6 +6,7 @@ Each node is as large as the browser draws it (see `devtools.node_sizes`).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,8 +60,8 @@ class Canvas:
         kind: str,
         column: int,
         title: str = "",
-        values: dict[str, object] | None = None,
-        links: dict[str, Output] | None = None,
+        values: Mapping[str, object] | None = None,
+        links: Mapping[str, Output] | None = None,
         size: tuple[int, int] = (0, 0),
     ) -> list[Output]:
         """Add a node at the end of a column and return its outputs; without a title it has its display name.
@@ -96,8 +97,8 @@ class Canvas:
         part: Subgraph,
         column: int,
         title: str = "",
-        values: dict[str, object] | None = None,
-        links: dict[str, Output] | None = None,
+        values: Mapping[str, object] | None = None,
+        links: Mapping[str, Output] | None = None,
         size: tuple[int, int] = (0, 0),
     ) -> list[Output]:
         """Add an instance of a subgraph; its widgets are the ends that feed widgets inside."""
@@ -124,7 +125,7 @@ class Canvas:
         inputs: list[dict],
         outputs: list[dict],
         saved: list,
-        links: dict | None,
+        links: Mapping[str, Output] | None,
     ) -> list[Output]:
         self._ids["node"] += 1
         number = self._ids["node"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from .graph import Graph, Output, Subgraph
@@ -83,10 +83,10 @@ class Sheet:
         self.model, self.clip, self.vae = model, clip, vae
 
     def erase(
-        self, column: int, title: str = "", links: dict[str, Output] | None = None, **values: object
+        self, column: int, title: str = "", links: Mapping[str, Output] | None = None, **values: object
     ) -> list[Output]:
         """Erase Concept on the loaded model; the concept is "circle" if `values` name no other."""
-        links = {"model": self.model, "clip": self.clip} | (links or {})
+        links = {"model": self.model, "clip": self.clip, **(links or {})}
         own = any(name.startswith("method.") for name in values)
         values = self.drawing.size | {"concepts": "circle"} | ({"preset": "custom"} if own else {}) | values
         return self.add("ErasureEraseConcept", column, title, values, links)

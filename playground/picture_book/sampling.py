@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from devtools.hosting.errors import ToolError
+
 from ..training import fast_precision
 from .judge import Accuracy, accuracy
 from .sources import STYLES
@@ -26,6 +28,8 @@ def draw(checkpoint: Path, prompts: Sequence[str], seed: int) -> Tensor:
     import comfy.sd
 
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(checkpoint))
+    if clip is None or vae is None:
+        raise ToolError(f"{checkpoint} has no text encoder or no autoencoder; build it again (picture_book.build)")
     noise = torch.randn(len(prompts), 4, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(seed))
 
     def encoded(texts: Iterable[str]) -> list[list[Any]]:
