@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,7 +98,7 @@ def verdicts(judge: nn.Module, pictures: Tensor, batch: int = 256) -> Tensor:
     return torch.cat([judge(pixel_values=(part - 0.5) / 0.5).logits.argmax(-1) for part in pictures.split(batch)])
 
 
-def accuracy(judges: dict[str, nn.Module], pictures: Tensor, scene: Scene) -> dict[str, float]:
+def accuracy(judges: Mapping[str, nn.Module], pictures: Tensor, scene: Scene) -> dict[str, float]:
     """Share of pictures, per factor, in which the judge sees what `scene` says."""
     return {
         factor: float((verdicts(judge, pictures) == labels_of(scene, factor)).float().mean())

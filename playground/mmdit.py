@@ -57,7 +57,7 @@ def new_mmdit(seed: int = 31) -> OpenAISignatureMMDITWrapper:
         operations=comfy.ops.disable_weight_init,
     )
     initialise(module, seed)
-    module.pos_embed.copy_(torch.from_numpy(get_2d_sincos_pos_embed(hidden, GRID))[None])
+    module.get_buffer("pos_embed").copy_(torch.from_numpy(get_2d_sincos_pos_embed(hidden, GRID))[None])
     for name, weight in module.named_parameters():
         if name.endswith(("ln_q.weight", "ln_k.weight")):
             nn.init.ones_(weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -62,7 +63,7 @@ def store_judge(factor: str, judge: nn.Module, folder: Path = FOLDER) -> None:
     save_file(half, folder / f"judge_{factor}.safetensors")
 
 
-def store(unet: nn.Module, autoencoder: nn.Module, judges: dict[str, nn.Module]) -> None:
+def store(unet: nn.Module, autoencoder: nn.Module, judges: Mapping[str, nn.Module]) -> None:
     """Write the repository's weights from trained modules."""
     store_network("unet", unet)
     store_network("autoencoder", autoencoder)

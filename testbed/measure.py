@@ -37,7 +37,7 @@ def factor_of(value: str) -> str:
 
 def prompts(n: int, seed: int, **allowed: Sequence[str]) -> list[Prompt]:
     """n prompts over evenly shuffled combinations of the allowed shapes, colours and fills (all by default)."""
-    shapes, colours, fills = (allowed.get(factor, values) for factor, values in VALUES.items())
+    shapes, colours, fills = (allowed[factor] if factor in allowed else VALUES[factor] for factor in VALUES)
     everything = list(itertools.product(shapes, colours, fills))
     order = random.Random(seed)
     picked: list[tuple[str, str, str]] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def questions(names: Sequence[str], n: int) -> tuple[list[str], Tensor, Tensor]:
 
 
 def judged(
-    checkpoint: Path, judges: dict[str, nn.Module], names: Sequence[str], n: int, seed: int = 99
+    checkpoint: Path, judges: Mapping[str, nn.Module], names: Sequence[str], n: int, seed: int = 99
 ) -> tuple[dict[str, Accuracy], Tensor]:
     """How many of n pictures of a checkpoint show the thing, and how many the style, that they were asked for; and the
     pictures (n, 3, 64, 64)."""

@@ -6,7 +6,7 @@ What lies near a concept then comes from pictures and captions. Only the learned
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from ..training import fast_precision
 from .words import token_ids
 
 if TYPE_CHECKING:
-    from comfy.clip_model import CLIPTextModel_
+    from comfy.clip_model import CLIPLayer, CLIPTextModel_
 
 TABLE = "embeddings.token_embedding.weight"
 CHANCE, SEEN, GAIN = 0.3, 0.9, 3.0
@@ -93,7 +93,7 @@ class Words(nn.Module):
         states = embedded + model.embeddings.position_embedding.weight
         mask = torch.full((POSITIONS, POSITIONS), -torch.finfo(states.dtype).max).triu_(1)
         attention = optimized_attention_for_device(states.device, mask=True, small_input=True)
-        for layer in model.encoder.layers:
+        for layer in cast("list[CLIPLayer]", model.encoder.layers):
             states = states + layer.self_attn(layer.layer_norm1(states), mask, attention)
             states = states + layer.mlp(layer.layer_norm2(states))
         return model.final_layer_norm(states)
