@@ -200,8 +200,8 @@ def ratio_table(result: dict[str, Any]) -> str:
     for score in ("ESR-1", "PSR-1"):
         key = score.lower().replace("-", "")
         both = [result.get(f"{key}_{schedule}") for schedule in reversed(SCHEDULES)]
-        said = ", ".join("-" if value is None else str(value) for value in both)
-        cells.append([f"{score}: reference, fast (whole runs)", said])
+        pair = ", ".join("-" if value is None else str(value) for value in both)
+        cells.append([f"{score}: reference, fast (whole runs)", pair])
     return markdown_table(("reference over fast", "mean"), cells)
 
 

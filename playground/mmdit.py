@@ -129,7 +129,7 @@ def train_mmdit(
 
     def loss(batch: int, generator: torch.Generator) -> Tensor:
         rows = torch.randint(DRAWINGS, (batch,), generator=generator)
-        said = [row_of[caption(scene, int(row), generator)] for row in rows]
-        return velocity_loss(mmdit, latents[rows], (states[said].float(), pooled[said].float()), generator)
+        texts = [row_of[caption(scene, int(row), generator)] for row in rows]
+        return velocity_loss(mmdit, latents[rows], (states[texts].float(), pooled[texts].float()), generator)
 
     return train("mmdit", mmdit, loss, schedule, seed=33, checkpoint=folder / "mmdit.pt")

@@ -89,10 +89,10 @@ def train(
         # a short memory at first: an average that still holds the random start would spoil early checkpoints
         decay = min(schedule.ema, (1 + step) / (10 + step))
         with torch.no_grad():
-            for kept, now in zip(averaged.parameters(), module.parameters(), strict=True):
-                kept.lerp_(now, 1 - decay)
-            for kept, now in zip(averaged.buffers(), module.buffers(), strict=True):
-                kept.copy_(now)
+            for average, now in zip(averaged.parameters(), module.parameters(), strict=True):
+                average.lerp_(now, 1 - decay)
+            for copied, now in zip(averaged.buffers(), module.buffers(), strict=True):
+                copied.copy_(now)
         recent = 0.98 * recent + 0.02 * float(value.detach()) if step > start else float(value.detach())
         if (step + 1) % 50 == 0:
             pace = (time.time() - began) / (step + 1 - start)

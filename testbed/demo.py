@@ -128,8 +128,8 @@ def _show(run: Run, out: Path, name: str, measured: dict[str, str]) -> None:
         screen.save_grid(run.rows, out / f"{name}.png")
         print(f"  picture      {out / f'{name}.png'}")
     if run.erased_unet:
-        kept = Path(shutil.copy2(run.erased_unet, out))
-        print(f"  erased UNet  {kept} ({kept.stat().st_size / 2**20:.1f} MiB)")
+        copy = Path(shutil.copy2(run.erased_unet, out))
+        print(f"  erased UNet  {copy} ({copy.stat().st_size / 2**20:.1f} MiB)")
     memory = "not counted on this system" if run.peak_bytes is None else f"{run.peak_bytes / 2**30:.2f} GiB"
     screen.print_table({**measured, "seconds, whole workflow": f"{run.seconds:.1f}", "peak memory of ComfyUI": memory})
 

@@ -21,7 +21,7 @@ STAMP = Path("playground.stamp")
 
 
 class BuildError(ToolError):
-    """The playground's builder failed; the message is what it said."""
+    """The playground's builder failed; the message is its output."""
 
 
 def playground_models(host: Host) -> Path:

@@ -23,7 +23,7 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 
 class BrowserError(ToolError):
-    """There is no browser, or a script in it failed; the message is what it said."""
+    """There is no browser, or a script in it failed; the message is its output."""
 
 
 def missing() -> str | None:

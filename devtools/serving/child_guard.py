@@ -1,7 +1,7 @@
 """See that a process and its children end when we do, even if we are killed. Standard library only.
 
 A process that is killed outright runs no `finally`. So a second one, the guard, waits at a pipe that only we hold open,
-and when we are gone it reads the pipe's end and kills what it was told to watch. Linux has PR_SET_PDEATHSIG for this,
+and when we are gone it reads the pipe's end and kills the group that it watches. Linux has PR_SET_PDEATHSIG for this,
 but that leaves the children of the watched process behind and fires when the thread ends that started it.
 """
 

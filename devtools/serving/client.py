@@ -24,7 +24,7 @@ OnProgress = Callable[[str, float, float], None]
 
 
 class ServerError(ToolError):
-    """The server did not start, died, or refused a request; the message ends with what it said."""
+    """The server did not start, died, or refused a request; the message ends with its own words."""
 
 
 class ExecutionFailed(ServerError):
@@ -200,8 +200,8 @@ def _reason(error: urllib.error.HTTPError) -> str:
     except ValueError:
         return text
     problem = answer.get("error") or {}
-    said = problem if isinstance(problem, str) else " ".join(filter(None, map(problem.get, ("message", "details"))))
-    return "; ".join(filter(None, (said, _node_errors(answer))))
+    words = problem if isinstance(problem, str) else " ".join(filter(None, map(problem.get, ("message", "details"))))
+    return "; ".join(filter(None, (words, _node_errors(answer))))
 
 
 def _node_errors(answer: dict) -> str:

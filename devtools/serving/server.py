@@ -167,9 +167,9 @@ def _command(
 def _environment() -> dict[str, str]:
     """Our environment without what would put the repository's own `nodes` before ComfyUI's, and offline."""
     drop = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP")
-    kept = {name: value for name, value in os.environ.items() if name not in drop}
-    kept.setdefault("CONCEPT_ERASURE_PLAYGROUND", "0")  # what a server of ours needs is built before it starts
-    return kept | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "HF_HUB_OFFLINE": "1"}
+    variables = {name: value for name, value in os.environ.items() if name not in drop}
+    variables.setdefault("CONCEPT_ERASURE_PLAYGROUND", "0")  # what a server of ours needs is built before it starts
+    return variables | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "HF_HUB_OFFLINE": "1"}
 
 
 def _free_port() -> int:
