@@ -144,6 +144,7 @@ def main() -> None:
     runs.add_arguments(parser)
     arguments = parser.parse_args()
     started, encoded, testbed = time.time(), {}, load_playground()
+
     main_keys = [("base",), *((kind, *targets) for targets in TARGETS for kind in ("main", "base of main"))]
     main_keys = [] if arguments.skip_main else main_keys
     compared = [
