@@ -109,6 +109,7 @@ def main() -> None:
     os.environ.setdefault(*NO_CACHE)
     load_comfy("cuda")
     load_pack()
+
     started = time.time()
     ways = {
         "fast": ("fast", arguments.settings),
@@ -116,6 +117,7 @@ def main() -> None:
         "reference": ("reference", PUBLISHED | {"steps": arguments.updates}),
     }
     keys = [(family, *ways[name]) for family in arguments.families for name in arguments.schedules]
+
     rows = []
     for row in runs.each(keys, arguments, whole_run):
         rows.append(row)

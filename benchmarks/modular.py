@@ -158,6 +158,7 @@ def main() -> None:
         arguments.pictures, arguments.task_steps, arguments.task_batch, arguments.task_learning_rate,
         arguments.task_rank, arguments.seed,
     )  # fmt: skip
+
     started, found = time.time(), []
     for row in rows(arguments, task):
         found.append(row)

@@ -61,6 +61,15 @@ def gold_model(target: str) -> Any:
         return comfy.sd.load_checkpoint_guess_config(path, output_vae=False, output_clip=False)[0]
 
 
+def model_of(testbed: Playground, name: str, target: str, seed: int, encoded: dict) -> Any:
+    """The base model, the gold model of the target, or what a method makes of the base."""
+    if name == BASE:
+        return testbed.model
+    if name == GOLD:
+        return gold_model(target)
+    return erase_once(testbed, name, [target], seed, encoded)[0]
+
+
 def attacked(testbed: Playground, name: str, target: str, arguments: argparse.Namespace, encoded: dict) -> Row:
     """Erase, run every attack, and hand out the figures of each."""
     from concept_erasure.erasure_core.evaluation.report import judge_figures
@@ -70,13 +79,9 @@ def attacked(testbed: Playground, name: str, target: str, arguments: argparse.Na
     from concept_erasure.nodes.runs.red_team_progress import attacking
 
     started = time.monotonic()
-    if name == BASE:
-        model = testbed.model
-    elif name == GOLD:
-        model = gold_model(target)
-    else:
-        model = erase_once(testbed, name, [target], arguments.seed, encoded)[0]
+    model = model_of(testbed, name, target, arguments.seed, encoded)
     erasing = time.monotonic() - started
+
     sampling, judge = Sampling(SIZE, SIZE, STEPS, GUIDANCE_SCALE, SAMPLER, SCHEDULER, BATCH), judge_of(target)
     synonyms = [SYNONYMS[target]] if target in SYNONYMS else []
     with torch.inference_mode():  # as ComfyUI runs a node
@@ -95,6 +100,7 @@ def attacked(testbed: Playground, name: str, target: str, arguments: argparse.Na
         survey = Survey(len(chosen))
         with attacking(testbed.model, name) as report:
             run_all(subject, chosen, arguments.n, survey, report)
+
     seconds = {"erasing": round(erasing, 1), "in_all": round(time.monotonic() - started, 1)}
     who = judge_figures(judge)
     return {"method": name, "target": target, "seconds": seconds} | who | survey.as_json()

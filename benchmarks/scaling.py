@@ -135,14 +135,13 @@ def main() -> None:
     started, testbed = time.time(), load_playground()
     settings = arguments.settings
     keys = [("concepts", n, settings) for n in arguments.concepts] + [("size", s, settings) for s in arguments.sizes]
+
+    def run(kind: str, value: int, settings: dict[str, Any]) -> Row:
+        concepts, size = (value, 64) if kind == "concepts" else (1, value)
+        return one_run(testbed, concepts, size, settings)
+
     rows = []
-    for row in runs.each(
-        keys,
-        arguments,
-        lambda kind, value, settings: one_run(
-            testbed, value if kind == "concepts" else 1, value if kind == "size" else 64, settings
-        ),
-    ):
+    for row in runs.each(keys, arguments, run):
         rows.append(row)
         print(f"# {json.dumps(row)}", flush=True)
     print("\n\n".join(table(rows, kind) for kind in ("concepts", "size")), flush=True)

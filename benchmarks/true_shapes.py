@@ -159,11 +159,13 @@ def main() -> None:
     os.environ.setdefault(*NO_CACHE)
     load_comfy(arguments.device)
     load_pack()
+
     started = time.time()
     without_estimate = arguments.skip_estimate or arguments.device == "cuda"  # a GPU's memory is measured there
     expected = [] if without_estimate else [row for family in arguments.families for row in estimated(family)]
     keys = [(family, arguments.updates, arguments.settings) for family in arguments.families]
     found = [] if arguments.skip_measured else list(runs.each(keys, arguments, measured))
+
     print("\n\n".join(tables(expected, found, arguments.profile)), flush=True)
     device = {"gpu": torch.cuda.get_device_name()} if arguments.device == "cuda" else {}
     result = summary(expected, found) | runs.circumstances(started) | device

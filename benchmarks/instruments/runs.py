@@ -77,13 +77,9 @@ def divided(module: str, keys: Sequence[Sequence[Any]], arguments: argparse.Name
         return []
     with tempfile.TemporaryDirectory(prefix="concept-erasure-") as folder:
         files = [Path(folder, f"{index}.jsonl") for index in range(processes)]
-        children = []
-        for index, file in enumerate(files):
+        for file in files:  # so that no process does again what is finished
             file.write_text("".join(json.dumps(row) + "\n" for row in before.values()), encoding="utf-8")
-            line = [sys.executable, "-m", module, *sys.argv[1:], "--no-write", "--processes", "1"]
-            line += ["--share", f"{index}/{processes}", "--rows", str(file)]
-            one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-            children.append(subprocess.Popen(line, cwd=PACK, env=one_thread, stdout=sys.stderr))
+        children = [_child(module, file, f"{index}/{processes}") for index, file in enumerate(files)]
         try:
             failed = [child.args for child in children if child.wait() != 0]
         finally:
@@ -95,6 +91,13 @@ def divided(module: str, keys: Sequence[Sequence[Any]], arguments: argparse.Name
     if failed:
         raise SystemExit(f"a process failed, its words are above: {' '.join(failed[0])}")
     return list(found.values())
+
+
+def _child(module: str, file: Path, share: str) -> subprocess.Popen:
+    """A process that does one share of the runs of this program, on one thread, and keeps its rows in a file."""
+    line = [sys.executable, "-m", module, *sys.argv[1:], "--no-write", "--processes", "1"]
+    line += ["--share", share, "--rows", str(file)]
+    return subprocess.Popen(line, cwd=PACK, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=sys.stderr)
 
 
 def _keep(path: Path | None, row: Row) -> None:

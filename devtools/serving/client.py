@@ -155,11 +155,13 @@ async def _follow(
                 message = await stream.receive(timeout=0.1)
             except asyncio.TimeoutError:  # on Python 3.10 not yet the built-in one
                 message = None
+
             # Done only when nothing is left to read, so that the last step and the last preview are passed on.
             if entry is not None and (message is None or stream.closed or time.monotonic() - asked > 2.0):
                 return entry
             if message is None:
                 continue
+
             if stream.closed:
                 await asyncio.sleep(0.1)  # nothing more will come; only the history is left to ask
             elif message.type is aiohttp.WSMsgType.TEXT and on_progress:

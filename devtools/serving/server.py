@@ -58,7 +58,7 @@ __all__ = [
 
 PACK_NAME = "concept-erasure"
 MODEL_FOLDERS = ("checkpoints", "loras", "concept_judges", "erased_unets")
-NOT_FOR_A_COPY = (".git", "tests", "benchmarks", "devtools", "playground", "__pycache__", ".venv")
+NOT_FOR_A_COPY = (".git", "tests", "benchmarks", "devtools", "playground", "testbed", "__pycache__", ".venv")
 
 
 @contextlib.contextmanager
@@ -82,6 +82,7 @@ def running_server(
     base = Path(base_directory).absolute()
     port = port or _free_port()
     url = f"http://127.0.0.1:{port}"
+
     with _alone(base, url), child_guard.guarding() as watch, _log(base).open("wb") as output, _terminating_politely():
         _lay_out(base, pack)
         process = subprocess.Popen(
@@ -93,6 +94,7 @@ def running_server(
             stderr=subprocess.STDOUT,
             start_new_session=True,  # so that Ctrl-C reaches us first and the whole group can be stopped at once
         )
+
         try:
             watch(process.pid)
             server = Server(url, base, _log(base), process)
