@@ -118,10 +118,7 @@ def main() -> None:
     }
     keys = [(family, *ways[name]) for family in arguments.families for name in arguments.schedules]
 
-    rows = []
-    for row in runs.each(keys, arguments, whole_run):
-        rows.append(row)
-        print(f"# {json.dumps(row)}", flush=True)
+    rows = runs.shown(keys, arguments, whole_run)
     print(table(rows), flush=True)
     gpu = {"gpu": torch.cuda.get_device_name()}
     print(json.dumps(summary(rows) | runs.circumstances(started) | gpu | {"rows": rows}))

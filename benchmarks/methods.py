@@ -23,7 +23,7 @@ from devtools.pages import markdown_table
 from testbed import measure
 from testbed.playground import Playground, erase_once, load_playground
 
-from .instruments.runs import DOCS, Row, add_arguments, add_processes, circumstances, divided, each, write_tables
+from .instruments.runs import DOCS, Row, add_arguments, add_processes, circumstances, divided, shown, write_tables
 from .instruments.scatter_plot import Point, scatter
 
 TARGETS = ("circle", "square", "red", "striped")
@@ -105,16 +105,14 @@ def main() -> None:
     add_arguments(parser)
     add_processes(parser, 1)
     arguments = parser.parse_args()
-    started, rows = time.time(), []
+    started = time.time()
     testbed, encoded = functools.cache(load_playground), {}
 
     def run(name: str, target: str, seed: int) -> Row:
         return one_run(testbed(), name, target, seed, arguments.n, encoded)
 
     keys = [(m, t, s) for s in arguments.seeds for t in arguments.targets for m in arguments.methods]
-    for row in each(keys, arguments, run, divided("benchmarks.methods", keys, arguments)):
-        rows.append(row)
-        print(f"# {json.dumps(row)}", flush=True)
+    rows = shown(keys, arguments, run, divided("benchmarks.methods", keys, arguments))
     rows.sort(key=lambda row: (names.index(row["method"]), row["target"], row["seed"]))
     print(table(rows), flush=True)
     result = {"rows": rows, "n": arguments.n} | circumstances(started)

@@ -170,10 +170,7 @@ def main() -> None:
             return drawn_by_base(testbed, arguments.n, *what)
         return compared_run(testbed, arguments.compare_n, encoded, *what)
 
-    rows = []
-    for row in runs.each(main_keys + ([] if arguments.skip_comparison else compared), arguments, run):
-        rows.append(row)
-        print(f"# {json.dumps(row)}", flush=True)
+    rows = runs.shown(main_keys + ([] if arguments.skip_comparison else compared), arguments, run)
 
     result: dict[str, Any] = runs.circumstances(started)
     for kind in ("base", "main", "base of main", "compare"):

@@ -20,12 +20,13 @@ import torch
 from devtools.hosting import comfyui
 from devtools.pages import markdown_table
 from playground.drawing import SIZE, SYNONYMS
+from playground.sampling import BATCH, GUIDANCE_SCALE, SAMPLER, SCHEDULER, STEPS
 from playground.weights import gold_checkpoint
 from testbed.files import JUDGE, playground_models
 from testbed.measure import factor_of, prompts
-from testbed.playground import BATCH, GUIDANCE_SCALE, SAMPLER, SCHEDULER, STEPS, Playground, erase_once, load_playground
+from testbed.playground import Playground, erase_once, load_playground
 
-from .instruments.runs import Row, add_arguments, add_processes, circumstances, divided, each, write_tables
+from .instruments.runs import Row, add_arguments, add_processes, circumstances, divided, shown, write_tables
 
 METHODS = ("ap", "esd", "uce", "rece", "sdd", "age")
 BASE, GOLD = "nothing (base)", "gold (trained without it)"
@@ -154,7 +155,7 @@ def main() -> None:
     from devtools.hosting.pack import load_pack
 
     load_pack()
-    arguments, started, rows = arguments_of(), time.time(), []
+    arguments, started = arguments_of(), time.time()
     playground_models(comfyui.ensure())  # built once, before several processes want it
     testbed, encoded = functools.cache(load_playground), {}
 
@@ -169,10 +170,7 @@ def main() -> None:
             f"# no gold row for {target!r}: make playground ARGS='--only gold --without {target}' trains it, in hours"
         )
         keys = [key for key in keys if key[:2] != (GOLD, target)]
-    done = divided("benchmarks.robustness", keys, arguments)
-    for row in each(keys, arguments, run, done):
-        rows.append(row)
-        print(f"# {json.dumps(row)}", flush=True)
+    rows = shown(keys, arguments, run, divided("benchmarks.robustness", keys, arguments))
     print(table(rows), flush=True)
     result = {"rows": rows, "n": arguments.n} | circumstances(started)
     if arguments.write:

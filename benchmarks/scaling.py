@@ -140,10 +140,7 @@ def main() -> None:
         concepts, size = (value, 64) if kind == "concepts" else (1, value)
         return one_run(testbed, concepts, size, settings)
 
-    rows = []
-    for row in runs.each(keys, arguments, run):
-        rows.append(row)
-        print(f"# {json.dumps(row)}", flush=True)
+    rows = runs.shown(keys, arguments, run)
     print("\n\n".join(table(rows, kind) for kind in ("concepts", "size")), flush=True)
     print(json.dumps(summary(rows) | runs.circumstances(started) | {"settings": settings, "rows": rows}))
 

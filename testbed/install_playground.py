@@ -8,8 +8,6 @@ The pack does this by itself in a clone (see `nodes/playground.py`). What is the
 from __future__ import annotations
 
 import argparse
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,26 +17,15 @@ from devtools.hosting.install import cache
 from devtools.hosting.lock import locked
 from playground.weights import CHECKPOINT
 
-from .files import EDIT, EDIT_WEIGHTS, JUDGE, run_builder
+from .files import EDIT, JUDGE, build_into
 
 
 def install(host: comfyui.Host, models: Path) -> list[Path]:
     """Put what is missing in place, each by a rename, and return what was put there. Raises BuildError."""
-    with (
-        locked(cache() / "install-playground.lock", lambda: print("another process builds it, waiting", flush=True)),
-        tempfile.TemporaryDirectory(dir=models, prefix=".playground-") as folder,
-    ):
-        missing = [name for name in (CHECKPOINT, EDIT, JUDGE) if not (models / name).exists()]
-        built = {name: Path(folder, name.name) for name in missing}
-        if CHECKPOINT in built or JUDGE in built:
-            checkpoint, judge = Path(folder, CHECKPOINT.name), Path(folder, JUDGE.name)
-            run_builder(host, checkpoint, judge)
-        if EDIT in built:
-            shutil.copyfile(EDIT_WEIGHTS, built[EDIT])
-        for name, source in built.items():
-            (models / name).parent.mkdir(parents=True, exist_ok=True)
-            source.rename(models / name)
-    return [models / name for name in missing]
+    with locked(cache() / "install-playground.lock", lambda: print("another process builds it, waiting", flush=True)):
+        missing = [part for part in (CHECKPOINT, EDIT, JUDGE) if not (models / part).exists()]
+        build_into(models, host, missing)
+    return [models / part for part in missing]
 
 
 @in_one_line

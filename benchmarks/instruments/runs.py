@@ -106,6 +106,15 @@ def _keep(path: Path | None, row: Row) -> None:
             file.write(json.dumps(row) + "\n")
 
 
+def shown(*given: Any, **named: Any) -> list[Row]:
+    """The rows of `each`, which takes the same arguments; each is printed when it is there."""
+    rows = []
+    for row in each(*given, **named):
+        rows.append(row)
+        print(f"# {json.dumps(row)}", flush=True)
+    return rows
+
+
 def each(
     keys: Sequence[Sequence[Any]], arguments: argparse.Namespace, run: Callable[..., Row], done: Sequence[Row] = ()
 ) -> Iterator[Row]:
