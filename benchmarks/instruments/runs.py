@@ -79,9 +79,11 @@ def divided(module: str, keys: Sequence[Sequence[Any]], arguments: argparse.Name
         files = [Path(folder, f"{index}.jsonl") for index in range(processes)]
         for file in files:  # so that no process does again what is finished
             file.write_text("".join(json.dumps(row) + "\n" for row in before.values()), encoding="utf-8")
-        children = [_child(module, file, f"{index}/{processes}") for index, file in enumerate(files)]
+        lines = [_command(module, file, f"{index}/{processes}") for index, file in enumerate(files)]
+        one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+        children = [subprocess.Popen(line, cwd=PACK, env=one_thread, stdout=sys.stderr) for line in lines]
         try:
-            failed = [child.args for child in children if child.wait() != 0]
+            failed = [line for line, child in zip(lines, children, strict=True) if child.wait() != 0]
         finally:
             for child in children:
                 child.kill()
@@ -93,11 +95,10 @@ def divided(module: str, keys: Sequence[Sequence[Any]], arguments: argparse.Name
     return list(found.values())
 
 
-def _child(module: str, file: Path, share: str) -> subprocess.Popen:
-    """A process that does one share of the runs of this program, on one thread, and keeps its rows in a file."""
+def _command(module: str, file: Path, share: str) -> list[str]:
+    """This program again, for one share of the runs, whose rows go into `file`."""
     line = [sys.executable, "-m", module, *sys.argv[1:], "--no-write", "--processes", "1"]
-    line += ["--share", share, "--rows", str(file)]
-    return subprocess.Popen(line, cwd=PACK, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=sys.stderr)
+    return [*line, "--share", share, "--rows", str(file)]
 
 
 def _keep(path: Path | None, row: Row) -> None:
