@@ -37,8 +37,9 @@ def table() -> str:
         for reason in (why, maybe):
             if reason and reason not in reasons:
                 reasons.append(reason)
-        if why or maybe:
-            return f"refused ({reasons.index(why or maybe) + 1})"
+        refused = why or maybe
+        if refused:
+            return f"refused ({reasons.index(refused) + 1})"
         return "not tried" if name in UNTRIED else "tested"
 
     head = ("family (its name in ComfyUI)", "it predicts", *map(", ".join, columns.values()))

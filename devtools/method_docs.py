@@ -40,7 +40,7 @@ def overview(found: dict[str, type]) -> str:
     """One line a method: name, what it does (the first line of the class's docstring), source."""
     rows = []
     for name, method in found.items():
-        idea = inspect.getdoc(method).split("\n")[0]
+        idea = (inspect.getdoc(method) or "").split("\n")[0]
         rows.append((f"[`{name}`]({ONLINE}/{name}.md)", f"{method.title.split(': ', 1)[-1]}. {idea} ({method.paper})"))
     return markdown_list(rows)
 
@@ -49,7 +49,7 @@ def attacks_overview(found: dict[str, type]) -> str:
     """One line an attack, then the settings of each."""
     rows, parts = [], []
     for name, attack in found.items():
-        idea = " ".join(inspect.getdoc(attack).split("\n\n")[0].split())
+        idea = " ".join((inspect.getdoc(attack) or "").split("\n\n")[0].split())
         rows.append((f"`{name}`", f"{idea} ({attack.paper})"))
         parts.append(f"Settings of `{name}`:\n\n{settings_list(attack)}")
     return "\n\n".join([markdown_list(rows), *parts])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from devtools.hosting.comfyui import PACK, Host
@@ -21,7 +23,7 @@ STAMP = Path("playground.stamp")
 
 
 class BuildError(ToolError):
-    """The playground's builder failed; the message is what it said."""
+    """The playground's builder failed; the message is its output."""
 
 
 def playground_models(host: Host) -> Path:
@@ -35,7 +37,9 @@ def playground_models(host: Host) -> Path:
     with locked(cache() / "playground.lock", lambda: print(busy, flush=True)):
         if not _is_current(models):
             print("building the playground checkpoint", flush=True)
-            _build(host, models)
+            (models / STAMP).unlink(missing_ok=True)
+            build_into(models, host, [CHECKPOINT, FLOW, JUDGE, *_edit()])
+            (models / STAMP).write_text(_sources(), encoding="utf-8")  # last: it says that the build is finished
     return models
 
 
@@ -50,8 +54,11 @@ def _sources() -> str:
 
 def built_files() -> list[Path]:
     """What is there of a finished build, in its models folder."""
-    edit = [EDIT] if EDIT_WEIGHTS.is_file() else []  # a playground that has just been trained has none yet
-    return [CHECKPOINT, FLOW, JUDGE / "shape" / "config.json", STAMP, *edit]
+    return [CHECKPOINT, FLOW, JUDGE / "shape" / "config.json", STAMP, *_edit()]
+
+
+def _edit() -> list[Path]:
+    return [EDIT] if EDIT_WEIGHTS.is_file() else []  # a playground that has just been trained has none yet
 
 
 def _is_current(models: Path) -> bool:
@@ -60,30 +67,28 @@ def _is_current(models: Path) -> bool:
     return (models / STAMP).read_text(encoding="utf-8") == _sources()
 
 
-def run_builder(host: Host, checkpoint: Path, judge: Path, *more: str) -> None:
-    """Write a checkpoint and a judge from the repository's weights, in a process of its own. Raises BuildError."""
-    line = [str(host.python), "-m", "playground.build", "--out", str(checkpoint), "--judge", str(judge), *more]
+def build_into(models: Path, host: Host, parts: Collection[Path]) -> None:
+    """Build `parts` of the playground into a models folder, each put in place of what is there by a rename. Raises
+    BuildError."""
+    models.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=models, prefix=".playground-") as folder:
+        built = {part: Path(folder, part.name) for part in (CHECKPOINT, FLOW, JUDGE, EDIT)}
+        if {CHECKPOINT, FLOW, JUDGE}.intersection(parts):
+            flow = ("--flow", str(built[FLOW])) if FLOW in parts else ()
+            _run_builder(host, "--out", str(built[CHECKPOINT]), "--judge", str(built[JUDGE]), *flow)
+        if EDIT in parts:
+            shutil.copyfile(EDIT_WEIGHTS, built[EDIT])
+
+        for part in parts:
+            (models / part).parent.mkdir(parents=True, exist_ok=True)
+            if (models / part).is_dir():
+                shutil.rmtree(models / part)
+            built[part].replace(models / part)
+
+
+def _run_builder(host: Host, *arguments: str) -> None:
+    """Write what the arguments name from the repository's weights, in a process of its own."""
+    line = [str(host.python), "-m", "playground.build", *arguments]
     done = subprocess.run(line, cwd=PACK, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise BuildError(f"playground.build failed:\n{(done.stdout + done.stderr).strip()[-3000:]}")
-
-
-def _build(host: Host, models: Path) -> None:
-    checkpoint, flow, judge = models / CHECKPOINT, models / FLOW, models / JUDGE
-    new_checkpoint, new_flow = (
-        path.with_suffix(".partial") for path in (checkpoint, flow)
-    )  # names that no loader lists
-    new_judge = models / "playground-judge.partial"
-    for folder in (checkpoint.parent, judge.parent):
-        folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(new_judge, ignore_errors=True)
-    run_builder(host, new_checkpoint, new_judge, "--flow", str(new_flow))
-    (models / STAMP).unlink(missing_ok=True)
-    shutil.rmtree(judge, ignore_errors=True)
-    new_judge.rename(judge)
-    new_flow.replace(flow)
-    new_checkpoint.replace(checkpoint)
-    if EDIT_WEIGHTS.is_file():
-        (models / EDIT).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(EDIT_WEIGHTS, models / EDIT)
-    (models / STAMP).write_text(_sources(), encoding="utf-8")  # last: it says that the build is finished

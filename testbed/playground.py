@@ -13,14 +13,11 @@ from torch import Tensor, nn
 from devtools.hosting import comfyui
 from devtools.hosting.inprocess import load_comfy
 from devtools.hosting.pack import load_pack
+from playground import sampling
 from playground.drawing import SIZE
 from playground.judge import FACTORS, verdicts
-from playground.training import fast_precision
 from playground.weights import CHECKPOINT
 from testbed.files import JUDGE, playground_models
-
-STEPS, GUIDANCE_SCALE, SAMPLER, SCHEDULER = 12, 3.0, "euler", "normal"
-BATCH = 48
 
 
 @dataclass
@@ -53,31 +50,14 @@ class Playground:
         states, pooled = (torch.cat(parts) for parts in zip(*map(self.encoded, prompts), strict=True))
         return [[states, {"pooled_output": pooled}]]
 
-    @torch.inference_mode()
-    def sample(self, model: Any, positive: list[Any], negative: list[Any], noise: Tensor, seed: int) -> Tensor:
-        """Latents of one picture a prompt, as KSampler gives them, from `conditioning` and noise (n, channels, 8, 8)."""
-        import comfy.sample
-
-        return comfy.sample.sample(
-            model, noise, STEPS, GUIDANCE_SCALE, SAMPLER, SCHEDULER, positive, negative, torch.zeros_like(noise),
-            disable_pbar=True, seed=seed,
-        )  # fmt: skip
-
     def noise(self, n: int, seed: int) -> Tensor:
         """Noise for n pictures; equal seeds mean equal noise."""
         shape = (n, self.model.model.latent_format.latent_channels, SIZE // 8, SIZE // 8)
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
-    @torch.inference_mode()
     def draw(self, model: Any, prompts: Sequence[str], seed: int) -> Tensor:
         """One picture a prompt, (n, 3, 64, 64) in [0, 1], by ComfyUI's own sampler; equal seeds mean equal noise."""
-        noise, pictures = self.noise(len(prompts), seed), []
-        for rows in torch.arange(len(prompts)).split(BATCH):
-            positive, negative = self.conditioning([prompts[int(row)] for row in rows]), self.conditioning([""])
-            with fast_precision():
-                latents = self.sample(model, positive, negative, noise[rows], seed)
-                pictures.append(self.vae.decode(latents.float()).movedim(-1, 1).float())
-        return torch.cat(pictures)
+        return sampling.draw(model, self.vae, self.conditioning, prompts, self.noise(len(prompts), seed), seed)
 
     def draw_base(self, prompts: Sequence[str], seed: int) -> Tensor:
         """What `draw` gives for the base model; drawn once."""
