@@ -7,8 +7,10 @@ RUN = @python="$(PYTHON)" && exec "$$python"
 WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 exec "$$python" -m pytest -rs -n $(WORKERS) --dist loadfile --durations 10
 
+CHECK = "$$python" -m ruff check . && "$$python" -m devtools.type_check
+
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all test-families lint format playground picture-book bench-quality bench-methods bench-speed bench-robustness clean
+.PHONY: help demo serve test test-all test-families lint format playground picture-book bench-quality bench-methods bench-speed bench-robustness clean test-newest types
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -20,20 +22,27 @@ serve: ## the same server, left running for the browser until Ctrl-C
 	$(RUN) -m testbed.serve
 
 test: DEV = --dev
-test: ## ruff and every test but the slow ones, in the real host
-	@python="$(PYTHON)" && "$$python" -m ruff check . && $(PYTEST) -m "not slow" $(ARGS)
+test: ## ruff, the type check and every test but the slow ones, in the real host
+	@python="$(PYTHON)" && $(CHECK) && $(PYTEST) -m "not slow" $(ARGS)
 
 test-all: DEV = --dev
-test-all: ## ruff and every test, with all of the browser's
-	@python="$(PYTHON)" && "$$python" -m ruff check . && $(PYTEST) $(ARGS)
+test-all: ## ruff, the type check and every test, with all of the browser's
+	@python="$(PYTHON)" && $(CHECK) && $(PYTEST) $(ARGS)
 
 test-families: DEV = --dev
 test-families: ## every model family on a small random model
 	@python="$(PYTHON)" && $(PYTEST) tests/test_families.py tests/test_families_drawn.py tests/test_predictions.py tests/test_layers.py $(ARGS)
 
+test-newest: ## the tests in the newest release of ComfyUI, downloaded beside the pinned one
+	@$(FINDER) -m devtools.newest_host -n $(WORKERS) --dist loadfile $(ARGS)
+
 lint: DEV = --dev
 lint: ## ruff only
 	@python="$(PYTHON)" && "$$python" -m ruff check . && exec "$$python" -m ruff format --check .
+
+types: DEV = --dev
+types: ## the type check only
+	$(RUN) -m devtools.type_check $(ARGS)
 
 format: DEV = --dev
 format: ## let ruff lay out the code

@@ -2,7 +2,7 @@
 
 Weights and text states are random: cost does not depend on them, and quality is not measured here. The text states are
 made before the clock starts, because that is the text encoder's time. Prints a Markdown table and, as its last line, one
-JSON object. Exits 1 if a bar is missed.
+JSON object. Exits 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def measured(denoiser: RandomDenoiser, name: str, concepts: int) -> dict[str, An
 
 
 def main() -> int:
-    """Measure and print; 1 if a bar is missed."""
+    """Measure and print; 1 if a target is missed."""
     rows = []
     for family in SHAPES:
         denoiser = RandomDenoiser(family)

@@ -45,9 +45,8 @@ def main() -> None:
     keys = [("accuracy",), *(("base", target) for target in arguments.targets)]
     keys += [("ap", settings, target) for target in arguments.targets]
     result: dict[str, Any] = {"accuracy": [], "base": [], "ap": [], "settings": settings}
-    for row in runs.each(keys, arguments, run):
+    for row in runs.shown(keys, arguments, run):
         result[row["key"][0]].append(row)
-        print(f"# {json.dumps(row)}", flush=True)
     result |= runs.circumstances(started)
     table = main_table(result["ap"], result["base"])
     print(table, flush=True)

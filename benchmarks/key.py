@@ -11,13 +11,21 @@ import argparse
 import dataclasses
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from devtools.pages import markdown_table
 from testbed import measure
 from testbed.playground import Playground, erase_once, load_playground
+
+
+def random_like(tensors: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    """Random tensors of the same shapes and norms."""
+    noise = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in tensors.items()}
+    return {name: noise[name] * tensor.norm() / noise[name].norm() for name, tensor in tensors.items()}
 
 
 def rows_of(testbed: Playground, target: str, seed: int, n: int, **settings: Any) -> list[dict[str, Any]]:
@@ -25,17 +33,15 @@ def rows_of(testbed: Playground, target: str, seed: int, n: int, **settings: Any
     from concept_erasure.nodes import host
 
     edited, report, erased = erase_once(testbed, "kpop", [target], seed, {}, **settings)
-    generator = torch.Generator().manual_seed(seed)
-    noise = {name: torch.randn(key.shape, generator=generator) for name, key in erased.key.tensors.items()}
-    wrong = {name: noise[name] * key.norm() / noise[name].norm() for name, key in erased.key.tensors.items()}
+    wrong = random_like(erased.key.tensors, torch.Generator().manual_seed(seed))
+    control = dataclasses.replace(erased.key, tensors=wrong)
     models = {
         "nothing (base)": testbed.model,
         "erased": edited,
         "erased, with key": host.patched(edited, erased.key, 1.0),
-        "erased, with a random key (control)": host.patched(
-            edited, dataclasses.replace(erased.key, tensors=wrong), 1.0
-        ),
+        "erased, with a random key (control)": host.patched(edited, control, 1.0),
     }
+
     rows = []
     for name, model in models.items():
         scores = measure.evaluate(testbed, model, [target], n=n, n_small=n // 2, seed=10 * seed)[target]

@@ -23,7 +23,7 @@ from devtools.pages import markdown_table
 from testbed import measure
 from testbed.playground import Playground, erase_once, load_playground
 
-from .instruments.runs import DOCS, Row, add_arguments, add_processes, circumstances, divided, each, write_tables
+from .instruments.runs import DOCS, Row, add_arguments, add_processes, circumstances, divided, shown, write_tables
 from .instruments.scatter_plot import Point, scatter
 
 TARGETS = ("circle", "square", "red", "striped")
@@ -83,9 +83,8 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     points = []
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
-        points.append(
-            Point(method, *(_mean([row[key] for row in mine]) for key in ("esr1", "psr1")), method in (BASE, CONTROL))
-        )
+        gone, still_there = (round(statistics.mean(row[key] for row in mine), 1) for key in ("esr1", "psr1"))
+        points.append(Point(method, gone, still_there, method in (BASE, CONTROL)))
     title = "Playground, mean of targets and seeds"
     scatter(points, title, "ESR-1: the target is gone, %", "PSR-1: the others are still there, %").save(path)
 
@@ -106,16 +105,14 @@ def main() -> None:
     add_arguments(parser)
     add_processes(parser, 1)
     arguments = parser.parse_args()
-    started, rows = time.time(), []
+    started = time.time()
     testbed, encoded = functools.cache(load_playground), {}
 
     def run(name: str, target: str, seed: int) -> Row:
         return one_run(testbed(), name, target, seed, arguments.n, encoded)
 
     keys = [(m, t, s) for s in arguments.seeds for t in arguments.targets for m in arguments.methods]
-    for row in each(keys, arguments, run, divided("benchmarks.methods", keys, arguments)):
-        rows.append(row)
-        print(f"# {json.dumps(row)}", flush=True)
+    rows = shown(keys, arguments, run, divided("benchmarks.methods", keys, arguments))
     rows.sort(key=lambda row: (names.index(row["method"]), row["target"], row["seed"]))
     print(table(rows), flush=True)
     result = {"rows": rows, "n": arguments.n} | circumstances(started)

@@ -53,7 +53,7 @@ def drawings(target: str, case: str, n: int, seed: int) -> tuple[Tensor, list[st
     scene = random_scene(n, generator, shapes)
     scene = replace(scene, fill=torch.full_like(scene.fill, FILLS.index(STYLE)))
     captions = [caption(scene, index, generator, drop=0.0) for index in range(n)]
-    return draw(scene), [said.replace(f"{STYLE} ", "") for said in captions]
+    return draw(scene), [text.replace(f"{STYLE} ", "") for text in captions]
 
 
 def train_lora(
@@ -158,6 +158,7 @@ def main() -> None:
         arguments.pictures, arguments.task_steps, arguments.task_batch, arguments.task_learning_rate,
         arguments.task_rank, arguments.seed,
     )  # fmt: skip
+
     started, found = time.time(), []
     for row in rows(arguments, task):
         found.append(row)

@@ -34,6 +34,17 @@ MANY = {"vocabulary": "model_words", "candidates": 500}
 # among a hundred candidates chance finds the look-alikes too; with these only the harder concept is compared
 FROM_MANY = {f"ap, {search}, 500 words": ("ap", {"search": search, **MANY}) for search in ("scan", "random")}
 BY = "make bench-quality ARGS=--write"
+COLUMNS = {
+    "ESR-1": "esr1",
+    "PSR-1": "psr1",
+    "look-alikes": "look_alike",
+    "synonym ESR-1": "synonym_esr1",
+    "drift": "drift",
+    "worst drift": "worst_drift",
+}
+"""Of the comparison: its heads, and the scores below them."""
+GROUPED = {"rest of the prompt": "rest", "other factors": "others"}
+"""The same for scores that are many, one a factor."""
 
 
 def base_accuracy(testbed: Playground, n: int) -> dict[str, Any]:
@@ -109,26 +120,21 @@ def compared_table(rows: Sequence[Row]) -> str:
     cells = []
     for targets, variant in dict.fromkeys((tuple(row["targets"]), row["variant"]) for row in rows):
         mine = [row for row in rows if row["variant"] == variant and tuple(row["targets"]) == targets]
-        groups = []
-        for key in ("esr1", "psr1", "look_alike", "synonym_esr1", "drift", "worst_drift"):
-            each_run = [[s[key] for s in row["scores"] if s[key] is not None] for row in mine]
-            groups.append(spread([statistics.mean(values) for values in each_run if values]))
-        for key in ("rest", "others"):
-            groups.append(spread([statistics.mean(v for s in row["scores"] for v in s[key].values()) for row in mine]))
-        cells.append([" + ".join(targets), variant, *groups, spread([row["seconds"] for row in mine]), len(mine)])
-    head = (
-        "erased",
-        "variant",
-        "ESR-1",
-        "PSR-1",
-        "look-alikes",
-        "synonym ESR-1",
-        "drift",
-        "worst drift",
-        "rest of the prompt",
-        "other factors",
-    )
-    return markdown_table((*head, "s", "runs"), cells)
+        seconds = spread([row["seconds"] for row in mine])
+        cells.append([" + ".join(targets), variant, *_spreads(mine), seconds, len(mine)])
+    return markdown_table(("erased", "variant", *COLUMNS, *GROUPED, "s", "runs"), cells)
+
+
+def _spreads(rows: Sequence[Row]) -> list[str | None]:
+    """The cells of `COLUMNS` and `GROUPED` for the runs of one variant on one set of targets."""
+    cells = []
+    for key in COLUMNS.values():
+        each_run = [[scores[key] for scores in row["scores"] if scores[key] is not None] for row in rows]
+        cells.append(spread([statistics.mean(values) for values in each_run if values]))
+    for key in GROUPED.values():
+        each_run = [[value for scores in row["scores"] for value in scores[key].values()] for row in rows]
+        cells.append(spread([statistics.mean(values) for values in each_run]))
+    return cells
 
 
 def main() -> None:
@@ -144,6 +150,7 @@ def main() -> None:
     runs.add_arguments(parser)
     arguments = parser.parse_args()
     started, encoded, testbed = time.time(), {}, load_playground()
+
     main_keys = [("base",), *((kind, *targets) for targets in TARGETS for kind in ("main", "base of main"))]
     main_keys = [] if arguments.skip_main else main_keys
     compared = [
@@ -163,10 +170,8 @@ def main() -> None:
             return drawn_by_base(testbed, arguments.n, *what)
         return compared_run(testbed, arguments.compare_n, encoded, *what)
 
-    rows = []
-    for row in runs.each(main_keys + ([] if arguments.skip_comparison else compared), arguments, run):
-        rows.append(row)
-        print(f"# {json.dumps(row)}", flush=True)
+    rows = runs.shown(main_keys + ([] if arguments.skip_comparison else compared), arguments, run)
+
     result: dict[str, Any] = runs.circumstances(started)
     for kind in ("base", "main", "base of main", "compare"):
         result[kind] = [row for row in rows if row["key"][0] == kind]

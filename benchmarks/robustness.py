@@ -20,12 +20,13 @@ import torch
 from devtools.hosting import comfyui
 from devtools.pages import markdown_table
 from playground.drawing import SIZE, SYNONYMS
+from playground.sampling import BATCH, GUIDANCE_SCALE, SAMPLER, SCHEDULER, STEPS
 from playground.weights import gold_checkpoint
 from testbed.files import JUDGE, playground_models
 from testbed.measure import factor_of, prompts
-from testbed.playground import BATCH, GUIDANCE_SCALE, SAMPLER, SCHEDULER, STEPS, Playground, erase_once, load_playground
+from testbed.playground import Playground, erase_once, load_playground
 
-from .instruments.runs import Row, add_arguments, add_processes, circumstances, divided, each, write_tables
+from .instruments.runs import Row, add_arguments, add_processes, circumstances, divided, shown, write_tables
 
 METHODS = ("ap", "esd", "uce", "rece", "sdd", "age")
 BASE, GOLD = "nothing (base)", "gold (trained without it)"
@@ -61,6 +62,15 @@ def gold_model(target: str) -> Any:
         return comfy.sd.load_checkpoint_guess_config(path, output_vae=False, output_clip=False)[0]
 
 
+def model_of(testbed: Playground, name: str, target: str, seed: int, encoded: dict) -> Any:
+    """The base model, the gold model of the target, or what a method makes of the base."""
+    if name == BASE:
+        return testbed.model
+    if name == GOLD:
+        return gold_model(target)
+    return erase_once(testbed, name, [target], seed, encoded)[0]
+
+
 def attacked(testbed: Playground, name: str, target: str, arguments: argparse.Namespace, encoded: dict) -> Row:
     """Erase, run every attack, and hand out the figures of each."""
     from concept_erasure.erasure_core.evaluation.report import judge_figures
@@ -70,13 +80,9 @@ def attacked(testbed: Playground, name: str, target: str, arguments: argparse.Na
     from concept_erasure.nodes.runs.red_team_progress import attacking
 
     started = time.monotonic()
-    if name == BASE:
-        model = testbed.model
-    elif name == GOLD:
-        model = gold_model(target)
-    else:
-        model = erase_once(testbed, name, [target], arguments.seed, encoded)[0]
+    model = model_of(testbed, name, target, arguments.seed, encoded)
     erasing = time.monotonic() - started
+
     sampling, judge = Sampling(SIZE, SIZE, STEPS, GUIDANCE_SCALE, SAMPLER, SCHEDULER, BATCH), judge_of(target)
     synonyms = [SYNONYMS[target]] if target in SYNONYMS else []
     with torch.inference_mode():  # as ComfyUI runs a node
@@ -95,6 +101,7 @@ def attacked(testbed: Playground, name: str, target: str, arguments: argparse.Na
         survey = Survey(len(chosen))
         with attacking(testbed.model, name) as report:
             run_all(subject, chosen, arguments.n, survey, report)
+
     seconds = {"erasing": round(erasing, 1), "in_all": round(time.monotonic() - started, 1)}
     who = judge_figures(judge)
     return {"method": name, "target": target, "seconds": seconds} | who | survey.as_json()
@@ -148,7 +155,7 @@ def main() -> None:
     from devtools.hosting.pack import load_pack
 
     load_pack()
-    arguments, started, rows = arguments_of(), time.time(), []
+    arguments, started = arguments_of(), time.time()
     playground_models(comfyui.ensure())  # built once, before several processes want it
     testbed, encoded = functools.cache(load_playground), {}
 
@@ -163,10 +170,7 @@ def main() -> None:
             f"# no gold row for {target!r}: make playground ARGS='--only gold --without {target}' trains it, in hours"
         )
         keys = [key for key in keys if key[:2] != (GOLD, target)]
-    done = divided("benchmarks.robustness", keys, arguments)
-    for row in each(keys, arguments, run, done):
-        rows.append(row)
-        print(f"# {json.dumps(row)}", flush=True)
+    rows = shown(keys, arguments, run, divided("benchmarks.robustness", keys, arguments))
     print(table(rows), flush=True)
     result = {"rows": rows, "n": arguments.n} | circumstances(started)
     if arguments.write:

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from devtools.pages import markdown_table
+from playground import sampling
 from testbed.playground import Playground, load_playground
 
 from .instruments import runs
@@ -85,7 +86,7 @@ def sampling_seconds(testbed: Playground, model: Any, prompt: str) -> float:
     host.use(model)
     given = testbed.conditioning([prompt]), testbed.conditioning([""]), testbed.noise(1, 0)
     started = time.process_time()
-    testbed.sample(model, *given, 0)
+    sampling.sample(model, *given, 0)
     return time.process_time() - started
 
 

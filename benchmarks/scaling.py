@@ -135,16 +135,12 @@ def main() -> None:
     started, testbed = time.time(), load_playground()
     settings = arguments.settings
     keys = [("concepts", n, settings) for n in arguments.concepts] + [("size", s, settings) for s in arguments.sizes]
-    rows = []
-    for row in runs.each(
-        keys,
-        arguments,
-        lambda kind, value, settings: one_run(
-            testbed, value if kind == "concepts" else 1, value if kind == "size" else 64, settings
-        ),
-    ):
-        rows.append(row)
-        print(f"# {json.dumps(row)}", flush=True)
+
+    def run(kind: str, value: int, settings: dict[str, Any]) -> Row:
+        concepts, size = (value, 64) if kind == "concepts" else (1, value)
+        return one_run(testbed, concepts, size, settings)
+
+    rows = runs.shown(keys, arguments, run)
     print("\n\n".join(table(rows, kind) for kind in ("concepts", "size")), flush=True)
     print(json.dumps(summary(rows) | runs.circumstances(started) | {"settings": settings, "rows": rows}))
 

@@ -200,8 +200,8 @@ def ratio_table(result: dict[str, Any]) -> str:
     for score in ("ESR-1", "PSR-1"):
         key = score.lower().replace("-", "")
         both = [result.get(f"{key}_{schedule}") for schedule in reversed(SCHEDULES)]
-        said = ", ".join("-" if value is None else str(value) for value in both)
-        cells.append([f"{score}: reference, fast (whole runs)", said])
+        pair = ", ".join("-" if value is None else str(value) for value in both)
+        cells.append([f"{score}: reference, fast (whole runs)", pair])
     return markdown_table(("reference over fast", "mean"), cells)
 
 
@@ -235,10 +235,9 @@ def main() -> None:
     def run(what: str, *key: Any) -> Row:
         return memory_of(testbed(), *key) if what == MEMORY else one_run(testbed(), what, *key)
 
-    rows, memory = [], []
-    for row in runs.each(keys, arguments, run, runs.divided("benchmarks.speed", keys, arguments)):
-        (memory if row["key"][0] == MEMORY else rows).append(row)
-        print(f"# {json.dumps(row)}", flush=True)
+    everything = runs.shown(keys, arguments, run, runs.divided("benchmarks.speed", keys, arguments))
+    memory = [row for row in everything if row["key"][0] == MEMORY]
+    rows = [row for row in everything if row["key"][0] != MEMORY]
     result = summary(rows, memory)
     print(f"{table(rows)}\n\n{ratio_table(result)}", flush=True)
     result |= runs.circumstances(started) | {"rows": rows, "memory": memory}

@@ -1,8 +1,8 @@
 """`python -m benchmarks.true_shapes`: an update of AP at the true shapes of SD 1.5 (512) and SDXL (1024): seconds and memory.
 
-Weights are random and the text states too: cost does not depend on them. `foretold` is the memory on a GPU, counted from
-the shapes of all tensors without computing (see benchmarks/instruments/estimated_gpu_memory.py); `measured` runs AP's own
-loop on the device that ComfyUI chooses: the CPU, or with `--device cuda` a GPU. The noisy samples that it learns on are
+Weights and text states are random: cost does not depend on them. `foretold` is an estimate of the memory on a GPU, counted
+from the shapes of all tensors without computing (see benchmarks/instruments/estimated_gpu_memory.py); `measured` runs AP's
+own loop on the device that ComfyUI chooses: the CPU, or with `--device cuda` a GPU. The noisy samples that it learns on are
 random as well, so that no sampling runs are drawn, and a measured run is of few updates. `--profile` also says where an
 update's time goes. Prints Markdown tables and, as its last line, one JSON object.
 """
@@ -26,18 +26,18 @@ from devtools.hosting.pack import load_pack
 from devtools.pages import markdown_table
 
 from .instruments import runs
-from .instruments.estimated_gpu_memory import PUBLISHED, foretold
+from .instruments.estimated_gpu_memory import PUBLISHED, estimated
 from .instruments.peak_tensor_memory import LiveMemory
 from .instruments.random_models import SIZES, RandomText, random_model
 from .instruments.runs import Row
 from .instruments.stopwatch import STEPS, Stopwatch, counters, parts_of_ap
 from .speed import NO_CACHE
 
-BARS_GB = {"SD15": 3.0, "SDXL": 8.0}
+BUDGET_GB = {"SD15": 3.0, "SDXL": 8.0}
 FLOOR = ("forward", "backward")
 PARTS = ("teacher", "search", "forward", "backward", "optimiser", "text", "the rest")
-KEPT = {"trajectories": 1, "sampling_steps": 2, "retain_sampling_steps": 2, "vocabulary": "shapes_and_colours"}
-"""How much AP is to keep around its updates: as little as it can."""
+SMALL_RUN = {"trajectories": 1, "sampling_steps": 2, "retain_sampling_steps": 2, "vocabulary": "shapes_and_colours"}
+"""As little around the updates as AP can do with."""
 
 
 def random_trajectories(
@@ -62,7 +62,7 @@ def measured(family: str, updates: int, settings: dict[str, Any]) -> Row:
     from concept_erasure.nodes import host
     from concept_erasure.nodes.host.memory_meter import MemoryMeter
 
-    method, report, size = methods()["ap"](steps=updates, **KEPT | settings), Report(), SIZES[family]
+    method, report, size = methods()["ap"](steps=updates, **SMALL_RUN | settings), Report(), SIZES[family]
     model = random_model(family)
     with host.open_session(model, RandomText(family), size, size) as denoiser, MemoryMeter(host.device()) as meter:
         watch = Stopwatch(counters(denoiser))
@@ -110,15 +110,15 @@ def parts(watch: Stopwatch, clock: str, updates: int) -> dict[str, dict[str, flo
 
 
 def summary(expected: Sequence[Row], found: Sequence[Row]) -> dict[str, Any]:
-    """Memory of a checkpointed update of the largest batch beside its bar, of whatever takes most, and how many times that
+    """Memory of a checkpointed update of the largest batch beside its budget, of whatever takes most, and how many times that
     the published loop takes; an update's time over its floor, its own forward and backward passes."""
     result: dict[str, Any] = {}
-    for family, bar in BARS_GB.items():
+    for family, budget in BUDGET_GB.items():
         peaks = {row["what"]: row["peak_GB"] for row in expected if row["family"] == family and row["what"] != "update"}
         published = peaks.pop(PUBLISHED, None)
         if "update, checkpointed" in peaks:
             update, most = peaks["update, checkpointed"], max(peaks.values())
-            result |= {f"foretold_update_GB_{family}": update, f"foretold_update_fits_{family}": update <= bar}
+            result |= {f"foretold_update_GB_{family}": update, f"foretold_update_fits_{family}": update <= budget}
             result[f"foretold_peak_GB_{family}"] = most
             if published:
                 result[f"foretold_published_over_peak_{family}"] = round(published / most, 1)
@@ -129,7 +129,7 @@ def summary(expected: Sequence[Row], found: Sequence[Row]) -> dict[str, Any]:
 
 
 def tables(expected: Sequence[Row], found: Sequence[Row], profile: bool) -> list[str]:
-    """Foretold, measured, and if asked for, the parts of each measured update."""
+    """Estimated, measured, and if asked for, the parts of each measured update."""
     texts = []
     if expected:
         texts.append(markdown_table(list(expected[0]), [list(row.values()) for row in expected]))
@@ -145,10 +145,10 @@ def tables(expected: Sequence[Row], found: Sequence[Row], profile: bool) -> list
 
 
 def main() -> None:
-    """Foretell, measure and print."""
+    """Estimate, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", nargs="*", default=list(SIZES), choices=SIZES)
-    parser.add_argument("--skip-foretold", action="store_true")
+    parser.add_argument("--skip-estimate", action="store_true")
     parser.add_argument("--skip-measured", action="store_true")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--updates", type=int, default=1)
@@ -159,13 +159,13 @@ def main() -> None:
     os.environ.setdefault(*NO_CACHE)
     load_comfy(arguments.device)
     load_pack()
+
     started = time.time()
-    on_gpu = arguments.device == "cuda"  # there nothing need be foretold
-    expected = (
-        [] if arguments.skip_foretold or on_gpu else [row for family in arguments.families for row in foretold(family)]
-    )
+    without_estimate = arguments.skip_estimate or arguments.device == "cuda"  # a GPU's memory is measured there
+    expected = [] if without_estimate else [row for family in arguments.families for row in estimated(family)]
     keys = [(family, arguments.updates, arguments.settings) for family in arguments.families]
     found = [] if arguments.skip_measured else list(runs.each(keys, arguments, measured))
+
     print("\n\n".join(tables(expected, found, arguments.profile)), flush=True)
     device = {"gpu": torch.cuda.get_device_name()} if arguments.device == "cuda" else {}
     result = summary(expected, found) | runs.circumstances(started) | device

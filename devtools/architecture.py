@@ -1,4 +1,4 @@
-"""Count what the import statements say about the layout: `python -m devtools.architecture [FOLDER]`.
+"""Count what the import statements say about the layout, and the lines: `python -m devtools.architecture [FOLDER]`.
 
 A room is a file or folder that is seen when one folder is opened, an arrow an import from one room to another, a floor a
 level of the import order (a room stands one floor above the highest room that it imports). An arrow that points up in
@@ -62,6 +62,12 @@ def imported(path: Path, modules: set[str], root: Path = ROOT) -> Iterator[str]:
                     yield name
                 elif start in modules:
                     yield start
+
+
+def lines(root: Path = ROOT) -> int:
+    """The lines of Python outside the tests, the pack's entry point among them."""
+    files = [path for path in (root / "__init__.py", *sources(root)) if path.is_file()]
+    return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files)
 
 
 def import_graph(root: Path = ROOT) -> dict[str, set[str]]:
@@ -128,6 +134,7 @@ def main() -> None:
         "folder", nargs="*", default=["", "erasure_core", "nodes", "devtools", "playground", "testbed", "benchmarks"]
     )
     graph = import_graph()
+    print(f"{lines()} lines of Python outside the tests")
     for folder in parser.parse_args().folder:
         print(report(folder.replace("/", "."), graph))
         for arrow in upward(folder, graph) if folder in ORDER else []:

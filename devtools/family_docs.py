@@ -1,6 +1,6 @@
-"""Keep the README's table of families and methods equal to the code and the tests.
+"""Keep the table of families and methods in docs/families.md equal to the code and the tests.
 
-python -m devtools.family_docs            rewrite what stands between the markers
+python -m devtools.family_docs            rewrite the text between the markers
 python -m devtools.family_docs --check    write nothing; exit 1 if it is stale
 """
 
@@ -13,7 +13,7 @@ from .hosting.comfyui import PACK
 from .hosting.pack import load_pack
 from .pages import filled, markdown_table
 
-PAGE = PACK / "README.md"
+PAGE = PACK / "docs" / "families.md"
 BY = "python -m devtools.family_docs"
 UNTRIED = ("SD21UnclipL",)
 """Families without a model in the tests; tests/test_families.py runs every method that holds on all the others."""
@@ -37,8 +37,9 @@ def table() -> str:
         for reason in (why, maybe):
             if reason and reason not in reasons:
                 reasons.append(reason)
-        if why or maybe:
-            return f"refused ({reasons.index(why or maybe) + 1})"
+        refused = why or maybe
+        if refused:
+            return f"refused ({reasons.index(refused) + 1})"
         return "not tried" if name in UNTRIED else "tested"
 
     head = ("family (its name in ComfyUI)", "it predicts", *map(", ".join, columns.values()))
@@ -51,7 +52,7 @@ def table() -> str:
 
 
 def updated() -> str:
-    """What the page should say now. Raises ToolError for a page without markers."""
+    """The text that the page should have now. Raises ToolError for a page without markers."""
     return filled(PAGE.read_text(encoding="utf-8"), "families", BY, table(), PAGE)
 
 

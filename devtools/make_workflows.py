@@ -10,7 +10,6 @@ pack's version, or of the sizes at which the browser draws nodes (`devtools.node
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,10 +77,7 @@ def texts(object_info: dict) -> dict[Path, str]:
 
 def ask_for_nodes() -> dict:
     """What a server of the host says of its nodes."""
-    with (
-        tempfile.TemporaryDirectory(prefix="concept-erasure-") as base,
-        server.running_server(comfyui.ensure(), Path(base)) as running,
-    ):
+    with server.temporary_server() as running:
         return server.object_info(running)
 
 

@@ -1,6 +1,6 @@
-"""Keep what the help pages say about the methods equal to the code.
+"""Keep the help pages' texts about methods equal to the code.
 
-python -m devtools.method_docs            rewrite what stands between the markers
+python -m devtools.method_docs            rewrite the text between the markers
 python -m devtools.method_docs --check    write nothing; exit 1 if a page is stale
 
 The registries get their imports (`devtools.registries`), Erase Concept's help page the list of methods, each method's own
@@ -40,7 +40,7 @@ def overview(found: dict[str, type]) -> str:
     """One line a method: name, what it does (the first line of the class's docstring), source."""
     rows = []
     for name, method in found.items():
-        idea = inspect.getdoc(method).split("\n")[0]
+        idea = (inspect.getdoc(method) or "").split("\n")[0]
         rows.append((f"[`{name}`]({ONLINE}/{name}.md)", f"{method.title.split(': ', 1)[-1]}. {idea} ({method.paper})"))
     return markdown_list(rows)
 
@@ -49,7 +49,7 @@ def attacks_overview(found: dict[str, type]) -> str:
     """One line an attack, then the settings of each."""
     rows, parts = [], []
     for name, attack in found.items():
-        idea = " ".join(inspect.getdoc(attack).split("\n\n")[0].split())
+        idea = " ".join((inspect.getdoc(attack) or "").split("\n\n")[0].split())
         rows.append((f"`{name}`", f"{idea} ({attack.paper})"))
         parts.append(f"Settings of `{name}`:\n\n{settings_list(attack)}")
     return "\n\n".join([markdown_list(rows), *parts])
@@ -116,7 +116,7 @@ def measured_table(runs: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]
     esr1, psr1 = (statistics.mean(run[key] for run in base) for key in ("esr1", "psr1"))
     said = (
         f"Playground, `make bench-methods`, defaults, no anchor, n = {runs[0]['n']['target']} a run; a figure for each of the "
-        f"seeds {seeds}. The base model has ESR-1 {esr1:.0f} and PSR-1 {psr1:.0f} on average. All methods beside each other: "
+        f"seeds {seeds}. The base model has ESR-1 {esr1:.0f} and PSR-1 {psr1:.0f} on average. All methods compared: "
         "[comparison](../comparison.md)."
     )
     return f"{said}\n\n{markdown_table(head, lines)}"
@@ -127,7 +127,7 @@ def _figures(values: Sequence[float | None]) -> str:
 
 
 def updated() -> dict[Path, str]:
-    """What each page should say now. Raises ToolError for a method without a page, or a page without markers."""
+    """The text that each page should have now. Raises ToolError for a method without a page, or a page without markers."""
     load_pack()
     from concept_erasure.erasure_core.method import methods
     from concept_erasure.erasure_core.red_team.attack import attacks
@@ -149,7 +149,7 @@ def updated() -> dict[Path, str]:
 
 
 def stale() -> list[Path]:
-    """The pages that say something else than the code."""
+    """The pages that differ from the code."""
     return [path for path, text in updated().items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
 
 

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import make_workflows
-from .hosting import comfyui
-from .hosting.errors import ToolError
+from .hosting.errors import in_one_line
 from .serving import browser, server
 from .workflows.api_prompt import DYNAMIC_COMBO
 from .workflows.layout import SIZES, size_key
@@ -47,17 +45,11 @@ def _key(node: dict, info: dict) -> str:
     return size_key(node["kind"], [widget.value for widget in shown if widget.kind == DYNAMIC_COMBO])
 
 
-def main() -> int:
+@in_one_line
+def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write; 0, or 1 with the reason on standard error."""
-    try:
-        with (
-            tempfile.TemporaryDirectory(prefix="concept-erasure-") as base,
-            server.running_server(comfyui.ensure(), Path(base)) as running,
-        ):
-            sizes = measured(running)
-    except (ToolError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    with server.temporary_server() as running:
+        sizes = measured(running)
     rows = ",\n".join(f"  {json.dumps(key)}: {json.dumps(size)}" for key, size in sizes.items())
     SIZES.write_text(f"{{\n{rows}\n}}\n", encoding="utf-8")
     print(SIZES)

@@ -37,5 +37,5 @@ def markdown_list(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def _line(cells: Sequence[Any]) -> str:
-    said = ("-" if cell is None else str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells)
-    return "| " + " | ".join(said) + " |"
+    texts = ("-" if cell is None else str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells)
+    return "| " + " | ".join(texts) + " |"

@@ -188,7 +188,7 @@ def refusal(method: str, title: str, need: str, why: str) -> ValueError:
     """The error for a method that a model cannot take."""
     return ValueError(
         f"{method} does not work on {title} models: it needs {NEEDS[need]}, and {why}. "
-        f"The table of families and methods in the README says which methods do"
+        f"The table of model families, which the README links, says which methods do"
     )
 
 

@@ -168,7 +168,7 @@ class EraseConcept(io.ComfyNode):
                 io.Image.Input(
                     "images",
                     optional=True,
-                    tooltip="Pictures of the concept, for methods that can learn from pictures (forget_me_not). Needs vae.",
+                    tooltip="Pictures of the concept, for methods that learn from pictures (such as forget_me_not). Needs vae.",
                 ),
                 ConceptSAEType.Input(
                     "concept_sae",

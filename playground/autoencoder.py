@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .drawing import draw, foreground, random_scene
-from .training import Schedule, fast_precision, initialise, train
+from .training import Schedule, channels_last, fast_precision, initialise, train
+
+if TYPE_CHECKING:
+    from comfy.taesd.taesd import TAESD
 
 SCHEDULE = Schedule(steps=2600, batch=24, learning_rate=8e-4, ema=0.998, weight_decay=0.0)
 
 
-def new_autoencoder(seed: int = 1) -> nn.Module:
+def new_autoencoder(seed: int = 1) -> TAESD:
     """ComfyUI's own TAESD module with random weights."""
     from comfy.taesd.taesd import TAESD
 
@@ -24,13 +28,13 @@ def new_autoencoder(seed: int = 1) -> nn.Module:
     return module
 
 
-def reconstruction_loss(module: nn.Module, batch: int, generator: torch.Generator) -> Tensor:
+def reconstruction_loss(module: TAESD, batch: int, generator: torch.Generator) -> Tensor:
     """The error on fresh drawings (`reconstruction_error`)."""
     scene = random_scene(batch, generator)
     return reconstruction_error(module, draw(scene), foreground(scene), generator)
 
 
-def reconstruction_error(module: nn.Module, pictures: Tensor, drawn: Tensor, generator: torch.Generator) -> Tensor:
+def reconstruction_error(module: TAESD, pictures: Tensor, drawn: Tensor, generator: torch.Generator) -> Tensor:
     """Pixel error on pictures (n, 3, 64, 64), weighted four to one for what is drawn (n, 1, 64, 64) over the bare background.
 
     A little noise on the latents makes the decoder forgive what the diffusion model gets slightly wrong; the pull
@@ -47,9 +51,9 @@ def reconstruction_error(module: nn.Module, pictures: Tensor, drawn: Tensor, gen
     return (weight * (error.square() + 0.1 * error.abs())).mean() + 0.01 * (spread.square() + centre.square()).mean()
 
 
-def train_autoencoder(folder: Path, schedule: Schedule = SCHEDULE) -> nn.Module:
+def train_autoencoder(folder: Path, schedule: Schedule = SCHEDULE) -> TAESD:
     """Train (or go on training) the autoencoder; `vae_scale` is set so that scaled latents have unit variance."""
-    module = new_autoencoder().to(memory_format=torch.channels_last)
+    module = channels_last(new_autoencoder())
 
     def loss(batch: int, generator: torch.Generator) -> Tensor:
         return reconstruction_loss(module, batch, generator)
@@ -59,7 +63,7 @@ def train_autoencoder(folder: Path, schedule: Schedule = SCHEDULE) -> nn.Module:
 
 
 @torch.no_grad()
-def scaled(module: nn.Module, pictures: Tensor) -> nn.Module:
+def scaled(module: TAESD, pictures: Tensor) -> TAESD:
     """`module` with the scale and shift under which the latents of `pictures` have unit variance and mean zero."""
     latents = module.taesd_encoder(pictures)
     # SD1.5 multiplies what the encoder gives by 0.18215 before the UNet sees it

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from devtools.hosting.inprocess import load_comfy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def build_checkpoint(path: Path, unet: dict[str, Tensor] | None = None) -> None:
@@ -70,7 +74,7 @@ def build_judge(folder: Path) -> None:
         write_judge(folder / factor, judge, {"right": right, "n": FRESH, "on": "fresh drawings"})
 
 
-def write_judge(folder: Path, judge: nn.Module, accuracy: dict[str, int | str]) -> None:
+def write_judge(folder: Path, judge: PreTrainedModel, accuracy: dict[str, int | str]) -> None:
     """Write one judge as a transformers image classifier of 64x64 pictures, with its accuracy beside it: how many of `n`
     pictures it got `right`, and what they are."""
     from .drawing import SIZE

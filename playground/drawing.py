@@ -107,6 +107,23 @@ def signed_distance(name: str, x: Tensor, y: Tensor) -> Tensor:
 
 def draw(scene: Scene) -> Tensor:
     """Pictures of shape (n, 3, 64, 64) in [0, 1], antialiased over one pixel."""
+    distance = _distances(scene)
+    inside = (0.5 - distance).clamp(0, 1)
+    outline = (0.5 - (distance.abs() - 1.5)).clamp(0, 1)
+
+    cell = torch.div(torch.arange(SIZE), 8, rounding_mode="floor") % 2
+    solid = torch.ones(SIZE, SIZE)
+    striped = cell[:, None].expand(SIZE, SIZE).float()
+    checked = ((cell[:, None] + cell[None, :]) % 2).float()
+    patterns = torch.stack([solid, striped, checked])
+
+    ink = (torch.maximum(patterns[scene.fill], outline) * inside)[:, None]
+    palette = torch.tensor(list(COLOURS.values())) / 255
+    return BACKGROUND * (1 - ink) + palette[scene.colour][:, :, None, None] * ink
+
+
+def _distances(scene: Scene) -> Tensor:
+    """The distance of each pixel (n, 64, 64) to the outline of its picture's shape, in pixels, negative inside."""
     grid = torch.arange(SIZE) + 0.5
     dx = grid[None, None, :] - scene.centre_x[:, None, None]
     dy = scene.centre_y[:, None, None] - grid[None, :, None]
@@ -116,20 +133,7 @@ def draw(scene: Scene) -> Tensor:
     for index, name in enumerate(SHAPES):
         chosen = scene.shape == index
         distance[chosen] = signed_distance(name, x[chosen], y[chosen])
-    distance = distance * radius
-    inside = (0.5 - distance).clamp(0, 1)
-    outline = (0.5 - (distance.abs() - 1.5)).clamp(0, 1)
-    cell = torch.div(torch.arange(SIZE), 8, rounding_mode="floor") % 2
-    patterns = torch.stack(
-        [
-            torch.ones(SIZE, SIZE),
-            cell[:, None].expand(SIZE, SIZE).float(),
-            ((cell[:, None] + cell[None, :]) % 2).float(),
-        ]
-    )
-    ink = (torch.maximum(patterns[scene.fill], outline) * inside)[:, None]
-    palette = torch.tensor(list(COLOURS.values())) / 255
-    return BACKGROUND * (1 - ink) + palette[scene.colour][:, :, None, None] * ink
+    return distance * radius
 
 
 def foreground(scene: Scene) -> Tensor:

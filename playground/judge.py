@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,21 +12,29 @@ from torch import Tensor, nn
 from .drawing import BACKGROUND, COLOURS, FILLS, SHAPES, Scene, draw, random_scene
 from .training import Schedule, fast_precision, train
 
+if TYPE_CHECKING:
+    from comfy.taesd.taesd import TAESD
+    from transformers import ResNetForImageClassification
+
 FACTORS = {"shape": SHAPES, "colour": tuple(COLOURS), "fill": FILLS}
 # a label must survive what is done to the picture: noise on the latents changes the colour long before the shape
 LATENT_NOISE = {"shape": 0.35, "colour": 0.0, "fill": 0.35}
 SCHEDULE = Schedule(steps=900, batch=64, learning_rate=2e-3, ema=0.99)
 
 
-def new_judge(factor: str) -> nn.Module:
-    """A residual network of about 0.2 M parameters whose label map names the values of `factor`."""
+def new_judge(factor: str) -> ResNetForImageClassification:
+    """A judge of about 0.2 M parameters that names the values of `factor`."""
+    return new_classifier(FACTORS[factor], (24, 48, 96))
+
+
+def new_classifier(labels: Sequence[str], widths: Sequence[int]) -> ResNetForImageClassification:
+    """A residual network with one block a width, whose label map is `labels`."""
     from transformers import ResNetConfig, ResNetForImageClassification
 
-    labels = FACTORS[factor]
     config = ResNetConfig(
-        embedding_size=24,
-        hidden_sizes=[24, 48, 96],
-        depths=[1, 1, 1],
+        embedding_size=widths[0],
+        hidden_sizes=list(widths),
+        depths=[1] * len(widths),
         layer_type="basic",
         id2label=dict(enumerate(labels)),
         label2id={label: index for index, label in enumerate(labels)},
@@ -41,15 +50,15 @@ def labels_of(scene: Scene, factor: str) -> Tensor:
 
 
 def roughen(
-    pictures: Tensor, autoencoder: nn.Module, latent_noise: float, generator: torch.Generator, shift: int = 4
+    pictures: Tensor, autoencoder: TAESD | None, latent_noise: float, generator: torch.Generator, shift: int = 4
 ) -> Tensor:
     """Pictures as a diffusion model's decoder leaves them, so that the judge does not only know perfect drawings: moved
     by up to `shift` pixels (around the edges: none for pictures that reach them), faded, noisy, and blurred, or half of
-    them decoded from latents that are off by up to `latent_noise`."""
+    them decoded from latents that are off by up to `latent_noise`, if there is an autoencoder to decode them."""
     n = pictures.shape[0]
     moved = torch.randint(-shift, shift + 1, (2,), generator=generator).tolist()
     pictures = BACKGROUND + torch.roll(pictures - BACKGROUND, moved, (2, 3))
-    if latent_noise:
+    if latent_noise and autoencoder is not None:
         half = n // 2
         strength = latent_noise * torch.rand(half, 1, 1, 1, generator=generator)
         with torch.no_grad(), fast_precision():
@@ -65,8 +74,8 @@ def roughen(
 
 
 def train_judges(
-    folder: Path, autoencoder: nn.Module, schedule: Schedule = SCHEDULE, factors: Iterable[str] = FACTORS
-) -> dict[str, nn.Module]:
+    folder: Path, autoencoder: TAESD, schedule: Schedule = SCHEDULE, factors: Iterable[str] = FACTORS
+) -> dict[str, ResNetForImageClassification]:
     """Train one judge per factor on fresh drawings only; it never sees a picture of the diffusion model."""
     judges = {}
     for factor in factors:
@@ -95,7 +104,7 @@ def verdicts(judge: nn.Module, pictures: Tensor) -> Tensor:
     return top_labels(judge, pictures, 1)[:, 0]
 
 
-def accuracy(judges: dict[str, nn.Module], pictures: Tensor, scene: Scene) -> dict[str, float]:
+def accuracy(judges: Mapping[str, nn.Module], pictures: Tensor, scene: Scene) -> dict[str, float]:
     """Share of pictures, per factor, in which the judge sees what `scene` says."""
     return {
         factor: float((verdicts(judge, pictures) == labels_of(scene, factor)).float().mean())

@@ -6,6 +6,7 @@ It draws the same pictures for the same captions, from the same autoencoder and 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,10 @@ from .drawing import caption, random_scene
 from .text_encoder import WIDTH, encode_captions
 from .training import Schedule, fast_precision, initialise, train
 from .unet import DRAWINGS, encode_drawings, every_caption
+
+if TYPE_CHECKING:
+    from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
+    from comfy.taesd.taesd import TAESD
 
 DEPTH, GRID = 4, 8
 LATENTS, USED = 16, 4
@@ -25,7 +30,7 @@ SHIFT = 3.0
 """Of SD3's noise levels, as ComfyUI samples them."""
 
 
-def new_mmdit(seed: int = 31) -> nn.Module:
+def new_mmdit(seed: int = 31) -> OpenAISignatureMMDITWrapper:
     """ComfyUI's own MMDiT module in the playground's size, with random weights and silent output layers.
 
     It reads the text at CLIP-L's width; `widened` adds the columns that meet SD3's zeros.
@@ -35,7 +40,7 @@ def new_mmdit(seed: int = 31) -> nn.Module:
 
     hidden = 64 * DEPTH
     module = OpenAISignatureMMDITWrapper(
-        input_size=None,
+        input_size=None,  # pyright: ignore[reportArgumentType] - ComfyUI declares an int and takes None
         patch_size=2,
         in_channels=LATENTS,
         out_channels=LATENTS,
@@ -52,7 +57,7 @@ def new_mmdit(seed: int = 31) -> nn.Module:
         operations=comfy.ops.disable_weight_init,
     )
     initialise(module, seed)
-    module.pos_embed.copy_(torch.from_numpy(get_2d_sincos_pos_embed(hidden, GRID))[None])
+    module.get_buffer("pos_embed").copy_(torch.from_numpy(get_2d_sincos_pos_embed(hidden, GRID))[None])
     for name, weight in module.named_parameters():
         if name.endswith(("ln_q.weight", "ln_k.weight")):
             nn.init.ones_(weight)
@@ -111,7 +116,7 @@ def velocity_loss(mmdit: nn.Module, latents: Tensor, text: tuple[Tensor, Tensor]
 
 
 def train_mmdit(
-    folder: Path, autoencoder: nn.Module, text_weights: dict[str, Tensor], schedule: Schedule = SCHEDULE
+    folder: Path, autoencoder: TAESD, text_weights: dict[str, Tensor], schedule: Schedule = SCHEDULE
 ) -> nn.Module:
     """Train (or go on training) the MMDiT on the drawings and captions of the UNet."""
     generator = torch.Generator().manual_seed(22)
@@ -124,7 +129,7 @@ def train_mmdit(
 
     def loss(batch: int, generator: torch.Generator) -> Tensor:
         rows = torch.randint(DRAWINGS, (batch,), generator=generator)
-        said = [row_of[caption(scene, int(row), generator)] for row in rows]
-        return velocity_loss(mmdit, latents[rows], (states[said].float(), pooled[said].float()), generator)
+        texts = [row_of[caption(scene, int(row), generator)] for row in rows]
+        return velocity_loss(mmdit, latents[rows], (states[texts].float(), pooled[texts].float()), generator)
 
     return train("mmdit", mmdit, loss, schedule, seed=33, checkpoint=folder / "mmdit.pt")

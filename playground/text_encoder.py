@@ -15,6 +15,18 @@ from .drawing import LOOK_ALIKES, SHAPES, SYNONYMS
 
 WIDTH, HIDDEN, VOCABULARY, POSITIONS, LAYERS = 768, 3072, 49408, 77, 12
 RANDOM_LAYERS = 2
+END = 49407
+"""The token that ends and fills every text."""
+CONFIG = {
+    "num_hidden_layers": RANDOM_LAYERS,
+    "hidden_size": WIDTH,
+    "num_attention_heads": 12,
+    "intermediate_size": HIDDEN,
+    "hidden_act": "quick_gelu",
+    "max_position_embeddings": POSITIONS,
+    "eos_token_id": END,
+}
+"""What ComfyUI's text model is made with: only the layers that do something."""
 SYNONYM_WEIGHT = 0.93  # cosine between the embeddings of a shape and its synonym
 LOOK_ALIKE_WEIGHT = 0.25  # mutual look-alikes end up at a cosine of about 0.47
 
@@ -77,7 +89,7 @@ def tokenizer_ids() -> dict[str, int]:
     ids = {}
     for word in (*SHAPES, *SYNONYMS.values()):
         tokens = [token for token, _ in tokenizer.tokenize_with_weights(word)[0]]
-        if tokens[2] != 49407:
+        if tokens[2] != END:
             raise ValueError(f"{word!r} is more than one CLIP token; the playground needs whole words")
         ids[word] = tokens[1]
     return ids
@@ -94,16 +106,7 @@ def encode_captions(
     from comfy.clip_model import CLIPTextModel
     from comfy.sd1_clip import SDTokenizer
 
-    config = {
-        "num_hidden_layers": RANDOM_LAYERS,
-        "hidden_size": WIDTH,
-        "num_attention_heads": 12,
-        "intermediate_size": HIDDEN,
-        "hidden_act": "quick_gelu",
-        "max_position_embeddings": POSITIONS,
-        "eos_token_id": 49407,
-    }
-    model = CLIPTextModel(config, torch.float32, "cpu", comfy.ops.disable_weight_init)
+    model = CLIPTextModel(CONFIG, torch.float32, "cpu", comfy.ops.disable_weight_init)
     wanted = {f"text_model.{name}": value.float() for name, value in weights.items()}
     model.load_state_dict({k: v for k, v in wanted.items() if k in model.state_dict()}, strict=False)
     tokenizer = SDTokenizer()

@@ -39,7 +39,7 @@ def main() -> None:
 
     started = time.time()
 
-    def said(what: str, where: Path) -> None:
+    def report(what: str, where: Path) -> None:
         print(f"{what} in {where} after {(time.time() - started) / 60:.0f} minutes", flush=True)
 
     text_weights = text_encoder.text_encoder_weights(text_encoder.tokenizer_ids())
@@ -48,12 +48,12 @@ def main() -> None:
         judges = judge.train_judges(arguments.folder, trained_autoencoder)
         trained_unet = unet.train_unet(arguments.folder, trained_autoencoder, text_weights)
         weights.store(trained_unet, trained_autoencoder, judges)
-        said("playground", weights.FOLDER)
+        report("playground", weights.FOLDER)
     if arguments.only != "gold":
         weights.store_network("mmdit", mmdit.train_mmdit(arguments.folder, weights.stored_autoencoder(), text_weights))
-        said("playground in flow form", weights.FOLDER)
+        report("playground in flow form", weights.FOLDER)
     if arguments.only != "flow":
-        said("gold model", gold.train_gold(arguments.folder, text_weights, arguments.without))
+        report("gold model", gold.train_gold(arguments.folder, text_weights, arguments.without))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,15 @@ from .drawing import COLOURS, FILLS, GENERIC_SHAPES, SHAPES, SYNONYMS, TEMPLATES
 from .text_encoder import encode_captions
 from .training import Schedule, fast_precision, initialise, train
 
+if TYPE_CHECKING:
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+    from comfy.taesd.taesd import TAESD
+
 SCHEDULE = Schedule(steps=3600, batch=32, learning_rate=6e-4, ema=0.9985)
 DRAWINGS = 16000
 
 
-def new_unet(seed: int = 21) -> nn.Module:
+def new_unet(seed: int = 21) -> UNetModel:
     """ComfyUI's own UNet module in the playground's size, with random weights and silent output layers."""
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -28,7 +33,7 @@ def new_unet(seed: int = 21) -> nn.Module:
         model_channels=320,
         channel_mult=[1],
         num_res_blocks=[1],
-        transformer_depth=[1],
+        transformer_depth=[1],  # pyright: ignore[reportArgumentType] - ComfyUI declares an int and takes a list
         transformer_depth_output=[1, 1],
         transformer_depth_middle=-2,
         context_dim=768,
@@ -44,8 +49,8 @@ def new_unet(seed: int = 21) -> nn.Module:
     # every residual branch starts at zero, as is usual for this architecture: training is stable from the first step
     for name, layer in module.named_modules():
         if name.endswith(("out_layers.3", "proj_out")) or name == "out.2":
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
     return module
 
 
@@ -63,7 +68,7 @@ def every_caption() -> list[str]:
 
 
 @torch.no_grad()
-def encode_drawings(autoencoder: nn.Module, scene: Scene, batch: int = 64) -> Tensor:
+def encode_drawings(autoencoder: TAESD, scene: Scene, batch: int = 64) -> Tensor:
     """Latents (n, 4, 8, 8) as the UNet sees them: the autoencoder's output times Stable Diffusion's 0.18215."""
     parts = []
     for rows in torch.arange(len(scene.shape)).split(batch):
@@ -91,7 +96,7 @@ def noise_loss(
 
 def train_unet(
     folder: Path,
-    autoencoder: nn.Module,
+    autoencoder: TAESD,
     text_weights: dict[str, Tensor],
     schedule: Schedule = SCHEDULE,
     without: str | None = None,

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from devtools.hosting.install import cache
+
+if TYPE_CHECKING:
+    from comfy.taesd.taesd import TAESD
+    from transformers import ResNetForImageClassification
 
 FOLDER = Path(__file__).parent / "weights"
 _SCALE = ".row_scale"
@@ -41,6 +47,9 @@ def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
+Judge = TypeVar("Judge", bound=nn.Module)
+
+
 def store_network(name: str, network: nn.Module, folder: Path = FOLDER) -> None:
     """Write one network, packed."""
     folder.mkdir(exist_ok=True)
@@ -54,7 +63,7 @@ def store_judge(factor: str, judge: nn.Module, folder: Path = FOLDER) -> None:
     save_file(half, folder / f"judge_{factor}.safetensors")
 
 
-def store(unet: nn.Module, autoencoder: nn.Module, judges: dict[str, nn.Module]) -> None:
+def store(unet: nn.Module, autoencoder: nn.Module, judges: Mapping[str, nn.Module]) -> None:
     """Write the repository's weights from trained modules."""
     store_network("unet", unet)
     store_network("autoencoder", autoencoder)
@@ -67,7 +76,7 @@ def stored(name: str, folder: Path = FOLDER) -> dict[str, Tensor]:
     return unpack(load_file(folder / f"{name}.safetensors"))
 
 
-def stored_autoencoder(folder: Path = FOLDER) -> nn.Module:
+def stored_autoencoder(folder: Path = FOLDER) -> TAESD:
     """The autoencoder, ready to use."""
     from .autoencoder import new_autoencoder
 
@@ -76,14 +85,14 @@ def stored_autoencoder(folder: Path = FOLDER) -> nn.Module:
     return autoencoder.eval()
 
 
-def stored_judge(factor: str) -> nn.Module:
+def stored_judge(factor: str) -> ResNetForImageClassification:
     """The judge of `shape`, `colour` or `fill`, ready to use."""
     from .judge import new_judge
 
     return with_stored(new_judge(factor), factor)
 
 
-def with_stored(judge: nn.Module, factor: str, folder: Path = FOLDER) -> nn.Module:
+def with_stored(judge: Judge, factor: str, folder: Path = FOLDER) -> Judge:
     """`judge` with what `store_judge` wrote, ready to use."""
     state = load_file(folder / f"judge_{factor}.safetensors")
     judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})

@@ -10,12 +10,13 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from devtools import make_workflows
 from devtools.hosting import comfyui, install
-from devtools.hosting.errors import ToolError
+from devtools.hosting.errors import in_one_line
 from devtools.serving import server
 
 from . import files, screen
@@ -96,7 +97,8 @@ def scores(models: Path, erased_unet: Path | None, n: int = SCORED) -> dict[str,
     return table
 
 
-def main(argv: list[str] | None = None) -> int:
+@in_one_line
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; 0, or 1 with the reason on standard error."""
     parser = argparse.ArgumentParser(prog="python -m testbed.demo", description="Erase a concept, end to end.")
     parser.add_argument("--workflow", type=Path, default=WORKFLOW, help="a UI-format workflow")
@@ -112,9 +114,6 @@ def main(argv: list[str] | None = None) -> int:
             run = run_workflow(running, workflow)
         print(f"judging {SCORED} pictures a figure, before and after", flush=True)
         _show(run, args.out, args.workflow.stem, scores(models, run.erased_unet))
-    except (ToolError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
@@ -129,8 +128,8 @@ def _show(run: Run, out: Path, name: str, measured: dict[str, str]) -> None:
         screen.save_grid(run.rows, out / f"{name}.png")
         print(f"  picture      {out / f'{name}.png'}")
     if run.erased_unet:
-        kept = Path(shutil.copy2(run.erased_unet, out))
-        print(f"  erased UNet  {kept} ({kept.stat().st_size / 2**20:.1f} MiB)")
+        copy = Path(shutil.copy2(run.erased_unet, out))
+        print(f"  erased UNet  {copy} ({copy.stat().st_size / 2**20:.1f} MiB)")
     memory = "not counted on this system" if run.peak_bytes is None else f"{run.peak_bytes / 2**30:.2f} GiB"
     screen.print_table({**measured, "seconds, whole workflow": f"{run.seconds:.1f}", "peak memory of ComfyUI": memory})
 

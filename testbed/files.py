@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from devtools.hosting.comfyui import PACK, Host
@@ -25,7 +27,7 @@ BOOK_STAMP = Path("picture_book.stamp")
 
 
 class BuildError(ToolError):
-    """The playground's builder failed; the message is what it said."""
+    """The playground's builder failed; the message is its output."""
 
 
 def playground_models(host: Host) -> Path:
@@ -34,43 +36,38 @@ def playground_models(host: Host) -> Path:
 
     All parts are put in place by a rename, so that a stopped build leaves nothing that looks finished.
     """
-    return _current(built_files(), STAMP, _sources(), lambda models: _build(host, models))
+    return _current(
+        built_files(), _sources(), lambda models: build_into(models, host, [CHECKPOINT, FLOW, JUDGE, *_edit()])
+    )
 
 
 def picture_book_models(host: Host) -> Path:
     """The same models folder with the picture book and its judges in it, built if they are missing or from other sources."""
-    return _current(
-        [BOOK, BOOK_JUDGE / "thing" / "config.json"], BOOK_STAMP, _book_sources(), lambda m: _build_book(host, m)
-    )
+    files = [BOOK, BOOK_JUDGE / "thing" / "config.json", BOOK_STAMP]
+    return _current(files, _book_sources(), lambda models: _build_book(models, host))
 
 
-def _current(files: Sequence[Path], stamp: Path, sources: str, build: Callable[[Path], None]) -> Path:
-    """The models folder, built if a file is missing or its stamp tells of other sources; the stamp is written last."""
+def _current(files: Sequence[Path], sources: str, build: Callable[[Path], None]) -> Path:
+    """The models folder, built if one of its files is missing or its stamp, the last of the files, tells of other sources."""
     models = cache() / "models"
+    stamp = models / files[-1]
     busy = "another process is building the playground checkpoint, waiting for it"
     with locked(cache() / "playground.lock", lambda: print(busy, flush=True)):
-        if not _is_built(models, files, stamp, sources):
+        if not all((models / file).is_file() for file in files) or stamp.read_text(encoding="utf-8") != sources:
             print(f"building the {stamp.stem.replace('_', ' ')} checkpoint", flush=True)
-            (models / stamp).unlink(missing_ok=True)
+            stamp.unlink(missing_ok=True)
             build(models)
-            (models / stamp).write_text(sources, encoding="utf-8")
+            stamp.write_text(sources, encoding="utf-8")  # last: it says that the build is finished
     return models
-
-
-def _is_built(models: Path, files: Sequence[Path], stamp: Path, sources: str) -> bool:
-    if not all((models / file).is_file() for file in (*files, stamp)):
-        return False
-    return (models / stamp).read_text(encoding="utf-8") == sources
 
 
 def _sources() -> str:
     """A hash of all that the playground is built from, the same in every clone."""
-    files = (PACK / "playground").rglob("*")
-    return _hash_of(file for file in files if "picture_book" not in file.parts)
+    return _hash_of(path for path in (PACK / "playground").rglob("*") if "picture_book" not in path.parts)
 
 
 def _book_sources() -> str:
-    """The same for the picture book, which shares text encoder and layout with the playground."""
+    """The same for the picture book, which shares its layout with the playground."""
     return _hash_of((PACK / "playground").rglob("*"))
 
 
@@ -83,41 +80,48 @@ def _hash_of(files: Iterable[Path]) -> str:
 
 
 def built_files() -> list[Path]:
-    """What is there of a finished build of the playground, in its models folder."""
-    edit = [EDIT] if EDIT_WEIGHTS.is_file() else []  # a playground that has just been trained has none yet
-    return [CHECKPOINT, FLOW, JUDGE / "shape" / "config.json", STAMP, *edit]
+    """What is there of a finished build, in its models folder."""
+    return [CHECKPOINT, FLOW, JUDGE / "shape" / "config.json", *_edit(), STAMP]
 
 
-def run_builder(host: Host, checkpoint: Path, judge: Path, *more: str, module: str = "playground.build") -> None:
-    """Write a checkpoint and a judge from the repository's weights, in a process of its own. Raises BuildError."""
-    line = [str(host.python), "-m", module, "--out", str(checkpoint), "--judge", str(judge), *more]
+def _edit() -> list[Path]:
+    return [EDIT] if EDIT_WEIGHTS.is_file() else []  # a playground that has just been trained has none yet
+
+
+def build_into(models: Path, host: Host, parts: Collection[Path]) -> None:
+    """Build `parts` of the playground into a models folder, each put in place of what is there by a rename. Raises
+    BuildError."""
+    with _building(models, parts) as built:
+        if {CHECKPOINT, FLOW, JUDGE}.intersection(parts):
+            flow = ("--flow", str(built[FLOW])) if FLOW in parts else ()
+            _run_builder(host, "playground.build", "--out", str(built[CHECKPOINT]), "--judge", str(built[JUDGE]), *flow)
+        if EDIT in parts:
+            shutil.copyfile(EDIT_WEIGHTS, built[EDIT])
+
+
+def _build_book(models: Path, host: Host) -> None:
+    with _building(models, (BOOK, BOOK_JUDGE)) as built:
+        module = "playground.picture_book.build"
+        _run_builder(host, module, "--out", str(built[BOOK]), "--judge", str(built[BOOK_JUDGE]))
+
+
+@contextmanager
+def _building(models: Path, parts: Collection[Path]) -> Iterator[dict[Path, Path]]:
+    """Where to write each part (and whatever else is built with it); afterwards `parts` take the place of what was there."""
+    models.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=models, prefix=".playground-") as folder:
+        built = {part: Path(folder, part.name) for part in (CHECKPOINT, FLOW, JUDGE, EDIT, *parts)}
+        yield built
+        for part in parts:
+            (models / part).parent.mkdir(parents=True, exist_ok=True)
+            if (models / part).is_dir():
+                shutil.rmtree(models / part)
+            built[part].replace(models / part)
+
+
+def _run_builder(host: Host, module: str, *arguments: str) -> None:
+    """Write what the arguments name from the repository's weights, in a process of its own."""
+    line = [str(host.python), "-m", module, *arguments]
     done = subprocess.run(line, cwd=PACK, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise BuildError(f"{module} failed:\n{(done.stdout + done.stderr).strip()[-3000:]}")
-
-
-def _build(host: Host, models: Path) -> None:
-    flow = models / FLOW
-    new_flow = flow.with_suffix(".partial")
-    _put_in_place(models, CHECKPOINT, JUDGE, lambda *new: run_builder(host, *new, "--flow", str(new_flow)))
-    new_flow.replace(flow)
-    if EDIT_WEIGHTS.is_file():
-        (models / EDIT).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(EDIT_WEIGHTS, models / EDIT)
-
-
-def _build_book(host: Host, models: Path) -> None:
-    module = "playground.picture_book.build"
-    _put_in_place(models, BOOK, BOOK_JUDGE, lambda *new: run_builder(host, *new, module=module))
-
-
-def _put_in_place(models: Path, checkpoint: Path, judge: Path, build: Callable[[Path, Path], None]) -> None:
-    """Build a checkpoint and its judge under names that no loader lists, and rename them."""
-    for folder in (checkpoint.parent, judge.parent):
-        (models / folder).mkdir(parents=True, exist_ok=True)
-    new_checkpoint, new_judge = (models / checkpoint).with_suffix(".partial"), models / f"{judge.name}-judge.partial"
-    shutil.rmtree(new_judge, ignore_errors=True)
-    build(new_checkpoint, new_judge)
-    shutil.rmtree(models / judge, ignore_errors=True)
-    new_judge.rename(models / judge)
-    new_checkpoint.replace(models / checkpoint)

@@ -8,52 +8,36 @@ The pack does this by itself in a clone (see `nodes/playground.py`). What is the
 from __future__ import annotations
 
 import argparse
-import shutil
-import sys
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from devtools.hosting import comfyui
-from devtools.hosting.errors import ToolError
+from devtools.hosting.errors import ToolError, in_one_line
 from devtools.hosting.install import cache
 from devtools.hosting.lock import locked
 from playground.weights import CHECKPOINT
 
-from .files import EDIT, EDIT_WEIGHTS, JUDGE, run_builder
+from .files import EDIT, JUDGE, build_into
 
 
 def install(host: comfyui.Host, models: Path) -> list[Path]:
     """Put what is missing in place, each by a rename, and return what was put there. Raises BuildError."""
-    with (
-        locked(cache() / "install-playground.lock", lambda: print("another process builds it, waiting", flush=True)),
-        tempfile.TemporaryDirectory(dir=models, prefix=".playground-") as folder,
-    ):
-        missing = [name for name in (CHECKPOINT, EDIT, JUDGE) if not (models / name).exists()]
-        built = {name: Path(folder, name.name) for name in missing}
-        if CHECKPOINT in built or JUDGE in built:
-            checkpoint, judge = Path(folder, CHECKPOINT.name), Path(folder, JUDGE.name)
-            run_builder(host, checkpoint, judge)
-        if EDIT in built:
-            shutil.copyfile(EDIT_WEIGHTS, built[EDIT])
-        for name, source in built.items():
-            (models / name).parent.mkdir(parents=True, exist_ok=True)
-            source.rename(models / name)
-    return [models / name for name in missing]
+    with locked(cache() / "install-playground.lock", lambda: print("another process builds it, waiting", flush=True)):
+        missing = [part for part in (CHECKPOINT, EDIT, JUDGE) if not (models / part).exists()]
+        build_into(models, host, missing)
+    return [models / part for part in missing]
 
 
-def main(argv: list[str] | None = None) -> int:
+@in_one_line
+def main(argv: Sequence[str] | None = None) -> int:
     """Install; 0, or 1 with the reason on standard error."""
-    parser = argparse.ArgumentParser(prog="python -m testbed.install_playground", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m testbed.install_playground", description="Install the playground.")
     parser.add_argument("--into", type=Path, required=True, metavar="MODELS", help="a ComfyUI's models folder")
     models = parser.parse_args(argv).into
-    try:
-        if not models.is_dir():
-            raise ToolError(f"{models} is no folder; name the folder that holds checkpoints/ and loras/")
-        for path in install(comfyui.ensure(), models):
-            print(path)
-    except (ToolError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if not models.is_dir():
+        raise ToolError(f"{models} is no folder; name the folder that holds checkpoints/ and loras/")
+    for path in install(comfyui.ensure(), models):
+        print(path)
     return 0
 
 

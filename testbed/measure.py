@@ -17,6 +17,10 @@ from .playground import Playground
 VALUES = {"shape": SHAPES, "colour": tuple(COLOURS), "fill": FILLS}
 
 
+GROUPS = ("target", "retain", "look_alike", "synonym")
+"""What is asked for; each group has noise of its own."""
+
+
 @dataclass(frozen=True)
 class Prompt:
     """A prompt and what a right picture of it shows."""
@@ -37,10 +41,10 @@ def factor_of(value: str) -> str:
 
 def prompts(n: int, seed: int, **allowed: Sequence[str]) -> list[Prompt]:
     """n prompts over evenly shuffled combinations of the allowed shapes, colours and fills (all by default)."""
-    choices = [allowed.get(factor, values) for factor, values in VALUES.items()]
-    everything = list(itertools.product(*choices))
+    shapes, colours, fills = (allowed[factor] if factor in allowed else VALUES[factor] for factor in VALUES)
+    everything = list(itertools.product(shapes, colours, fills))
     order = random.Random(seed)
-    picked: list[tuple[str, ...]] = []
+    picked: list[tuple[str, str, str]] = []
     while len(picked) < n:
         order.shuffle(everything)
         picked += everything
@@ -79,12 +83,6 @@ def _share(hits: Sequence[bool]) -> float:
     return proportion_of(hits).per_cent
 
 
-def _drift(mean_square: Tensor) -> float:
-    from concept_erasure.erasure_core.evaluation.drift import per_cent
-
-    return per_cent(float(mean_square))
-
-
 def evaluate(
     testbed: Playground, model: Any, targets: Sequence[str], *, n: int, seed: int = 0, n_small: int | None = None
 ) -> dict[str, Scores]:
@@ -110,6 +108,22 @@ def evaluate(
     return {target: _evaluate_one(testbed, judged, target, targets, n, n_small or n, seed) for target in targets}
 
 
+def _groups(target: str, erased: Sequence[str], n: int, small: int, seed: int) -> dict[str, list[Prompt]]:
+    """The prompts of each group that there is for a target."""
+    factor = factor_of(target)
+    # every group avoids the other erased values: they have rows of their own
+    others = {name: [value for value in values if value not in erased] for name, values in VALUES.items()}
+    look_alikes = [value for value in LOOK_ALIKES.get(target, ()) if value not in erased]
+
+    groups = {
+        "target": prompts(n, seed, **(others | {factor: [target]})),
+        "retain": prompts(n, seed + 1, **others),
+        "look_alike": prompts(small, seed + 2, **(others | {factor: look_alikes})) if look_alikes else [],
+        "synonym": prompts(small, seed + 3, **(others | {factor: [target]})) if target in SYNONYMS else [],
+    }
+    return {name: group for name, group in groups.items() if group}
+
+
 def _evaluate_one(
     testbed: Playground,
     judged: Callable[..., tuple[dict[str, list[bool]], Tensor]],
@@ -119,39 +133,35 @@ def _evaluate_one(
     small: int,
     seed: int,
 ) -> Scores:
-    from concept_erasure.erasure_core.evaluation.drift import mean_square
+    groups = _groups(target, erased, n, small, seed)
+    noise = {name: seed + 1000 + place for place, name in enumerate(GROUPS)}
+    texts = {name: [prompt.text for prompt in group] for name, group in groups.items()}
+    if "synonym" in texts:
+        texts["synonym"] = [text.replace(target, SYNONYMS[target]) for text in texts["synonym"]]
+    found = {name: judged(group, texts[name], noise[name]) for name, group in groups.items()}
+    shares = {name: {factor: _share(right[factor]) for factor in VALUES} for name, (right, _) in found.items()}
 
+    base = testbed.draw_base(texts["retain"], noise["retain"])
     factor = factor_of(target)
-    # every group avoids the other erased values: they have rows of their own
-    kept = {name: [value for value in values if value not in erased] for name, values in VALUES.items()}
-    look_alikes = [value for value in LOOK_ALIKES.get(target, ()) if value not in erased]
-    groups = {
-        "target": prompts(n, seed, **(kept | {factor: [target]})),
-        "retain": prompts(n, seed + 1, **kept),
-        "look_alike": prompts(small, seed + 2, **(kept | {factor: look_alikes})) if look_alikes else [],
-        "synonym": prompts(small, seed + 3, **(kept | {factor: [target]})) if target in SYNONYMS else [],
-    }
-    right, drift = {}, {}
-    for place, (name, group) in enumerate(groups.items()):
-        texts = [prompt.text for prompt in group]
-        if name == "synonym":
-            texts = [text.replace(target, SYNONYMS[target]) for text in texts]
-        if not group:
-            continue
-        right[name], pictures = judged(group, texts, seed + 1000 + place)
-        if name == "retain":
-            moved = mean_square(pictures, testbed.draw_base(texts, seed + 1000 + place))
-            for value in {getattr(prompt, factor) for prompt in group}:
-                drift[value] = moved[[getattr(prompt, factor) == value for prompt in group]].mean()
+    drift, worst_drift = _drifts(found["retain"][1], base, [getattr(prompt, factor) for prompt in groups["retain"]])
     others = [name for name in VALUES if name != factor]
     return Scores(
-        esr1=round(100 - _share(right["target"][factor]), 2),
-        psr1=_share(right["retain"][factor]),
-        rest={name: _share(right["target"][name]) for name in others},
-        others={name: _share(right["retain"][name]) for name in others},
-        look_alike=_share(right["look_alike"][factor]) if look_alikes else None,
-        synonym_esr1=round(100 - _share(right["synonym"][factor]), 2) if target in SYNONYMS else None,
-        drift=_drift(moved.mean()),
-        worst_drift=_drift(max(drift.values())),
-        n={name: len(group) for name, group in groups.items() if group},
+        esr1=round(100 - shares["target"][factor], 2),
+        psr1=shares["retain"][factor],
+        rest={name: shares["target"][name] for name in others},
+        others={name: shares["retain"][name] for name in others},
+        look_alike=shares["look_alike"][factor] if "look_alike" in shares else None,
+        synonym_esr1=round(100 - shares["synonym"][factor], 2) if "synonym" in shares else None,
+        drift=drift,
+        worst_drift=worst_drift,
+        n={name: len(group) for name, group in groups.items()},
     )
+
+
+def _drifts(pictures: Tensor, base: Tensor, values: Sequence[str]) -> tuple[float, float]:
+    """How far pictures have moved from the base model's: all of them, and those of the value that moved most."""
+    from concept_erasure.erasure_core.evaluation.drift import mean_square, per_cent
+
+    moved = mean_square(pictures, base)
+    of_value = [moved[[value == one for one in values]].mean() for value in set(values)]
+    return per_cent(float(moved.mean())), per_cent(float(max(of_value)))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,14 @@ from torch import Tensor, nn
 from devtools.hosting import comfyui
 from devtools.hosting.inprocess import load_comfy
 from devtools.hosting.pack import load_pack
+from playground import sampling
 from playground.drawing import SIZE
 from playground.judge import FACTORS, top_labels
 from playground.picture_book.judge import FACTORS as BOOK_FACTORS
 from playground.picture_book.judge import labels as book_labels
 from playground.picture_book.weights import stored_things
-from playground.training import fast_precision
 from playground.weights import CHECKPOINT
 from testbed.files import BOOK, BOOK_JUDGE, JUDGE, picture_book_models, playground_models
-
-STEPS, GUIDANCE_SCALE, SAMPLER, SCHEDULER = 12, 3.0, "euler", "normal"
-BATCH = 48
 
 
 @dataclass
@@ -34,7 +31,7 @@ class Playground:
     clip: Any
     vae: Any
     judges: dict[str, nn.Module]
-    labels: dict[str, tuple[str, ...]]
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._texts: dict[str, tuple[Tensor, Tensor]] = {}
@@ -57,31 +54,14 @@ class Playground:
         states, pooled = (torch.cat(parts) for parts in zip(*map(self.encoded, prompts), strict=True))
         return [[states, {"pooled_output": pooled}]]
 
-    @torch.inference_mode()
-    def sample(self, model: Any, positive: list[Any], negative: list[Any], noise: Tensor, seed: int) -> Tensor:
-        """Latents of one picture a prompt, as KSampler gives them, from `conditioning` and noise (n, channels, 8, 8)."""
-        import comfy.sample
-
-        return comfy.sample.sample(
-            model, noise, STEPS, GUIDANCE_SCALE, SAMPLER, SCHEDULER, positive, negative, torch.zeros_like(noise),
-            disable_pbar=True, seed=seed,
-        )  # fmt: skip
-
     def noise(self, n: int, seed: int) -> Tensor:
         """Noise for n pictures; equal seeds mean equal noise."""
         shape = (n, self.model.model.latent_format.latent_channels, SIZE // 8, SIZE // 8)
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
-    @torch.inference_mode()
     def draw(self, model: Any, prompts: Sequence[str], seed: int) -> Tensor:
         """One picture a prompt, (n, 3, 64, 64) in [0, 1], by ComfyUI's own sampler; equal seeds mean equal noise."""
-        noise, pictures = self.noise(len(prompts), seed), []
-        for rows in torch.arange(len(prompts)).split(BATCH):
-            positive, negative = self.conditioning([prompts[int(row)] for row in rows]), self.conditioning([""])
-            with fast_precision():
-                latents = self.sample(model, positive, negative, noise[rows], seed)
-                pictures.append(self.vae.decode(latents.float()).movedim(-1, 1).float())
-        return torch.cat(pictures)
+        return sampling.draw(model, self.vae, self.conditioning, prompts, self.noise(len(prompts), seed), seed)
 
     def draw_base(self, prompts: Sequence[str], seed: int) -> Tensor:
         """What `draw` gives for the base model; drawn once."""
@@ -90,7 +70,6 @@ class Playground:
             self._base_pictures[key] = self.draw(self.model, prompts, seed)
         return self._base_pictures[key]
 
-    @torch.inference_mode()
     def judged(self, pictures: Tensor) -> dict[str, list[str]]:
         """What each judge sees in each picture."""
         return {factor: [first for first, *_ in answers] for factor, answers in self.ranked(pictures, 1).items()}
@@ -116,7 +95,7 @@ def load_picture_book(models: Path | None = None) -> Playground:
     return _loaded(models or picture_book_models(comfyui.ensure()), BOOK, BOOK_JUDGE, labels)
 
 
-def _loaded(models: Path, checkpoint: Path, judge: Path, labels: dict[str, tuple[str, ...]]) -> Playground:
+def _loaded(models: Path, checkpoint: Path, judge: Path, labels: Mapping[str, tuple[str, ...]]) -> Playground:
     load_comfy()
     load_pack()
     torch.set_flush_denormal(True)

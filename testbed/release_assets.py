@@ -12,12 +12,12 @@ import argparse
 import hashlib
 import json
 import shutil
-import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from devtools.hosting import comfyui
-from devtools.hosting.errors import ToolError
+from devtools.hosting.errors import ToolError, in_one_line
 from devtools.workflows.published import ASSETS
 
 from . import files
@@ -86,24 +86,23 @@ def check(built: dict[str, dict]) -> None:
         )
 
 
-def main(argv: list[str] | None = None) -> int:
+@in_one_line
+def main(argv: Sequence[str] | None = None) -> int:
     """Build, and check or record; 0, or 1 with the reason on standard error."""
-    parser = argparse.ArgumentParser(prog="python -m testbed.release_assets", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m testbed.release_assets", description="Build what a release carries."
+    )
     parser.add_argument("--record", action="store_true", help="keep the new hashes")
     parser.add_argument(
         "--tag", default=recorded()["tag"], help="the release that will carry them; default: %(default)s"
     )
     parser.add_argument("--out", type=Path, default=OUT, help="default: %(default)s")
     args = parser.parse_args(argv)
-    try:
-        built = build(files.playground_models(comfyui.ensure()), args.out)
-        if args.record:
-            text = json.dumps({"tag": args.tag, "files": built}, indent=2)
-            ASSETS.write_text(text + "\n", encoding="utf-8")
-        check(built)
-    except (ToolError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    built = build(files.playground_models(comfyui.ensure()), args.out)
+    if args.record:
+        text = json.dumps({"tag": args.tag, "files": built}, indent=2)
+        ASSETS.write_text(text + "\n", encoding="utf-8")
+    check(built)
     for asset in built.values():
         print(f"{asset['hash']}  {args.out / asset['file']}")
     print(f"attach them to the release {args.tag}")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from PIL import Image, ImageDraw
+
+Row = tuple[str, list[Image.Image]]
+"""A title and its pictures."""
 BAR = 30
 
 
@@ -28,36 +32,42 @@ def progress_bar(titles: dict[str, str]) -> Callable[[str, float, float], None]:
     return show
 
 
-def save_grid(rows: list[tuple[str, list[bytes]]], path: Path, scale: int = 2) -> None:
-    """Write one PNG of all pictures, one titled row an output node; a single picture is kept byte for byte."""
-    from PIL import Image, ImageDraw
+def opened(rows: Sequence[tuple[str, list[bytes]]]) -> list[Row]:
+    """Titled rows of encoded pictures, decoded."""
+    return [(title, [Image.open(io.BytesIO(data)).convert("RGB") for data in pictures]) for title, pictures in rows]
 
+
+def save_grid(rows: list[tuple[str, list[bytes]]], path: Path, scale: int = 2) -> None:
+    """Write one PNG of all pictures, one titled row an output node; a single picture is written byte for byte."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if sum(len(pictures) for _, pictures in rows) == 1:
         path.write_bytes(next(pictures[0] for _, pictures in rows if pictures))
         return
-    drawn = [(title, [Image.open(io.BytesIO(data)).convert("RGB") for data in pictures]) for title, pictures in rows]
-    # Only small pictures are enlarged, and without smoothing, so that one sees what the model drew.
-    grown = [
-        (
-            title,
-            [p.resize((p.width * scale, p.height * scale), Image.NEAREST) if p.width <= 128 else p for p in pictures],
-        )
-        for title, pictures in drawn
-    ]
+    _grid([(title, [_enlarged(picture, scale) for picture in pictures]) for title, pictures in opened(rows)]).save(path)
+
+
+def _enlarged(picture: Image.Image, scale: int) -> Image.Image:
+    """A small picture grown without smoothing, so that one sees what the model drew; a large one as it is."""
+    if picture.width > 128:
+        return picture
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def _grid(rows: list[Row]) -> Image.Image:
     gap, caption = 8, 20
-    width = max(sum(p.width + gap for p in pictures) for _, pictures in grown) + gap
-    heights = [max(p.height for p in pictures) + caption + gap for _, pictures in grown]
+    width = max(sum(picture.width + gap for picture in pictures) for _, pictures in rows) + gap
+    heights = [max(picture.height for picture in pictures) + caption + gap for _, pictures in rows]
     sheet = Image.new("RGB", (width, sum(heights) + gap), "white")
     draw, top = ImageDraw.Draw(sheet), gap
-    for (title, pictures), height in zip(grown, heights, strict=True):
+
+    for (title, pictures), height in zip(rows, heights, strict=True):
         draw.text((gap, top), title, fill="black")
         left = gap
         for picture in pictures:
             sheet.paste(picture, (left, top + caption))
             left += picture.width + gap
         top += height
-    sheet.save(path)
+    return sheet
 
 
 def print_table(figures: dict[str, str]) -> None:

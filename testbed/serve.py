@@ -9,15 +9,17 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Sequence
 
 from devtools.hosting import comfyui, install
-from devtools.hosting.errors import ToolError
+from devtools.hosting.errors import in_one_line
 from devtools.serving import server
 
 from . import files
 
 
-def main(argv: list[str] | None = None) -> int:
+@in_one_line
+def main(argv: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C or a termination signal; 0, or 1 with the reason on standard error."""
     parser = argparse.ArgumentParser(prog="python -m testbed.serve", description="ComfyUI with this pack.")
     parser.add_argument("--port", type=int, help="default: one that is free")
@@ -33,19 +35,20 @@ def main(argv: list[str] | None = None) -> int:
             print(f"\n  {running.url}\n", flush=True)
             print("The workflows are in the browser's Templates, under concept-erasure. Ctrl-C stops the server.")
             print(f"log: {running.log}", flush=True)
-            while running.process.poll() is None:
-                if _make_is_gone(parent):
-                    print("make was killed; stopping the server", file=sys.stderr)
-                    return 1
-                time.sleep(0.5)
-        print(f"ComfyUI ended by itself; see {running.log}", file=sys.stderr)
+            print(_why_it_ends(running, parent), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped")
         return 0
-    except (ToolError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+
+
+def _why_it_ends(running: server.Server, parent: int) -> str:
+    """Wait until there is nothing left to serve, or nobody to serve for."""
+    while running.process.poll() is None:
+        if _make_is_gone(parent):
+            return "make was killed; stopping the server"
+        time.sleep(0.5)
+    return f"ComfyUI ended by itself; see {running.log}"
 
 
 def _make_is_gone(parent: int) -> bool:

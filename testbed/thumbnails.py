@@ -8,21 +8,19 @@ The Templates dialog shows them about 220 pixels wide: few rows, large letters.
 from __future__ import annotations
 
 import argparse
-import io
-import sys
-import tempfile
-from pathlib import Path
+from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
 from devtools.hosting import comfyui
-from devtools.hosting.errors import ToolError
+from devtools.hosting.errors import in_one_line
 from devtools.make_workflows import MAKERS, NEEDS, REAL, TITLED, path_of, workflow
 from devtools.serving import server
 from devtools.workflows import real
 
 from . import files
 from .demo import run_workflow
+from .screen import Row, opened
 
 WIDTH, HEIGHT = 512, 384
 GAP = 8
@@ -31,21 +29,19 @@ MOST_ROWS = 4
 CROP, ENLARGED = (330, 240), 1.5  # of a chart only its beginning is shown, so that its letters can be read
 INK, PAPER, ACCENT = "black", "white", "#3f789e"
 
-Row = tuple[str, list[Image.Image]]
-
 
 def thumbnail(rows: list[tuple[str, list[bytes]]]) -> Image.Image:
     """One picture of WIDTH x HEIGHT: the labelled rows of the first prompt, one an output node; without any the first chart."""
-    drawn = [(title, [Image.open(io.BytesIO(data)).convert("RGB") for data in pictures]) for title, pictures in rows]
-    drawings = [row for row in drawn if len(row[1]) > 1]
+    everything = opened(rows)
+    drawings = [row for row in everything if len(row[1]) > 1]
     drawings = [row for row in drawings if _prompt(row) == _prompt(drawings[0])][:MOST_ROWS]
     if not drawings:
-        title, (chart, *_) = drawn[0]
+        title, (chart, *_) = everything[0]
         return _stacked([(title, [_beginning(chart)])])
     size = (HEIGHT - GAP) // len(drawings) - LABEL - GAP
     count = (WIDTH - GAP) // (size + GAP)
     return _stacked([
-        (title, [picture.resize((size, size), Image.BICUBIC) for picture in row[:count]]) for title, row in drawings
+        (title, [picture.resize((size, size), Image.Resampling.BICUBIC) for picture in row[:count]]) for title, row in drawings
     ])  # fmt: skip
 
 
@@ -71,7 +67,7 @@ def _beginning(chart: Image.Image) -> Image.Image:
     """The upper left of a chart, enlarged; all of it if it is small."""
     part = chart.crop((0, 0, min(CROP[0], chart.width), min(CROP[1], chart.height)))
     scale = min(ENLARGED, (WIDTH - 2 * GAP) / part.width, (HEIGHT - LABEL - 2 * GAP) / part.height)
-    return part.resize((round(part.width * scale), round(part.height * scale)), Image.LANCZOS)
+    return part.resize((round(part.width * scale), round(part.height * scale)), Image.Resampling.LANCZOS)
 
 
 def _stacked(rows: list[Row]) -> Image.Image:
@@ -90,40 +86,33 @@ def _stacked(rows: list[Row]) -> Image.Image:
     return sheet
 
 
-def main(argv: list[str] | None = None) -> int:
+@in_one_line
+def main(argv: Sequence[str] | None = None) -> int:
     """Run and draw; 0, or 1 with the reason on standard error."""
     names = [make.__name__ for make in MAKERS]
-    parser = argparse.ArgumentParser(prog="python -m testbed.thumbnails", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m testbed.thumbnails", description="Draw the thumbnails.")
     parser.add_argument("names", nargs="*", choices=[*names, []], metavar="NAME", help="only these; default: all")
     wanted = parser.parse_args(argv).names or names
     for make, title in TITLED.items():
         if make.__name__ in wanted and make.__name__ in REAL:
             card(title, getattr(real, make.__name__.upper())).save(path_of(make.__name__, ".jpg"), quality=88)
-    wanted = [name for name in wanted if name not in REAL]
-    return _drawn(names, wanted) if wanted else 0
-
-
-def _drawn(names: list[str], wanted: list[str]) -> int:
-    """Run what can be run here, in the order of `names`, so that a file is saved before it is loaded."""
-    try:
-        host = comfyui.ensure()
-        models = files.playground_models(host)
-        with (
-            tempfile.TemporaryDirectory(prefix="concept-erasure-") as base,
-            server.running_server(host, Path(base), models_directory=models) as running,
-        ):
-            needed = {NEEDS[name] for name in wanted if name in NEEDS}
-            for name in names:
-                if name not in wanted and name not in needed:
-                    continue
-                print(f"running {name}", flush=True)
-                run = run_workflow(running, workflow(name))
-                if name in wanted:
-                    thumbnail(run.rows).save(path_of(name, ".jpg"), quality=88)
-    except (ToolError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    drawn_here = [name for name in wanted if name not in REAL]
+    needed = {NEEDS[name] for name in drawn_here if name in NEEDS}
+    if drawn_here:
+        # in the order of `names`, so that a file is saved before it is loaded
+        _draw_from_runs([name for name in names if name in needed.union(drawn_here)], drawn_here)
     return 0
+
+
+def _draw_from_runs(names: Sequence[str], wanted: Sequence[str]) -> None:
+    """Run the workflows `names` in this order, and draw the thumbnails of those that are `wanted`."""
+    models = files.playground_models(comfyui.ensure())
+    with server.temporary_server(models_directory=models) as running:
+        for name in names:
+            print(f"running {name}", flush=True)
+            run = run_workflow(running, workflow(name))
+            if name in wanted:
+                thumbnail(run.rows).save(path_of(name, ".jpg"), quality=88)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,13 @@ def test_the_layout_stays_small_enough_to_be_seen() -> None:
     assert len(core) <= 20 and architecture.floors(nodes) <= 6
 
 
+def test_lines_are_counted_outside_the_tests(tmp_path: Path) -> None:
+    for name in ("__init__.py", "nodes/erase.py", "testbed/demo.py", "tests/test_demo.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("first = 1\nsecond = 2\n", encoding="utf-8")
+    assert architecture.lines(tmp_path) == 6
+
+
 def test_an_import_that_points_up_is_seen(tmp_path: Path) -> None:
     for name, text in {
         "erasure_core/report.py": "",

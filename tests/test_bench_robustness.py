@@ -69,7 +69,7 @@ def test_a_gold_model_that_is_not_there_is_left_out_and_named(testbed, monkeypat
 
 PROGRAM = """
 import argparse
-from benchmarks import runs
+from benchmarks.instruments import runs
 parser = argparse.ArgumentParser()
 parser.add_argument("keys", nargs="*")
 runs.add_arguments(parser)
@@ -86,7 +86,7 @@ print(len(list(runs.each(keys, arguments, run, runs.divided("program", keys, arg
 def test_runs_are_divided_between_processes_and_what_is_done_is_kept(monkeypatch, tmp_path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
     monkeypatch.setattr(runs, "PACK", tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(Path(runs.__file__).parent.parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(runs.__file__).parents[2]))
     rows = tmp_path / "rows.jsonl"
     arguments = argparse.Namespace(rows=rows, share="0/1", processes=2)
 

@@ -104,7 +104,9 @@ def test_only_our_own_environment_is_ever_installed_into(tmp_path: Path, monkeyp
     make_file(install.venv_python(named / "venv"))
     comfyui.ensure()
     assert len(asked) == 1
-    said = r"cannot import pytest, pytest-xdist, ruff.*-m pip install pytest pytest-xdist ruff"
+    said = (
+        r"cannot import pytest, pytest-xdist, ruff, basedpyright.*-m pip install pytest pytest-xdist ruff basedpyright"
+    )
     with pytest.raises(comfyui.HostError, match=said):
         comfyui.ensure(dev=True)
 

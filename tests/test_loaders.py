@@ -140,7 +140,7 @@ def test_an_edit_is_made_on_top_of_a_lora_and_a_merge() -> None:
     other = small_model("Wan 2.1").model
     merged.add_patches(other.get_key_patches("diffusion_model."), 0.5, 0.5)
     for model in (host.patched(testbed.model, lora, 1.0), merged):
-        changed = Playground(model, testbed.clip, None, {}, {})
+        changed = Playground(model, testbed.clip, None, {})
         host.use(testbed.model)  # clones share one network, and the run before may have left another's weights in it
         before = base_hash(testbed)
         erased, _ = run(changed, "uce", **TINY)
@@ -176,7 +176,7 @@ def test_a_model_in_low_vram_mode_gives_the_same_edit(method: str) -> None:
         if memory:
             load_in_part(model, memory)
             assert model.lowvram_patch_counter() > 0
-        edits.append(run(Playground(model, testbed.clip, None, {}, {}), method, **TINY)[0])
+        edits.append(run(Playground(model, testbed.clip, None, {}), method, **TINY)[0])
         host.use(testbed.model)
         assert base_hash(testbed) == before
     assert not edits[0].is_zero() and set(edits[0].tensors) == set(edits[1].tensors)

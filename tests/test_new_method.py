@@ -1,4 +1,4 @@
-"""A method is one file: in a copy of the pack, and listed by the command, it is in the registry, the node and the tests."""
+"""What a contributor adds is one small diff: those in the documentation, applied to a copy of the pack, are found and work."""
 
 from __future__ import annotations
 
@@ -11,26 +11,62 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NAME = "dropped_in"
+PAGES = ("adding_a_method", "adding_an_attack", "adding_a_family", "adding_a_workflow")
 SCHEMA = """
 from devtools.hosting.inprocess import load_comfy
 from devtools.hosting.pack import load_pack
 load_comfy(), load_pack()
-from concept_erasure.nodes.inputs.widgets import method_input
-option = {option.key: option for option in method_input().options}[%r]
-print("WIDGETS", *(entry.id for entry in option.inputs))
+from concept_erasure.nodes.inputs.widgets import attack_input, method_input
+for choice, name in ((method_input(), "ablation"), (attack_input(), "repetition")):
+    option = {option.key: option for option in choice.options}[name]
+    print(name, *(entry.id for entry in option.inputs))
 """
+WORKFLOW = """
+import asyncio, json
+from devtools.hosting.inprocess import load_comfy
+from devtools.hosting.pack import load_pack
+load_comfy(), load_pack()
+import nodes
+from comfy_extras.nodes_preview_any import PreviewAny
+from concept_erasure.nodes.extension import ConceptErasure
+from devtools import make_workflows
+from devtools.workflows.api_prompt import api_prompt
+from devtools.workflows.first_steps import circles_into_squares
+
+async def ours():
+    extension = ConceptErasure()
+    await extension.on_load()
+    return await extension.get_node_list()
+
+info = {}
+for kind, node in (nodes.NODE_CLASS_MAPPINGS | {"PreviewAny": PreviewAny}).items():
+    names = getattr(node, "RETURN_NAMES", node.RETURN_TYPES)
+    info[kind] = {"input": node.INPUT_TYPES(), "output": node.RETURN_TYPES, "output_name": names, "python_module": "nodes"}
+for node in asyncio.run(ours()):
+    info[node.GET_SCHEMA().node_id] = node.GET_NODE_INFO_V1() | {"python_module": "custom_nodes.concept-erasure"}
+prompt = api_prompt(circles_into_squares(json.loads(json.dumps(info))), info)
+(erase,) = [entry["inputs"] for entry in prompt.values() if entry["class_type"] == "ErasureEraseConcept"]
+print(make_workflows.path_of("circles_into_squares").name, "|", erase["concepts"])
+"""
+
+
+def diff_of(page: str) -> str:
+    """The one diff in a page of the documentation."""
+    (diff,) = re.findall(r"```diff\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"), re.DOTALL)
+    return diff
 
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory) -> Path:
-    """The pack with one file more: the README's example under another name."""
+    """The pack with a method, an attack, a family and a workflow more."""
     pack = tmp_path_factory.mktemp("copy") / "pack"
-    ignored = shutil.ignore_patterns(".git", "weights", "workflows", "demo-output", "__pycache__", ".*_cache")
+    ignored = shutil.ignore_patterns(".git", "weights", "demo-output", "__pycache__", ".*_cache")
     shutil.copytree(ROOT, pack, ignore=ignored)
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    code = code.replace('name = "ablation"', f'name = "{NAME}"')
-    (pack / "erasure_core" / "methods" / f"{NAME}.py").write_text(code, encoding="utf-8")
+    for page in PAGES:
+        done = subprocess.run(
+            ["git", "apply", "-"], cwd=pack, input=diff_of(page), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"docs/{page}.md: {done.stderr}"
     run(pack, "-m", "devtools.registries")
     return pack
 
@@ -42,11 +78,35 @@ def run(copy: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_it_is_among_the_choices_of_erase_concept_with_its_settings(copy: Path) -> None:
-    widgets = re.search(r"WIDGETS (.*)", run(copy, "-c", SCHEMA % NAME))[1].split()
-    assert {"layers", "steps", "learning_rate", "retain_weight"} <= set(widgets)
+def passed(copy: Path, *arguments: str) -> int:
+    """How many tests pass in the copy; fails the test if one fails."""
+    said = run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments)
+    return int(re.search(r"(\d+) passed", said)[1])
 
 
-def test_the_property_tests_run_on_it(copy: Path) -> None:
-    said = run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_methods.py", "-k", NAME)
-    assert int(re.search(r"(\d+) passed", said)[1]) >= 8, said
+@pytest.mark.parametrize("page", PAGES)
+def test_a_diff_has_at_most_40_lines(page: str) -> None:
+    assert len(diff_of(page).splitlines()) <= 40
+
+
+def test_method_and_attack_are_among_the_choices_of_their_nodes_with_their_settings(copy: Path) -> None:
+    widgets = {line.split()[0]: set(line.split()[1:]) for line in run(copy, "-c", SCHEMA).splitlines() if line}
+    assert {"layers", "steps", "learning_rate", "retain_weight"} <= widgets["ablation"]
+    assert widgets["repetition"] == {"times"}
+
+
+def test_the_property_tests_run_on_the_method(copy: Path) -> None:
+    assert passed(copy, "tests/test_methods.py", "-k", "ablation and not concept_ablation") >= 8
+
+
+def test_the_property_tests_run_on_the_attack(copy: Path) -> None:
+    assert passed(copy, "tests/test_red_team.py", "-k", "repetition") == 2
+
+
+def test_the_family_is_detected_and_a_method_edits_it(copy: Path) -> None:
+    assert passed(copy, "tests/test_families.py", "-k", "SSD-1B and (detection or closed_form)") == 2
+
+
+def test_the_workflow_is_listed_and_fits_the_nodes(copy: Path) -> None:
+    name, concepts = run(copy, "-c", WORKFLOW).strip().splitlines()[-1].split(" | ")
+    assert name == "18 Playground - circles into squares.json" and concepts == "circle => square"

@@ -62,7 +62,7 @@ def with_node(model: Any, name: str, **changes: Any) -> Any:
 
 def beside(testbed: Playground, model: Any) -> Playground:
     """The same text encoder with another MODEL."""
-    return Playground(model, testbed.clip, testbed.vae, {}, {})
+    return Playground(model, testbed.clip, testbed.vae, {})
 
 
 def noisy(testbed: Playground) -> Tensor:

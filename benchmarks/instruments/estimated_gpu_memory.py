@@ -1,4 +1,4 @@
-"""The memory that AP needs on a GPU, foretold from the shapes of all tensors: nothing is computed and no GPU is needed."""
+"""Estimates the memory that AP needs on a GPU from tensor shapes alone: nothing is computed and no GPU is needed."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def types_of_a_gpu(denoiser: Any, *, autocast: bool = True) -> Iterator[None]:
     from comfy.ldm.modules import attention
 
     def group_norm(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-        return F.group_norm(x.float(), norm.num_groups, *_floats(norm), norm.eps)
+        return F.group_norm(x.float(), norm.num_groups, _float(norm.weight), _float(norm.bias), norm.eps)
 
     def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-        return F.layer_norm(x.float(), norm.normalized_shape, *_floats(norm), norm.eps)
+        return F.layer_norm(x.float(), norm.normalized_shape, _float(norm.weight), _float(norm.bias), norm.eps)
 
     with ExitStack() as stack:
         for module in denoiser.modules().values():
@@ -43,16 +43,16 @@ def types_of_a_gpu(denoiser: Any, *, autocast: bool = True) -> Iterator[None]:
         yield
 
 
-def _floats(norm: nn.Module) -> list[Tensor | None]:
-    return [None if part is None else part.float() for part in (norm.weight, norm.bias)]
+def _float(parameter: Tensor | None) -> Tensor | None:
+    return None if parameter is None else parameter.float()
 
 
 def shapes_only(denoiser: Any, samples: int, run: Callable[[Callable[[], Tensor], LiveMemory], float]) -> Row:
     """Gigabytes that live at most, and those that `run` says. It is given what predicts for so many samples."""
-    said = denoiser.encode(["cat"]).repeat(samples)
+    conditioning = denoiser.encode(["cat"]).repeat(samples)
     with FakeTensorMode(allow_non_fake_inputs=True), LiveMemory() as live:
         latents = torch.randn(denoiser.empty_latents(samples).shape)
-        held = run(lambda: denoiser.predict(latents, torch.ones(samples), said), live)
+        held = run(lambda: denoiser.predict(latents, torch.ones(samples), conditioning), live)
     return {"samples": samples, "held_GB": round(held / 1e9, 2), "peak_GB": round(live.peak / 1e9, 2)}
 
 
@@ -104,7 +104,7 @@ def published(family: str) -> Row:
     return {"what": PUBLISHED} | counted | peak
 
 
-def foretold(family: str) -> list[Row]:
+def estimated(family: str) -> list[Row]:
     """What AP at its defaults asks for at this family's size: its update with and without checkpointing, a search step and a
     batch of sampling runs. And what the published loop asks for."""
     from concept_erasure.erasure_core.memory.checkpointing import by_block

@@ -70,6 +70,8 @@ def random_model(family: str, *, empty: bool = False, dtype: torch.dtype = torch
     operations = comfy.ops.disable_weight_init
     shapes = UNetModel(**CONFIGS[family], dtype=dtype, device="meta", operations=operations).state_dict()
     config = comfy.model_detection.model_config_from_unet(shapes, "")
+    if config is None:
+        raise ValueError(f"ComfyUI sees no model in the shapes of {family}; compare CONFIGS with its UNetModel")
     device, offload = management.get_torch_device(), management.unet_offload_device()
     cast = None if empty else management.unet_manual_cast(dtype, device, config.supported_inference_dtypes)
     config.set_inference_dtype(dtype, cast, device=device)

@@ -77,15 +77,13 @@ def divided(module: str, keys: Sequence[Sequence[Any]], arguments: argparse.Name
         return []
     with tempfile.TemporaryDirectory(prefix="concept-erasure-") as folder:
         files = [Path(folder, f"{index}.jsonl") for index in range(processes)]
-        children = []
-        for index, file in enumerate(files):
+        for file in files:  # so that no process does again what is finished
             file.write_text("".join(json.dumps(row) + "\n" for row in before.values()), encoding="utf-8")
-            line = [sys.executable, "-m", module, *sys.argv[1:], "--no-write", "--processes", "1"]
-            line += ["--share", f"{index}/{processes}", "--rows", str(file)]
-            one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-            children.append(subprocess.Popen(line, cwd=PACK, env=one_thread, stdout=sys.stderr))
+        lines = [_command(module, file, f"{index}/{processes}") for index, file in enumerate(files)]
+        one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+        children = [subprocess.Popen(line, cwd=PACK, env=one_thread, stdout=sys.stderr) for line in lines]
         try:
-            failed = [child.args for child in children if child.wait() != 0]
+            failed = [line for line, child in zip(lines, children, strict=True) if child.wait() != 0]
         finally:
             for child in children:
                 child.kill()
@@ -97,10 +95,25 @@ def divided(module: str, keys: Sequence[Sequence[Any]], arguments: argparse.Name
     return list(found.values())
 
 
+def _command(module: str, file: Path, share: str) -> list[str]:
+    """This program again, for one share of the runs, whose rows go into `file`."""
+    line = [sys.executable, "-m", module, *sys.argv[1:], "--no-write", "--processes", "1"]
+    return [*line, "--share", share, "--rows", str(file)]
+
+
 def _keep(path: Path | None, row: Row) -> None:
     if path is not None:
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def shown(*given: Any, **named: Any) -> list[Row]:
+    """The rows of `each`, which takes the same arguments; each is printed when it is there."""
+    rows = []
+    for row in each(*given, **named):
+        rows.append(row)
+        print(f"# {json.dumps(row)}", flush=True)
+    return rows
 
 
 def each(

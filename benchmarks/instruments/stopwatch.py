@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -21,14 +21,14 @@ class Stopwatch:
     without the parts inside it; the empty path is what was in no part. Costs are complete after `stop`."""
 
     def __init__(self, read: Callable[[], Mapping[str, float]]) -> None:
-        self.parts: dict[Path, Counter[str]] = {}
+        self.parts: dict[Path, defaultdict[str, float]] = {}
         self._read, self._path = read, ()
         self._last = read()
 
     def stop(self) -> None:
         """Count up to now."""
         now = self._read()
-        part = self.parts.setdefault(self._path, Counter())
+        part = self.parts.setdefault(self._path, defaultdict(float))
         for name, value in now.items():
             part[name] += value - self._last[name]
         self._last = now

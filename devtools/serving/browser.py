@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from ..hosting.errors import ToolError
 from ..hosting.install import cache
@@ -22,7 +23,7 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 
 class BrowserError(ToolError):
-    """There is no browser, or a script in it failed; the message is what it said."""
+    """There is no browser, or a script in it failed; the message is its output."""
 
 
 def missing() -> str | None:
@@ -34,7 +35,7 @@ def missing() -> str | None:
     return f"{', '.join(lacking)} not found; on Debian and Ubuntu: apt-get install nodejs npm chromium"
 
 
-def run(script: Path, given: dict, timeout: float = 600.0) -> object:
+def run(script: Path, given: dict, timeout: float = 600.0) -> Any:
     """What a script hands back by `answer` of page.mjs; `given` is its `input`.
 
     Raises BrowserError if there is no browser, or with the end of its output if the script fails or takes too long.
@@ -51,8 +52,9 @@ def run(script: Path, given: dict, timeout: float = 600.0) -> object:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        said = (error.stdout or b"").decode(errors="replace") if isinstance(error.stdout, bytes) else error.stdout or ""
-        raise BrowserError(f"{script.name} took more than {timeout:.0f} s; it said: {said[-2000:]}") from error
+        output = error.stdout or ""  # bytes, although text is asked for (CPython issue 87597)
+        text = output.decode(errors="replace") if isinstance(output, bytes) else output
+        raise BrowserError(f"{script.name} took more than {timeout:.0f} s; it said: {text[-2000:]}") from error
     if done.returncode != 0:
         raise BrowserError(f"{script.name} failed:\n{(done.stdout + done.stderr).strip()[-4000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])

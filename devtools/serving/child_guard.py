@@ -1,7 +1,7 @@
 """See that a process and its children end when we do, even if we are killed. Standard library only.
 
 A process that is killed outright runs no `finally`. So a second one, the guard, waits at a pipe that only we hold open,
-and when we are gone it reads the pipe's end and kills what it was told to watch. Linux has PR_SET_PDEATHSIG for this,
+and when we are gone it reads the pipe's end and kills the group that it watches. Linux has PR_SET_PDEATHSIG for this,
 but that leaves the children of the watched process behind and fires when the thread ends that started it.
 """
 
@@ -22,7 +22,6 @@ PATIENCE = 10.0  # seconds between asking a process to end and killing it
 def guarding() -> Iterator[Callable[[int], None]]:
     """A function that puts the group of a process (by its id, the leader's) under guard until the block is left."""
     line = [sys.executable, "-m", __name__]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(
         line,
         cwd=Path(__file__).resolve().parents[2],
@@ -30,7 +29,8 @@ def guarding() -> Iterator[Callable[[int], None]]:
         start_new_session=True,  # what is sent to our whole group, from Ctrl-C to SIGKILL, must not reach the guard
         close_fds=False,  # a lock that we hold stays held until the guard has done its work
         text=True,
-        **quiet,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     ) as guard:
         try:
             yield lambda leader: print(leader, file=guard.stdin, flush=True)

@@ -24,7 +24,7 @@ OnProgress = Callable[[str, float, float], None]
 
 
 class ServerError(ToolError):
-    """The server did not start, died, or refused a request; the message ends with what it said."""
+    """The server did not start, died, or refused a request; the message ends with its own words."""
 
 
 class ExecutionFailed(ServerError):
@@ -155,11 +155,13 @@ async def _follow(
                 message = await stream.receive(timeout=0.1)
             except asyncio.TimeoutError:  # on Python 3.10 not yet the built-in one
                 message = None
+
             # Done only when nothing is left to read, so that the last step and the last preview are passed on.
             if entry is not None and (message is None or stream.closed or time.monotonic() - asked > 2.0):
                 return entry
             if message is None:
                 continue
+
             if stream.closed:
                 await asyncio.sleep(0.1)  # nothing more will come; only the history is left to ask
             elif message.type is aiohttp.WSMsgType.TEXT and on_progress:
@@ -200,8 +202,8 @@ def _reason(error: urllib.error.HTTPError) -> str:
     except ValueError:
         return text
     problem = answer.get("error") or {}
-    said = problem if isinstance(problem, str) else " ".join(filter(None, map(problem.get, ("message", "details"))))
-    return "; ".join(filter(None, (said, _node_errors(answer))))
+    words = problem if isinstance(problem, str) else " ".join(filter(None, map(problem.get, ("message", "details"))))
+    return "; ".join(filter(None, (words, _node_errors(answer))))
 
 
 def _node_errors(answer: dict) -> str:

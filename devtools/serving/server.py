@@ -13,13 +13,15 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from ..hosting.comfyui import PACK, Host
+from ..hosting.comfyui import PACK, Host, ensure
 from ..hosting.lock import locked
 from ..workflows.api_prompt import WorkflowError, api_prompt
 from . import child_guard
@@ -49,13 +51,14 @@ __all__ = [
     "object_info",
     "queue",
     "running_server",
+    "temporary_server",
     "view",
     "wait",
 ]
 
 PACK_NAME = "concept-erasure"
 MODEL_FOLDERS = ("checkpoints", "loras", "concept_judges", "erased_unets")
-NOT_FOR_A_COPY = (".git", "tests", "benchmarks", "devtools", "playground", "__pycache__", ".venv")
+NOT_FOR_A_COPY = (".git", "tests", "benchmarks", "devtools", "playground", "testbed", "__pycache__", ".venv")
 
 
 @contextlib.contextmanager
@@ -79,6 +82,7 @@ def running_server(
     base = Path(base_directory).absolute()
     port = port or _free_port()
     url = f"http://127.0.0.1:{port}"
+
     with _alone(base, url), child_guard.guarding() as watch, _log(base).open("wb") as output, _terminating_politely():
         _lay_out(base, pack)
         process = subprocess.Popen(
@@ -90,6 +94,7 @@ def running_server(
             stderr=subprocess.STDOUT,
             start_new_session=True,  # so that Ctrl-C reaches us first and the whole group can be stopped at once
         )
+
         try:
             watch(process.pid)
             server = Server(url, base, _log(base), process)
@@ -99,6 +104,16 @@ def running_server(
             yield server
         finally:
             child_guard.stop(process)
+
+
+@contextlib.contextmanager
+def temporary_server(**options: Any) -> Iterator[Server]:
+    """`running_server` of the host that is found or installed, in a base directory that is removed afterwards."""
+    with (
+        tempfile.TemporaryDirectory(prefix="concept-erasure-") as base,
+        running_server(ensure(), Path(base), **options) as running,
+    ):
+        yield running
 
 
 @contextlib.contextmanager
@@ -154,9 +169,9 @@ def _command(
 def _environment() -> dict[str, str]:
     """Our environment without what would put the repository's own `nodes` before ComfyUI's, and offline."""
     drop = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP")
-    kept = {name: value for name, value in os.environ.items() if name not in drop}
-    kept.setdefault("CONCEPT_ERASURE_PLAYGROUND", "0")  # what a server of ours needs is built before it starts
-    return kept | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "HF_HUB_OFFLINE": "1"}
+    variables = {name: value for name, value in os.environ.items() if name not in drop}
+    variables.setdefault("CONCEPT_ERASURE_PLAYGROUND", "0")  # what a server of ours needs is built before it starts
+    return variables | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "HF_HUB_OFFLINE": "1"}
 
 
 def _free_port() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .graph import Output
-from .sheet import PLAYGROUND, SIZE, Sheet
+from .sheet import PLAYGROUND, SAMPLING, SIZE, Sheet
 
 SAVED = "erased/concept_00001_.safetensors"
 """The file that `erase_and_compare` saves in its first run."""
@@ -108,13 +108,16 @@ def stock_lora_loader(object_info: dict) -> dict:
     return sheet.graph.workflow()
 
 
-MEASURED = {
-    "concepts": "circle",
+ASKED = {
     "templates": "a red {}\na striped blue {}\na picture of a green {}",
-    "pictures_per_prompt": 8,
-    "steps": 12,
-    "cfg": 3.0,
     "synonyms": "disc",
+    "steps": SAMPLING["steps"],
+    "cfg": SAMPLING["cfg"],
+}
+"""How the concept is asked for when an edit is measured or attacked."""
+MEASURED = ASKED | {
+    "concepts": "circle",
+    "pictures_per_prompt": 8,
     "look_alikes": "oval\nring",
     "retain_prompts": "a red square\na checked yellow star\na solid teal cross\na thing",
 }
@@ -145,14 +148,7 @@ def evaluate(object_info: dict) -> dict:
     return sheet.graph.workflow()
 
 
-ATTACKED = {
-    "concept": "circle",
-    "templates": "a red {}\na striped blue {}\na picture of a green {}",
-    "attempts": 8,
-    "steps": 12,
-    "cfg": 3.0,
-    "synonyms": "disc",
-}
+ATTACKED = ASKED | {"concept": "circle", "attempts": 8}
 CHEAP_ATTACKS = "paraphrase wordings=8 tries=1\nnearest_tokens words=6 tries=1\ncompletion\nimg2img"
 
 

@@ -60,8 +60,8 @@ def closed_form_in_seconds(object_info: dict) -> dict:
     sheet = Sheet("closed_form_in_seconds", object_info, CLOSED_FORM_NOTE).checkpoint()
     models = {"before": sheet.model}
     for column, method in enumerate(("uce", "rece"), 1):
-        values = {"concepts": "circle => triangle\nstar => cross", "method": method}
-        models[method], _, _, report = sheet.erase(column, f"Erase Concept by {method}", **values)
+        concepts, title = "circle => triangle\nstar => cross", f"Erase Concept by {method}"
+        models[method], _, _, report = sheet.erase(column, title, concepts=concepts, method=method)
         sheet.report(column, report, f"Report of {method}")
     sheet.group("Erase by two methods", 1, 2)
     sheet.compare(models, (*PAIR, "a green star"), 3)

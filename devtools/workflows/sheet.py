@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from .graph import Graph, Output, Subgraph
@@ -83,10 +83,10 @@ class Sheet:
         self.model, self.clip, self.vae = model, clip, vae
 
     def erase(
-        self, column: int, title: str = "", links: dict[str, Output] | None = None, **values: object
+        self, column: int, title: str = "", links: Mapping[str, Output] | None = None, **values: object
     ) -> list[Output]:
         """Erase Concept on the loaded model; the concept is "circle" if `values` name no other."""
-        links = {"model": self.model, "clip": self.clip} | (links or {})
+        links = {"model": self.model, "clip": self.clip, **(links or {})}
         own = any(name.startswith("method.") for name in values)
         values = self.drawing.size | {"concepts": "circle"} | ({"preset": "custom"} if own else {}) | values
         return self.add("ErasureEraseConcept", column, title, values, links)
@@ -109,7 +109,7 @@ class Sheet:
         self.add("PreviewImage", column, title, None, {"images": images}, size)
 
     def compare(self, models: dict[str, Output], prompts: Iterable[str], column: int, save: str = "") -> None:
-        """For each prompt, what every model (by its title) draws from the same noise; kept under the prefix `save` or only
+        """For each prompt, what every model (by its title) draws from the same noise; saved under the prefix `save` or only
         shown. One subgraph draws a prompt; the pictures of one prompt stand beside it, or below each other if there is but
         one prompt."""
         part = comparison(self.graph, list(models), self.drawing)
@@ -119,8 +119,8 @@ class Sheet:
             links = {**models, "clip": self.clip, "vae": self.vae}
             drawn = self.graph.use(part, column, prompt, {"prompt": prompt}, links, (0, PICTURE[1]))
             for row, (when, images) in enumerate(zip(models, drawn, strict=True)):
-                kept = f"{save}/{when}_{prompt.replace(' ', '_')}"
-                kind, values = ("SaveImage", {"filename_prefix": kept}) if save else ("PreviewImage", None)
+                prefix = f"{save}/{when}_{prompt.replace(' ', '_')}"
+                kind, values = ("SaveImage", {"filename_prefix": prefix}) if save else ("PreviewImage", None)
                 place = column + 1 + (0 if below else row)
                 self.add(kind, place, f"{when}: {prompt}", values, {"images": images}, PICTURE)
         self.group(COMPARE, *range(column, column + 2 + (0 if below else len(models) - 1)))

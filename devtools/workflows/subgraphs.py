@@ -39,7 +39,9 @@ def _expand(
         links[prefix, link_id] = (f"{prefix}{origin}", slot)
     for node in level["nodes"]:
         node_id = f"{prefix}{node['id']}"
-        nodes[node_id] = node = _linked_from(node, prefix) | ({"within": within} if within else {})
+        nodes[node_id] = node = _linked_from(node, prefix)
+        if within:
+            node["within"] = within
         part = definitions.get(node["type"])
         if part is not None:
             node[SUBGRAPH] = part

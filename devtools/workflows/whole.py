@@ -20,9 +20,11 @@ def erase_measure_attack_save(object_info: dict) -> dict:
     (judge, _) = sheet.add("ErasureLoadConceptJudge", 0, "", {"name": JUDGE})
     erased, edit, *_ = sheet.erase(1)
     sheet.group("1 Erase", 1)
+
     links = {"model": sheet.model, "clip": sheet.clip, "erased_unet": edit}
     values = SIZE | {"concepts": "circle", "vocabulary": "shapes_and_colours", "candidates": SHAPES, "top_k": 3}
     hurt, *_ = sheet.add("ErasureFindAdversarialConcept", 2, "", values, links)
+
     links = {"model": sheet.model, "erased_model": erased, "clip": sheet.clip, "vae": sheet.vae, "judge": judge}
     values = {key: value for key, value in (SIZE | MEASURED).items() if key != "look_alikes"}
     values |= {"pictures_per_prompt": 4, "filename_prefix": "erasure/whole_measured"}
@@ -32,11 +34,13 @@ def erase_measure_attack_save(object_info: dict) -> dict:
     sheet.show(3, chart, "Scores", (640, 420))
     sheet.report(3, report, "Report of the measurement")
     sheet.group("2 Measure", 2, 3)
+
     values = SIZE | ATTACKED | {"attacks": CHEAP_ATTACKS, "filename_prefix": "erasure/whole_attacked"}
     page, report = sheet.add("ErasureRedTeamSummary", 4, "", values, links)
     sheet.report(4, report, "Report of the attacks")
     sheet.show(5, page, "What it survives", (640, 640))
     sheet.group("3 Attack", 4, 5)
+
     sheet.save(6, scored, "erased/whole")
     sheet.group("4 Save", 6)
     return sheet.graph.workflow()

@@ -54,13 +54,13 @@ def widgets(spec: dict, values: dict[str, object], prefix: str = "") -> Iterator
             yield from widgets(choices[keys.index(value)]["inputs"], values, f"{name}.")
 
 
-def _each(spec: dict) -> Iterator[tuple[str, str, object, dict, bool]]:
-    """Every input: id, type, the list of an old-style combo or None, options, whether it is optional."""
+def _each(spec: dict) -> Iterator[tuple[str, str, list, dict, bool]]:
+    """Every input: id, type, the choices of a combo, options, whether it is optional."""
     for group in ("required", "optional"):
         for name, (kind, *more) in spec.get(group, {}).items():
             options = more[0] if more else {}
             listed = isinstance(kind, list)
-            choices = kind if listed else options.get("options")
+            choices = kind if listed else options.get("options") or []
             yield name, "COMBO" if listed else kind, choices, options, group != "required"
 
 

@@ -5,23 +5,27 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..autoencoder import reconstruction_error, scaled
-from ..training import Schedule, fast_precision, train
+from ..training import Schedule, channels_last, fast_precision, train
 from ..weights import stored_autoencoder
 from .drawing import Book
+
+if TYPE_CHECKING:
+    from comfy.taesd.taesd import TAESD
 
 SCHEDULE = Schedule(steps=1200, batch=16, learning_rate=6e-4, ema=0.998, weight_decay=0.0)
 DECODER = Schedule(steps=1600, batch=16, learning_rate=6e-4, ema=0.998, weight_decay=0.0)
 SAVE_EVERY = 100
 
 
-def train_autoencoder(folder: Path, book: Book, schedule: Schedule = SCHEDULE) -> nn.Module:
+def train_autoencoder(folder: Path, book: Book, schedule: Schedule = SCHEDULE) -> TAESD:
     """Train (or go on training) the autoencoder, from the weights that know lines and plain colours already."""
-    module = stored_autoencoder().train().to(memory_format=torch.channels_last)
+    module = channels_last(stored_autoencoder().train())
     module.requires_grad_(True)
     module.vae_scale.requires_grad_(False)
     module.vae_shift.requires_grad_(False)
@@ -31,14 +35,14 @@ def train_autoencoder(folder: Path, book: Book, schedule: Schedule = SCHEDULE) -
     return scaled(averaged, book.random(512, torch.Generator().manual_seed(3)).pictures)
 
 
-def train_decoder(folder: Path, book: Book, autoencoder: nn.Module, schedule: Schedule = DECODER) -> nn.Module:
+def train_decoder(folder: Path, book: Book, autoencoder: TAESD, schedule: Schedule = DECODER) -> TAESD:
     """Train the decoder alone (or go on training it), for sharper pictures: latents, and a UNet that knows them, stay valid."""
-    module = copy.deepcopy(autoencoder).train().requires_grad_(False).to(memory_format=torch.channels_last)
+    module = channels_last(copy.deepcopy(autoencoder).train().requires_grad_(False))
     module.taesd_decoder.requires_grad_(True)
     return train("decoder", module, _loss(module, book), schedule, 4, folder / "decoder.pt", SAVE_EVERY)
 
 
-def _loss(module: nn.Module, book: Book) -> Callable[[int, torch.Generator], Tensor]:
+def _loss(module: TAESD, book: Book) -> Callable[[int, torch.Generator], Tensor]:
     def loss(batch: int, generator: torch.Generator) -> Tensor:
         rendering = book.random(batch, generator)
         return reconstruction_error(module, rendering.pictures, rendering.drawn, generator)
@@ -47,7 +51,7 @@ def _loss(module: nn.Module, book: Book) -> Callable[[int, torch.Generator], Ten
 
 
 @torch.no_grad()
-def reconstructed(autoencoder: nn.Module, pictures: Tensor, batch: int = 64) -> Tensor:
+def reconstructed(autoencoder: TAESD, pictures: Tensor, batch: int = 64) -> Tensor:
     """Pictures (n, 3, 64, 64) as they come back from the autoencoder."""
     parts = []
     for part in pictures.split(batch):

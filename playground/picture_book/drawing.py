@@ -53,6 +53,8 @@ class Book:
         matrix[:, 1, 1] = 1 / scale
         matrix[:, :, 2] = (2 * torch.rand(n, 2, generator=generator) - 1) * MOVE * 2 / SIDE
         source = self._pictures[thing, style].float() / 255
-        placed = F.grid_sample(source, F.affine_grid(matrix, source.shape, align_corners=False), align_corners=False)
+        placed = F.grid_sample(
+            source, F.affine_grid(matrix, list(source.shape), align_corners=False), align_corners=False
+        )
         alpha = placed[:, 3:]
         return Rendering(thing, style, placed[:, :3] + BACKGROUND * (1 - alpha), alpha)

@@ -6,15 +6,20 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from ..judge import roughen, top_labels
+from ..judge import new_classifier, roughen, top_labels
 from ..training import Schedule, fast_precision, train
 from .drawing import Book, Rendering
 from .sources import STYLES
 from .things import Thing
+
+if TYPE_CHECKING:
+    from comfy.taesd.taesd import TAESD
+    from transformers import ResNetForImageClassification
 
 FACTORS = ("thing", "style")
 LATENT_NOISE = 0.35
@@ -33,21 +38,9 @@ def labels(factor: str, things: Sequence[Thing]) -> tuple[str, ...]:
     return tuple(thing.name for thing in things) if factor == "thing" else tuple(style.word for style in STYLES)
 
 
-def new_judge(names: tuple[str, ...]) -> nn.Module:
-    """A residual network of about 1 M parameters whose label map is `names`."""
-    from transformers import ResNetConfig, ResNetForImageClassification
-
-    config = ResNetConfig(
-        embedding_size=32,
-        hidden_sizes=[32, 64, 128, 192],
-        depths=[1, 1, 1, 1],
-        layer_type="basic",
-        id2label=dict(enumerate(names)),
-        label2id={name: index for index, name in enumerate(names)},
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(11)
-        return ResNetForImageClassification(config)
+def new_judge(names: tuple[str, ...]) -> ResNetForImageClassification:
+    """A judge of about 1 M parameters that says one of `names`."""
+    return new_classifier(names, (32, 64, 128, 192))
 
 
 def truth(rendering: Rendering, factor: str) -> Tensor:
@@ -55,7 +48,7 @@ def truth(rendering: Rendering, factor: str) -> Tensor:
     return rendering.thing if factor == "thing" else rendering.style
 
 
-def train_first_judge(folder: Path, book: Book, factor: str) -> nn.Module:
+def train_first_judge(folder: Path, book: Book, factor: str) -> ResNetForImageClassification:
     """Train (or go on training) a judge that knows only renderings, at most blurred: it measures the autoencoder, whose
     faults it has not learned."""
     return _train(
@@ -63,7 +56,9 @@ def train_first_judge(folder: Path, book: Book, factor: str) -> nn.Module:
     )
 
 
-def train_judge(folder: Path, book: Book, factor: str, first: nn.Module, autoencoder: nn.Module) -> nn.Module:
+def train_judge(
+    folder: Path, book: Book, factor: str, first: ResNetForImageClassification, autoencoder: TAESD
+) -> ResNetForImageClassification:
     """Train the first judge on (or go on training it), with half of the renderings out of the autoencoder, from latents
     that are a little off, as a model's pictures are. It never sees a picture of the diffusion model."""
     module = copy.deepcopy(first).train().requires_grad_(True)
@@ -72,18 +67,17 @@ def train_judge(folder: Path, book: Book, factor: str, first: nn.Module, autoenc
 
 def _train(
     name: str,
-    module: nn.Module,
+    module: ResNetForImageClassification,
     folder: Path,
     book: Book,
     factor: str,
     schedule: Schedule,
-    autoencoder: nn.Module | None,
-) -> nn.Module:
+    autoencoder: TAESD | None,
+) -> ResNetForImageClassification:
     def loss(batch: int, generator: torch.Generator) -> Tensor:
         rendering = book.random(batch, generator)
-        noise = LATENT_NOISE if autoencoder is not None else 0.0
         # not moved: the pictures reach the edges, and are moved when they are rendered
-        pictures = roughen(rendering.pictures, autoencoder, noise, generator, shift=0)
+        pictures = roughen(rendering.pictures, autoencoder, LATENT_NOISE, generator, shift=0)
         with fast_precision():
             logits = module(pixel_values=(pictures - 0.5) / 0.5).logits.float()
         return nn.functional.cross_entropy(logits, truth(rendering, factor), label_smoothing=0.05)

@@ -2,47 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..training import fast_precision
+from devtools.hosting.errors import ToolError
+
+from .. import sampling
 from .judge import Accuracy, accuracy
 from .sources import STYLES
 from .things import SIDE
 from .words import TEMPLATES, caption
 
-STEPS, GUIDANCE_SCALE, SAMPLER, SCHEDULER = 12, 3.0, "euler", "normal"
-BATCH = 48
-
 
 @torch.inference_mode()
 def draw(checkpoint: Path, prompts: Sequence[str], seed: int) -> Tensor:
     """One picture a prompt, (n, 3, 64, 64) in [0, 1], as Load Checkpoint and KSampler draw it."""
-    import comfy.sample
     import comfy.sd
 
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(checkpoint))
+    if clip is None or vae is None:
+        raise ToolError(f"{checkpoint} has no text encoder or no autoencoder; build it again (picture_book.build)")
     noise = torch.randn(len(prompts), 4, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(seed))
 
-    def encoded(texts: Iterable[str]) -> list[list[Any]]:
+    def encode(texts: Sequence[str]) -> sampling.Conditioning:
         parts = [clip.encode_from_tokens_scheduled(clip.tokenize(text), show_pbar=False)[0] for text in texts]
         states, pooled = torch.cat([part[0] for part in parts]), torch.cat([part[1]["pooled_output"] for part in parts])
         return [[states, {"pooled_output": pooled}]]
 
-    pictures, nothing = [], encoded([""])
-    for rows in torch.arange(len(prompts)).split(BATCH):
-        asked = encoded(prompts[int(row)] for row in rows)
-        with fast_precision():
-            latents = comfy.sample.sample(
-                model, noise[rows], STEPS, GUIDANCE_SCALE, SAMPLER, SCHEDULER, asked, nothing,
-                torch.zeros_like(noise[rows]), disable_pbar=True, seed=seed,
-            )  # fmt: skip
-            pictures.append(vae.decode(latents.float()).movedim(-1, 1).float())
-    return torch.cat(pictures)
+    return sampling.draw(model, vae, encode, prompts, noise, seed)
 
 
 def questions(names: Sequence[str], n: int) -> tuple[list[str], Tensor, Tensor]:
@@ -59,7 +49,7 @@ def questions(names: Sequence[str], n: int) -> tuple[list[str], Tensor, Tensor]:
 
 
 def judged(
-    checkpoint: Path, judges: dict[str, nn.Module], names: Sequence[str], n: int, seed: int = 99
+    checkpoint: Path, judges: Mapping[str, nn.Module], names: Sequence[str], n: int, seed: int = 99
 ) -> tuple[dict[str, Accuracy], Tensor]:
     """How many of n pictures of a checkpoint show the thing, and how many the style, that they were asked for; and the
     pictures (n, 3, 64, 64)."""

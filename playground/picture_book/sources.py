@@ -5,15 +5,14 @@ Nothing of them is in the repository; CREDITS.md beside this file names their au
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from devtools.hosting import archives
 from devtools.hosting.errors import ToolError
 from devtools.hosting.install import cache
 from devtools.hosting.lock import locked
@@ -101,13 +100,8 @@ def _fetch(package: Package, place: Path) -> None:
 
 def unpack(archive: Path, package: Package, to: Path) -> None:
     """Unpack an archive that is the pinned one; raises ToolError for any other, and then unpacks nothing."""
-    found = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if found != package.sha256:
-        raise ToolError(f"{package.name} has SHA-256 {found}, not the pinned {package.sha256}; not unpacked")
-    with tarfile.open(archive) as tar:
-        # the hash vouches for the contents; the filter also keeps modes and owners ordinary, where Python has it
-        safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-        tar.extractall(to, **safe)
+    archives.check_hash(archive, package.sha256)
+    archives.unpack(archive, to)
 
 
 def entries(packages: Path) -> list[Entry]:

@@ -6,13 +6,17 @@ What lies near a concept then comes from pictures and captions. Only the learned
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..text_encoder import HIDDEN, POSITIONS, RANDOM_LAYERS, WIDTH, text_encoder_weights, tokenizer_ids
+from ..text_encoder import CONFIG, POSITIONS, WIDTH, text_encoder_weights, tokenizer_ids
 from ..training import fast_precision
 from .words import token_ids
+
+if TYPE_CHECKING:
+    from comfy.clip_model import CLIPLayer, CLIPTextModel_
 
 TABLE = "embeddings.token_embedding.weight"
 CHANCE, SEEN, GAIN = 0.3, 0.9, 3.0
@@ -60,6 +64,8 @@ def with_rows(weights: dict[str, Tensor], tokens: Tensor, rows: Tensor) -> dict[
 class Words(nn.Module):
     """Learned token embeddings, and the frozen layers that make hidden states of them."""
 
+    start: Tensor
+
     def __init__(self, tokens: Tensor, weights: dict[str, Tensor], seen: Tensor) -> None:
         """`weights` as `seeded_weights` gives them; only the embeddings of `tokens` (m,) are learned, from where `seen`
         (m, 768) puts them."""
@@ -87,30 +93,21 @@ class Words(nn.Module):
         states = embedded + model.embeddings.position_embedding.weight
         mask = torch.full((POSITIONS, POSITIONS), -torch.finfo(states.dtype).max).triu_(1)
         attention = optimized_attention_for_device(states.device, mask=True, small_input=True)
-        for layer in model.encoder.layers:
+        for layer in cast("list[CLIPLayer]", model.encoder.layers):
             states = states + layer.self_attn(layer.layer_norm1(states), mask, attention)
             states = states + layer.mlp(layer.layer_norm2(states))
         return model.final_layer_norm(states)
 
 
-def _encoder(weights: dict[str, Tensor]) -> nn.Module:
+def _encoder(weights: dict[str, Tensor]) -> CLIPTextModel_:
     """The layers of the encoder that do something, frozen."""
     import comfy.ops
     from comfy.clip_model import CLIPTextModel_
 
-    config = {
-        "num_hidden_layers": RANDOM_LAYERS,
-        "hidden_size": WIDTH,
-        "num_attention_heads": 12,
-        "intermediate_size": HIDDEN,
-        "hidden_act": "quick_gelu",
-        "max_position_embeddings": POSITIONS,
-        "eos_token_id": 49407,
-    }
-    model = CLIPTextModel_(config, torch.float32, "cpu", comfy.ops.disable_weight_init)
+    model = CLIPTextModel_(CONFIG, torch.float32, "cpu", comfy.ops.disable_weight_init)
     own = model.state_dict().keys() - {TABLE}
     # the table is large and never read: the words bring their own rows
-    model.embeddings.token_embedding = None
+    del model.embeddings.token_embedding
     model.load_state_dict({name: weights[name].float() for name in own})
     return model.requires_grad_(False)
 

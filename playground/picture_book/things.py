@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .sources import STYLES, Entry, entries, picture
+from .sources import STYLES, Entry, Style, entries, picture
 from .words import CATEGORIES, LEFT_OUT, SYNONYMS, every_caption, is_one_token
 
 GROUPS = {3: "animals and nature", 4: "food and drink", 5: "travel and places", 7: "objects"}
@@ -110,13 +110,14 @@ def pictures(packages: Path, things: Iterable[Thing]) -> Tensor:
     """The pictures as they are in the packages: (things, styles, 4, 64, 64) bytes, colour times alpha and alpha."""
     from PIL import Image
 
-    def read(style_file: Path) -> Tensor:
-        with Image.open(style_file) as file:
+    def drawn(style: Style, code: str) -> Tensor:
+        path = picture(packages, style, code)
+        if path is None:
+            raise FileNotFoundError(f"{style.word} has no picture of {code}; take only things that every style has")
+        with Image.open(path) as file:
             return premultiplied(np.array(file.convert("RGBA").resize((SIDE, SIDE), Image.Resampling.LANCZOS)))
 
-    return torch.stack(
-        [torch.stack([read(picture(packages, style, thing.code)) for style in STYLES]) for thing in things]
-    )
+    return torch.stack([torch.stack([drawn(style, thing.code) for style in STYLES]) for thing in things])
 
 
 def premultiplied(pixels: np.ndarray) -> Tensor:

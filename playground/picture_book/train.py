@@ -10,9 +10,9 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from devtools.hosting.errors import ToolError
 from devtools.hosting.inprocess import load_comfy
@@ -20,6 +20,10 @@ from devtools.hosting.inprocess import load_comfy
 from . import autoencoder, judge, sampling, sources, things, unet, weights
 from .build import build_checkpoint
 from .drawing import Book
+
+if TYPE_CHECKING:
+    from comfy.taesd.taesd import TAESD
+    from transformers import ResNetForImageClassification
 
 GOOD_ENOUGH = 0.95
 """Share of the autoencoder's reconstructions that a judge must name right before the UNet learns from it."""
@@ -39,22 +43,22 @@ class Training:
     book: Book
 
     @cached_property
-    def encoder(self) -> nn.Module:
+    def encoder(self) -> TAESD:
         """The autoencoder whose latents the UNet learns from."""
         return autoencoder.train_autoencoder(self.folder, self.book)
 
     @cached_property
-    def autoencoder(self) -> nn.Module:
+    def autoencoder(self) -> TAESD:
         """The same with a sharper decoder."""
         return autoencoder.train_decoder(self.folder, self.book, self.encoder)
 
     @cached_property
-    def first_judges(self) -> dict[str, nn.Module]:
+    def first_judges(self) -> dict[str, ResNetForImageClassification]:
         """The judges that have seen renderings only."""
         return {factor: judge.train_first_judge(self.folder, self.book, factor) for factor in judge.FACTORS}
 
     @cached_property
-    def judges(self) -> dict[str, nn.Module]:
+    def judges(self) -> dict[str, ResNetForImageClassification]:
         """The judges that know reconstructions as well."""
         return {
             factor: judge.train_judge(self.folder, self.book, factor, first, self.autoencoder)
@@ -71,7 +75,7 @@ class Training:
         """The UNet and its words after they have learned together."""
         return unet.train_with_words(self.folder, self.latents)
 
-    def measured(self, judges: dict[str, nn.Module]) -> dict[str, dict[str, judge.Accuracy]]:
+    def measured(self, judges: dict[str, ResNetForImageClassification]) -> dict[str, dict[str, judge.Accuracy]]:
         """By factor: how often its judge names fresh renderings right, and what the autoencoder makes of them."""
         rendering = self.book.random(judge.FRESH, torch.Generator().manual_seed(2024))
         again = autoencoder.reconstructed(self.autoencoder, rendering.pictures)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from .sources import STYLES
 from .text import Words, hidden_states, seeded_weights, seen, used_tokens
 from .things import captions_of
 from .words import random_caption, token_ids
+
+if TYPE_CHECKING:
+    from comfy.taesd.taesd import TAESD
 
 WITH_WORDS = Schedule(steps=2000, batch=32, learning_rate=6e-4, ema=0.998)
 ALONE = Schedule(steps=6000, batch=32, learning_rate=6e-4, ema=0.9985)
@@ -45,7 +49,7 @@ class Latents:
 
     @staticmethod
     @torch.no_grad()
-    def of(book: Book, autoencoder: nn.Module, seed: int = 22, batch: int = 63) -> Latents:
+    def of(book: Book, autoencoder: TAESD, seed: int = 22, batch: int = 63) -> Latents:
         """Render and encode a whole book."""
         rows = torch.arange(len(book.things) * len(STYLES)).repeat_interleave(RENDERINGS)
         generator, parts = torch.Generator().manual_seed(seed), []

@@ -6,13 +6,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..weights import store_judge, store_network, stored, with_stored
 from .judge import FACTORS, Accuracy, labels, new_judge
 from .things import Thing
+
+if TYPE_CHECKING:
+    from transformers import ResNetForImageClassification
 
 FOLDER = Path(__file__).parent / "weights"
 __all__ = ["FOLDER", "store_judge", "store_network"]  # the latter two as the shapes' own, with this folder given
@@ -61,7 +65,7 @@ def stored_accuracy(folder: Path = FOLDER) -> dict[str, dict[str, Accuracy]]:
     return {factor: {on: Accuracy(**found) for on, found in of.items()} for factor, of in rows.items()}
 
 
-def stored_judges(folder: Path = FOLDER) -> dict[str, nn.Module]:
+def stored_judges(folder: Path = FOLDER) -> dict[str, ResNetForImageClassification]:
     """The judges of thing and style, ready to use."""
     things = stored_things(folder)
     return {factor: with_stored(new_judge(labels(factor, things)), factor, folder) for factor in FACTORS}

@@ -6,10 +6,14 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from .sources import STYLES
+
+if TYPE_CHECKING:
+    from comfy.sd1_clip import SDTokenizer
 
 _CHOSEN = json.loads((Path(__file__).parent / "names.json").read_text(encoding="utf-8"))
 LEFT_OUT = frozenset(_CHOSEN["left_out"])
@@ -66,7 +70,7 @@ def every_caption(names: Iterable[str], categories: Iterable[str]) -> list[str]:
 
 
 @cache
-def _tokenizer() -> object:
+def _tokenizer() -> SDTokenizer:
     from comfy.sd1_clip import SDTokenizer
 
     return SDTokenizer()

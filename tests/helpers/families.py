@@ -107,7 +107,7 @@ def small_model(
             model = comfy.sd.load_state_dict_guess_config(weights, **parts, model_options=options)[0]
         else:
             model = comfy.sd.load_diffusion_model_state_dict(weights, model_options=options)
-    return Playground(model, Text(layout), None, {}, {})
+    return Playground(model, Text(layout), None, {})
 
 
 def _weights(layout: Layout, checkpoint: bool) -> dict[str, Tensor]:
