@@ -165,7 +165,7 @@ def provenance(method: ErasureMethod, denoiser: Denoiser, request: ErasureReques
         retain=request.retain,
         seed=method.seed,
         family=denoiser.family,
-        fingerprint=getattr(denoiser, "fingerprint", ""),
+        fingerprint=denoiser.fingerprint,
         kind=kind,
     )
 

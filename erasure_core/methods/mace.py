@@ -27,11 +27,19 @@ from ..inference import changed
 from ..layers import weight_of
 from ..method import check_prompts, provenance, setting
 from ..report import Report
-from ..text.synonyms import template_words_like
 from ..training.deltas import Deltas
+from ..training.run import Training, optimise, training_run
 from ..training.settings import step_size
-from ..training.trained import Training, optimise
-from ..training.trajectory import NoisyBatch, TrajectoryPool
+from ..training.trajectory import NoisyBatch
+
+
+@dataclass(frozen=True)
+class TargetSentence:
+    """One sentence about the target: its noisy samples, one a noise level, where it says the target, and `seen_masks`."""
+
+    samples: NoisyBatch
+    tokens: list[int]
+    masks: dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +86,10 @@ class MassConceptErasure(TextRowsMethod):
             cleaned = self.limited(cleaned, rows.states, retained, len(request.pairs))
         trained = [self._deltas(denoiser, request, index, cleaned, report) for index in range(len(request.pairs))]
         with torch.no_grad():
-            own = erased_rows(
+            concepts = erased_rows(
                 denoiser, request, sentences=self.sentences, tokens="all", eta=0.0, seed=self.seed, check=report.check
             )
-            states = [part.states for part in own]
+            states = [rows.states for rows in concepts]
             normal = normal_matrix(torch.cat(states), retained, self.erase_weight, self.retain_weight, self.ridge)
             fused = fuse(layers, cleaned, trained, states, self.erase_weight, normal)
         erased = ErasedUNet(weight_edit(fused), provenance(self, denoiser, request))
@@ -95,44 +103,43 @@ class MassConceptErasure(TextRowsMethod):
         """Stage 2 for one pair: the exported deltas, which act on what `cleaned` makes of the text."""
         pair, generator = request.pairs[index], torch.Generator().manual_seed(self.seed + index)
         layers = denoiser.layers(self.group)
-        deltas = Deltas(layers, self.delta_rank, generator)
-        pool = TrajectoryPool(
+        run = training_run(
             denoiser,
-            steps=self.sampling_steps,
+            request,
+            report,
+            Deltas(layers, self.delta_rank, generator),
+            generator,
+            steps=self.steps,
+            sampling_steps=self.sampling_steps,
             guidance_scale=self.guidance_scale,
-            generator=generator,
-            avoid=template_words_like(denoiser, request.targets),
-            check=report.check,
-            say=report.note,
         )
-        pool.fill([pair.target], self.trajectories)
-        report.costs["UNet_evaluations_for_trajectories"] += pool.evaluations
-        samples = pool.samples(pair.target)
-        sentences = [context.with_concept(pair.target) for context in pool.contexts(pair.target)]
-        tokens = [denoiser.positions(sentence, pair.target) for sentence in sentences]
-        masks = []
-        for row, places in enumerate(tokens):
-            report.check()
-            masks.append(
-                seen_masks(
-                    denoiser,
-                    samples.rows(torch.arange(row, len(samples.sigma), len(tokens)).to(samples.sigma.device)),
-                    places,
-                    self.mask_share,
-                )
-            )
-        run = Training(denoiser, request, deltas, pool, generator, report, self.steps)
+        run.pool.fill([pair.target], self.trajectories)
+        report.costs["UNet_evaluations_for_trajectories"] += run.pool.evaluations
+        sentences = self._sentences(run, pair.target)
 
         def losses() -> dict[str, Tensor]:
-            row = int(torch.randint(len(tokens), (), generator=generator))
-            steps = torch.randint(self.sampling_steps, (self.batch,), generator=generator)
-            chosen = samples.rows((steps * len(tokens) + row).to(samples.sigma.device))
+            sentence = run.pick(sentences)
+            levels = torch.randint(self.sampling_steps, (self.batch,), generator=generator)
+            samples = sentence.samples.rows(levels.to(sentence.samples.sigma.device))
             report.costs["UNet_evaluations_with_gradient"] += self.batch
-            return {"attention": masked_attention(denoiser, chosen, tokens[row], masks[row])}
+            return {"attention": masked_attention(denoiser, samples, sentence.tokens, sentence.masks)}
 
-        with changed(inputs={layer: reading(cleaned) for layer in layers.values()}), deltas.attached():
+        with changed(inputs={layer: reading(cleaned) for layer in layers.values()}), run.deltas.attached():
             optimise(run, self.steps, self.learning_rate, losses)
-        return deltas.export()
+        return run.deltas.export()
+
+    def _sentences(self, run: Training, target: str) -> list[TargetSentence]:
+        """The target's sentences, with the masks from the frozen model's attention."""
+        samples, templates = run.pool.samples(target), run.pool.templates(target)
+        sentences = []
+        for place, template in enumerate(templates):
+            run.report.check()
+            rows = torch.arange(place, len(samples.sigma), len(templates))  # the noise level is outermost
+            levels = samples.rows(rows.to(samples.sigma.device))
+            tokens = run.denoiser.positions(template.with_concept(target), target)
+            masks = seen_masks(run.denoiser, levels, tokens, self.mask_share)
+            sentences.append(TargetSentence(levels, tokens, masks))
+        return sentences
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from ..sae.training import SAESettings, gather, train_sae
 from ..text.candidates import candidates_of
 from ..text.prompt_templates import draw_templates
 from ..text.synonyms import SYNONYM_SIMILARITY, template_words_like
-from ..text.vocabulary import VOCABULARIES
+from ..text.vocabulary import word_list
 
 VECTORS = 200_000
 BLOCKS = ("all", "last", "middle")
@@ -81,11 +81,9 @@ class SAeUron(ErasureMethod):
     both_halves: bool = setting(
         False, "Also edit the rows of the negative prompt, as the paper's code does.", advanced=True
     )
-    vocabulary: str = setting(
-        "everyday_words",
+    vocabulary: str = word_list(
         "Where the other words come from that the target is told from. model_words are the most frequent whole words "
-        "of the text encoder.",
-        choices=VOCABULARIES,
+        "of the text encoder."
     )
     candidates: int = setting(
         24, "How many other words, those nearest to a target, are drawn.", minimum=2, maximum=3000
@@ -160,7 +158,7 @@ class SAeUron(ErasureMethod):
                 f"the linked concept SAE reads {sae.block!r} of {sae.family} models, the MODEL is {denoiser.family}; "
                 f"link an SAE of this MODEL, or none"
             )
-        if not same_checkpoint(sae.fingerprint, getattr(denoiser, "fingerprint", "")):
+        if not same_checkpoint(sae.fingerprint, denoiser.fingerprint):
             report.note("the concept SAE was trained on another checkpoint: check that the target is gone")
         return {sae.block: found[sae.block]}
 
@@ -210,7 +208,7 @@ class SAeUron(ErasureMethod):
             generator=generator,
             block=block,
             family=denoiser.family,
-            fingerprint=getattr(denoiser, "fingerprint", ""),
+            fingerprint=denoiser.fingerprint,
             on_step=on_step,
         )
 

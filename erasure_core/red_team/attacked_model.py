@@ -48,8 +48,8 @@ class SoftDenoiser(Denoiser, Protocol):
 
 
 class AttackedModel(Protocol):
-    """An erased model under attack, its base model, and a judge that knows the concept. `others` is what else the judge
-    knows of the kind. `calls` counts the evaluations of the UNet so far, of both models and in batches of one."""
+    """An erased model under attack, its base model, and a judge that knows the concept. `others` are the other concepts of
+    its kind that the judge knows. `calls` counts the evaluations of the UNet so far, of both models, sample by sample."""
 
     concept: str
     synonyms: tuple[str, ...]
@@ -57,6 +57,10 @@ class AttackedModel(Protocol):
     templates: tuple[str, ...]
     steps: int
     calls: int
+
+    def count(self, evaluations: int) -> None:
+        """Add evaluations that an attack has made itself, in an open session."""
+        ...
 
     def draw(self, who: str, texts: Sequence[Text], seeds: Sequence[int], noise_scale: float = 1.0) -> Samples:
         """One picture a text by the model `who`, from the noise of its seed times `noise_scale`."""

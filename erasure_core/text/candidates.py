@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from ..concepts import ErasureRequest
 from ..denoiser import Conditioning, Denoiser
+from ..method import setting
 from ..report import Check, Report, unwatched
 from .synonyms import similarities
 from .vocabulary import words_of
@@ -16,10 +18,19 @@ from .vocabulary import words_of
 SEEN_AT_LEAST = 1000
 ENCODED_AT_ONCE = 32
 """Few enough to say how far it is. Not one: on a small card, text encoder and model change places at each call."""
-
-
 MEMORY = 2 << 30
 """Bytes that the text of all candidates may take: 0.2 MB each for SD 1.5, 31 MB each for Flux.2."""
+
+
+def candidate_choice() -> Any:
+    """The setting that says how `prefilter` chooses."""
+    return setting(
+        "nearest",
+        "Which words of the vocabulary become candidates: the nearest to a target, a spread over all distances, or the "
+        "first of the list.",
+        choices=("nearest", "spread", "first"),
+        advanced=True,
+    )
 
 
 def affordable(denoiser: Denoiser) -> int:
@@ -47,7 +58,7 @@ def candidates_of(
     how: str,
     synonym_similarity: float,
 ) -> Candidates:
-    """At most `keep` words of the vocabulary, chosen by `adversary.prefilter`; the report names the synonyms left out.
+    """At most `keep` words of the vocabulary, chosen by `prefilter`; the report names the synonyms left out.
 
     Raises ValueError for an unknown vocabulary or pre-filter, and if nothing is left.
     """

@@ -38,5 +38,5 @@ class P4D(PrefixAttack):
             rows = torch.arange(len(samples.sigma), device=samples.sigma.device).split(AT_ONCE)
             parts = [samples.rows(some) for some in rows]
             predicted = [denoiser.predict(part.latents, part.sigma, part.conditioning) for part in parts]
-        subject.calls += len(samples.sigma)
+        subject.count(len(samples.sigma))
         return dataclasses.replace(samples, conditional=torch.cat(predicted))
