@@ -204,7 +204,7 @@ def _pair(line: str) -> ConceptPair:
     if len(parts) > 2:
         raise ValueError(f"{line!r} has more than one '{ARROW}'; write one 'target {ARROW} anchor' a line")
     if len(inside) == 1:
-        return ConceptPair(*parts)
+        return ConceptPair(parts[0], parts[1] if len(parts) == 2 else "")
     if len(parts) > 1 or len(inside) > 2 or not all(part.strip() for part in inside):
         raise ValueError(
             f"{line!r} is not understood; write 'target {INSIDE} wider concept' with one '{INSIDE}' and no arrow: the target "

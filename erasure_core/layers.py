@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -88,10 +89,11 @@ def _checkpointed(family: str, names: list[str]) -> list[str]:
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 
 
+_Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-def is_linear(module: nn.Module) -> bool:
+def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
     """True for Linear, also for one of a quantised model, which need not be torch's own class."""
     return isinstance(module, nn.Linear) or all(
         hasattr(module, name) for name in ("in_features", "out_features", "weight")
@@ -100,22 +102,45 @@ def is_linear(module: nn.Module) -> bool:
 
 def is_editable(module: nn.Module) -> bool:
     """True for the layers a delta can be attached to: Linear and ungrouped convolutions."""
-    convolution = isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and module.groups == 1
+    convolution = isinstance(module, _Convolution) and module.groups == 1
     return convolution or is_linear(module)
 
 
 def shape_of(layer: nn.Module) -> tuple[int, ...]:
     """The shape (out, in, ...) of the weight that a layer multiplies with; a quantised one may be stored in another."""
-    return (layer.out_features, layer.in_features) if is_linear(layer) else tuple(layer.weight.shape)
+    return (layer.out_features, layer.in_features) if is_linear(layer) else tuple(stored_weight(layer).shape)
+
+
+def stored_weight(layer: nn.Module) -> Tensor:
+    """The weight as the layer holds it, quantised or not; torch knows no more of `layer.weight` than Tensor or Module."""
+    return cast(Tensor, layer.weight)
+
+
+def product(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+    """What the layer, with another weight of its own shape but for the rows, computes from the input x; without a bias."""
+    if not isinstance(layer, _Convolution):
+        return F.linear(x, weight)
+    geometry = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+    return CONVOLUTIONS[weight.ndim - 3](x, weight, **geometry)
+
+
+def low_rank_product(layer: nn.Module, x: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """What the weight change `up @ down` of a Linear, also of a quantised one, or of a convolution adds to its output for
+    the input x."""
+    hidden = product(layer, x, down)
+    return CONVOLUTIONS[up.ndim - 3](hidden, up) if isinstance(layer, _Convolution) else F.linear(hidden, up)
 
 
 @torch.no_grad()
 def weight_of(layer: nn.Module) -> Tensor:
     """The weight (out, in, ...) that a layer multiplies with, at least in float32.
 
-    Of a quantised Linear it is read off what the layer gives for each of its inputs, whatever the format."""
-    weight = layer.weight.detach()
+    Of a quantised Linear it is computed by feeding the identity through the layer, so it works for any format. Raises
+    TypeError for another quantised layer."""
+    weight = stored_weight(layer).detach()
     if type(weight) in (Tensor, nn.Parameter) and weight.dtype in PLAIN:
         return weight.to(torch.promote_types(weight.dtype, torch.float32))
+    if not is_linear(layer):
+        raise TypeError(f"a {type(layer).__name__} of type {weight.dtype} cannot be read; load the MODEL unquantised")
     inputs = torch.eye(layer.in_features, device=weight.device)
     return (layer(inputs) - layer(torch.zeros_like(inputs[:1]))).T.float().contiguous()

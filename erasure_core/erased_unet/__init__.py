@@ -62,11 +62,11 @@ class ErasedUNet:
 
     def layers(self) -> dict[str, dict[str, Tensor]]:
         """The tensors of `weights` by layer, there by suffix (`UP`, `DOWN`, `DIFF`, `DIFF_BIAS`, alpha)."""
-        found: dict[str, dict[str, Tensor]] = {}
+        by_layer: dict[str, dict[str, Tensor]] = {}
         for key, value in self.weights().items():
-            layer, suffix = _WEIGHT_KEY.fullmatch(key).groups()
-            found.setdefault(layer, {})[suffix] = value
-        return found
+            layer, suffix = _layer_and_suffix(key)
+            by_layer.setdefault(layer, {})[suffix] = value
+        return by_layer
 
     def parts(self) -> dict[str, Tensor]:
         """The tensors that act at inference, without their prefix."""
@@ -86,8 +86,15 @@ class ErasedUNet:
         return sum(value.numel() * value.element_size() for value in self.tensors.values())
 
 
+def _layer_and_suffix(key: str) -> tuple[str, str]:
+    match = _WEIGHT_KEY.fullmatch(key)
+    if match is None:
+        raise ValueError(f"unknown tensor {key!r}")
+    return match[1], match[2]
+
+
 def weight_edit(deltas: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Layer names of `adapters.Deltas.export` -> keys of the file."""
+    """Layer names of `deltas.Deltas.export` -> keys of the file."""
     return {f"{PREFIX}{name}": value.cpu().contiguous() for name, value in deltas.items()}
 
 
@@ -175,8 +182,8 @@ def check_tensors(erased: ErasedUNet) -> None:
     nothing computes with, or half of a change: ComfyUI's LoRA code would pass over most of these in silence."""
     tensors, kind = erased.tensors, erased.provenance.kind
     for key, value in tensors.items():
-        if not key.startswith(HOOK_PREFIX) and not _WEIGHT_KEY.fullmatch(key):
-            raise ValueError(f"unknown tensor {key!r}")
+        if not key.startswith(HOOK_PREFIX):
+            _layer_and_suffix(key)
         if value.dtype not in PLAIN:
             raise ValueError(f"the tensor {key!r} is of type {value.dtype}, and should be float32, float16 or bfloat16")
     parts = erased.parts()

@@ -28,8 +28,12 @@ GATE: Mapping[str, str] = {
 }
 
 
+class NotWhole(ValueError):
+    """An edit's tensors are not those that its method declares: the file is damaged or from elsewhere."""
+
+
 def check_declared(parts: Mapping[str, Tensor], declared: Declaration, concepts: int) -> None:
-    """Raise ValueError, naming the tensor, what was expected and what was found, unless the parts of an edit of that
+    """Raise NotWhole, naming the tensor, what was expected and what was found, unless the parts of an edit of that
     many concepts (`ErasedUNet.parts`) are those that its method declares, all of them and in fitting shapes."""
     groups: dict[str, dict[str, Tensor]] = {}
     for name, value in parts.items():
@@ -37,7 +41,7 @@ def check_declared(parts: Mapping[str, Tensor], declared: Declaration, concepts:
         shapes, found = _form_of(group, declared)
         numbers = found.groupdict() if found else {}
         if int(numbers.get("concept") or 0) >= concepts or not any(_pattern(known).fullmatch(own) for known in shapes):
-            raise ValueError(
+            raise NotWhole(
                 f"the tensor {name!r} is none that the method knows for {concepts} concept{'s' * (concepts != 1)}"
             )
         groups.setdefault(group, {})[own] = value
@@ -46,22 +50,24 @@ def check_declared(parts: Mapping[str, Tensor], declared: Declaration, concepts:
         skips = _check_shapes(group, tensors, declared).get("skips")
         if skips is None:
             continue
-        found = [_form_of(other, declared)[1]["skips"] for other in groups if other.startswith(f"{group}.skip.")]
+        skip_groups = [other for other in groups if other.startswith(f"{group}.skip.")]
+        found = [match["skips"] for other in skip_groups if (match := _form_of(other, declared)[1])]
         if sorted(found, key=int) != [str(number) for number in range(skips)]:
-            raise ValueError(
+            raise NotWhole(
                 f"it lacks a part that the method needs: {group!r} is for {skips} skips, it has {len(found)}"
             )
 
 
 def layers_in(parts: Mapping[str, Tensor], declared: Declaration) -> set[str]:
     """The modules of the network that the parts of an edit are for, as `check_declared` found them right."""
-    found: set[str] = set()
+    layers: set[str] = set()
     for name in parts:
         group, own = _split(name, declared)
         shapes, match = _form_of(group, declared)
-        matches = [match, *(_pattern(form).fullmatch(own) for form in shapes if "{layer}" in form)]
-        found |= {text for one in matches for text in set(one.groups()) - set(one.groupdict().values())}
-    return found
+        for one in (match, *(_pattern(form).fullmatch(own) for form in shapes if "{layer}" in form)):
+            if one:  # the groups without a name are those of {layer}
+                layers |= set(one.groups()) - set(one.groupdict().values())
+    return layers
 
 
 def _split(name: str, declared: Declaration) -> tuple[str, str]:
@@ -71,7 +77,7 @@ def _split(name: str, declared: Declaration) -> tuple[str, str]:
 
 
 def _check_complete(groups: Mapping[str, Mapping[str, Tensor]], declared: Declaration, concepts: int) -> None:
-    """Raise ValueError if a concept has no group of a declared form, or a group not all of its tensors."""
+    """Raise NotWhole if a concept has no group of a declared form, or a group not all of its tensors."""
     own = [form.replace("{concept}", str(number)) for form in declared for number in range(concepts) if "{c" in form]
     lacking = [form for form in own if not any(_pattern(form).fullmatch(group) for group in groups)]
     for group, tensors in groups.items():
@@ -79,11 +85,11 @@ def _check_complete(groups: Mapping[str, Mapping[str, Tensor]], declared: Declar
             f"{group}.{name}" for name in _form_of(group, declared)[0] if name != "{layer}" and name not in tensors
         ]
     if lacking:
-        raise ValueError(f"it lacks a part that the method needs: {lacking[0]!r}")
+        raise NotWhole(f"it lacks a part that the method needs: {lacking[0]!r}")
 
 
 def _check_shapes(group: str, tensors: Mapping[str, Tensor], declared: Declaration) -> dict[str, int]:
-    """Raise ValueError unless the tensors of a group have the declared shapes; the sizes of its dimensions by name."""
+    """Raise NotWhole unless the tensors of a group have the declared shapes; the sizes of its dimensions by name."""
     shapes, sizes = _form_of(group, declared)[0], {}
     for name, value in tensors.items():
         _check_shape(f"{group}.{name}".lstrip("."), value, shapes.get(name) or shapes["{layer}"], sizes)
@@ -106,7 +112,7 @@ def _pattern(form: str) -> re.Pattern[str]:
 
 
 def _check_shape(name: str, value: Tensor, shape: str, sizes: dict[str, int]) -> None:
-    """Raise ValueError unless the tensor has the declared shape; `sizes` are those known in its group, and filled up."""
+    """Raise NotWhole unless the tensor has the declared shape; `sizes` are those known in its group, and filled up."""
     wanted = shape.removesuffix("*").split()
     found = tuple(value.shape)
     fits = len(found) >= len(wanted) if shape.endswith("*") else len(found) == len(wanted)
@@ -116,6 +122,6 @@ def _check_shape(name: str, value: Tensor, shape: str, sizes: dict[str, int]) ->
         fits = fits and size > 0 and size == (int(letter) if letter.isdigit() else sizes.setdefault(letter, size))
     if not fits:
         known = ", ".join(f"{letter} = {size}" for letter, size in sizes.items())
-        raise ValueError(
+        raise NotWhole(
             f"the tensor {name!r} has shape {found}, and should have ({shape})" + f", with {known}" * bool(known)
         )

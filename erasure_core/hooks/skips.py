@@ -31,7 +31,7 @@ def skip_features(encoder: Mapping[str, nn.Module], call: Callable[[], object]) 
     `call` runs the network; it is left as soon as the last block is done. Raises RuntimeError if it never got there.
     """
     enough = _Enough()
-    last = next(reversed(encoder.values()))
+    last = list(encoder.values())[-1]
 
     def stop(_inputs: tuple, _output: Tensor) -> Tensor:
         raise enough

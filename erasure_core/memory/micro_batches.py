@@ -151,7 +151,7 @@ class _Predicted(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, parts: MicroBatched, names: tuple[str, ...], count: int, *tensors: Tensor) -> Tensor:
         apart = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors[:count]]
-        inputs = _Inputs(*apart[:2], Conditioning(dict(zip(names, apart[2:], strict=True))))
+        inputs = _Inputs(apart[0], apart[1], Conditioning(dict(zip(names, apart[2:], strict=True))))
         leaves = [*apart, *tensors[count:]]
         with torch.enable_grad():
             predicted = parts._or_less(lambda micro_batch: parts._forward(inputs, micro_batch), len(inputs.sigma))

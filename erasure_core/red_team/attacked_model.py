@@ -20,6 +20,11 @@ NEEDS = {"gradients": FAMILY_NEEDS["gradients"], "word_vectors": "vectors in pla
 """What an attack may need of the models (`attack.Attack.needs`)."""
 
 
+class DoesNotFit(ValueError):
+    """An attack cannot be made on this model, with this concept or this judge; the message says why and what to do. A list
+    of attacks goes on without it."""
+
+
 @dataclass(frozen=True)
 class SoftPrompt:
     """A prompt whose gap `{}` is filled by token vectors (k, width) that no word needs to have. In a model with several text
@@ -38,7 +43,7 @@ class SoftDenoiser(Denoiser, Protocol):
     def encode_soft(self, prompt: SoftPrompt) -> Conditioning:
         """The conditioning (1) of a soft prompt; gradients reach its vectors.
 
-        Raises ValueError for a model whose text encoders do not share their words.
+        Raises DoesNotFit for a model whose text encoders do not share their words.
         """
         ...
 

@@ -24,6 +24,10 @@ class SelectedLatents:
     gate: Tensor
     sigmas: Tensor
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by name, on the CPU and contiguous as a file wants them."""
+        return {part.name: getattr(self, part.name).cpu().contiguous() for part in fields(self)}
+
     def at(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Factor and gate (m, n) at the nearest level, on a logarithmic scale, of each of the noise levels (m,)."""
         levels, asked = (x.float().clamp_min(1e-4).log() for x in (self.sigmas, sigma.to(self.sigmas.device)))
@@ -43,8 +47,8 @@ class SelectedLatents:
 
 @dataclass
 class LatentEdits:
-    """An `InferenceEdit`: what is chosen in each block, by the block's name; the tensors follow the model's device. Rows
-    of the negative prompt, where they can be told, are left alone unless `both_halves`."""
+    """An `InferenceEdit`: the selected SAE latents of each block, keyed by block name; the tensors follow the model's
+    device. Rows of the negative prompt, where they are known, are left alone unless `both_halves`."""
 
     chosen: dict[str, SelectedLatents]
     both_halves: bool

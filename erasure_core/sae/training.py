@@ -132,13 +132,13 @@ class _Trainee:
     @torch.no_grad()
     def remove_parallel_gradient(self) -> None:
         """Take off the part of the decoder rows' gradient that would only change their length."""
-        along = (self.decoder.grad * self.decoder).sum(1, keepdim=True)
-        self.decoder.grad -= along * self.decoder
+        if (gradient := self.decoder.grad) is not None:
+            gradient.sub_((gradient * self.decoder).sum(1, keepdim=True) * self.decoder)
 
     @torch.no_grad()
     def normalise(self) -> None:
         """Decoder rows back to length 1."""
-        self.decoder /= self.decoder.norm(dim=1, keepdim=True).clamp_min(1e-8)
+        self.decoder.div_(self.decoder.norm(dim=1, keepdim=True).clamp_min(1e-8))
 
     @torch.no_grad()
     def threshold(self, x: Tensor, k: int) -> float:

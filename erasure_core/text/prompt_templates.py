@@ -50,7 +50,7 @@ def kind_of(concept: str) -> str | None:
 
 def siblings(concept: str) -> list[str]:
     """The other attributes of a concept's kind, which are its nearest neighbours; none for a thing."""
-    return [word for word in KINDS.get(kind_of(concept), ()) if word != concept.casefold()]
+    return [word for word in KINDS.get(kind_of(concept) or "", ()) if word != concept.casefold()]
 
 
 def rivals(words: Iterable[str]) -> frozenset[str]:

@@ -98,23 +98,27 @@ class ConceptJudge:
     def look(self, pictures: Tensor, k: int = TOP) -> list[Look]:
         """What each picture (n, height, width, 3) shows, with k labels of each factor."""
         found = self.detector.find(pictures) if self.detector else [()] * len(pictures)
-        looks = [Look({}, each) for each in found]
+        verdicts: list[dict[str, tuple[str, ...]]] = [{} for _ in found]
         for factor in self.factors:
             scores = self.detector.scores(found) if self.detector else _scores(factor, pictures)
             best = scores.argsort(dim=1, descending=True, stable=True)[:, :k].tolist()
-            for look, indices in zip(looks, best, strict=True):
-                look.verdict[factor.name] = tuple(factor.labels[index] for index in indices)
-        return looks
+            for verdict, indices in zip(verdicts, best, strict=True):
+                verdict[factor.name] = tuple(factor.labels[index] for index in indices)
+        return [Look(verdict, each) for verdict, each in zip(verdicts, found, strict=True)]
 
     def seen(self, pictures: Tensor, k: int = TOP) -> list[dict[str, tuple[str, ...]]]:
         """The verdicts of `look` alone."""
-        return [look.verdict for look in self.look(pictures, k)]
+        return [look.verdict or {} for look in self.look(pictures, k)]
 
     @torch.no_grad()
     def confidence(self, pictures: Tensor, concept: str) -> Tensor:
         """How sure the judge is that each picture (n, height, width, 3) shows the concept, (n,): the softmax of its scores.
-        It must have a label for it (`labelled`); ImageNet has some labels twice, and then both count."""
+        ImageNet has some labels twice, and then both count. Raises ValueError without a label for it (`labelled`)."""
         factor = self.factor_of(concept)
+        if factor is None:
+            raise ValueError(
+                f"the judge {self.name!r} has no label for {concept!r}; choose a judge that knows the concept"
+            )
         meant = factor.label_of(concept)
         places = [place for place, label in enumerate(factor.labels) if label == meant]
         return _scores(factor, pictures).softmax(1)[:, places].sum(1)

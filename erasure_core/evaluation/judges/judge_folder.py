@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -130,15 +130,19 @@ def accuracy_of(folder: Path) -> Accuracy | None:
     path = folder / ACCURACY_FILE
     if not path.is_file():
         return None
-    said = _fields(path)
-    right, n, on = (said.get(key) for key in ("right", "n", "on"))
-    whole = all(isinstance(number, int) and not isinstance(number, bool) for number in (right, n))
-    if not whole or n < 1 or not 0 <= right <= n or not isinstance(on, str) or set(said) != {"right", "n", "on"}:
-        raise JudgeFault(
-            f"{ACCURACY_FILE} says {json.dumps(said)[:120]}, which is no share of pictures; write for example "
-            '{"right": 198, "n": 200, "on": "photos of my own"}, or remove the file'
-        )
-    return Accuracy(right, n, on)
+    fields = _fields(path)
+    right, n, on = (fields.get(key) for key in ("right", "n", "on"))
+    is_known = isinstance(on, str) and set(fields) == {"right", "n", "on"}
+    if is_known and _is_whole(right) and _is_whole(n) and 0 <= right <= n and n >= 1:
+        return Accuracy(right, n, on)
+    raise JudgeFault(
+        f"{ACCURACY_FILE} says {json.dumps(fields)[:120]}, which is no share of pictures; write for example "
+        '{"right": 198, "n": 200, "on": "photos of my own"}, or remove the file'
+    )
+
+
+def _is_whole(number: Any) -> TypeGuard[int]:
+    return isinstance(number, int) and not isinstance(number, bool)
 
 
 def _fields(path: Path) -> dict[str, Any]:
