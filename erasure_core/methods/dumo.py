@@ -27,7 +27,7 @@ from ..method import ErasureMethod, check_prompts, provenance, setting
 from ..report import Report, part_of
 from ..text.latent_anchors import latent_anchors, other_meanings
 from ..text.vocabulary import word_list
-from ..training.run import Training, optimise, training_run
+from ..training.run import Training, optimise, pool_for
 from ..training.settings import (
     eta,
     noise_level_weighting,
@@ -121,19 +121,9 @@ class DualEncoderModulation(ErasureMethod):
         report: Report,
     ) -> SideEncoder:
         side = SideEncoder(denoiser, self.rank, self.time_bins, self.sampling_steps, generator)
-        run = training_run(
-            denoiser,
-            request,
-            report,
-            side,
-            generator,
-            steps=self.steps,
-            sampling_steps=self.sampling_steps,
-            guidance_scale=self.guidance_scale,
-            weighting=self.loss_weighting,
-            avoid=request.told_apart_by,
-        )
-        run.pool.fill((*request.targets, *request.wider), self.trajectories)
+        pool = pool_for(denoiser, request, report, side, generator, self.sampling_steps, self.guidance_scale)
+        run = Training(denoiser, request, side, pool, generator, report, self.steps, weighting=self.loss_weighting)
+        pool.fill((*request.targets, *request.wider), self.trajectories)
         target = denoiser.encode(request.targets)
 
         # phase one: deltas and zero convolutions; phase two: the scales alone
@@ -144,7 +134,7 @@ class DualEncoderModulation(ErasureMethod):
             optimise(
                 run, self.scale_steps, self.scale_learning_rate, lambda: self._scale_losses(run, side, meanings, target)
             )
-        report.costs["UNet_evaluations_for_trajectories"] += run.pool.evaluations
+        report.costs["UNet_evaluations_for_trajectories"] += pool.evaluations
         return side
 
     def _others(

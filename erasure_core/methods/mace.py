@@ -28,7 +28,7 @@ from ..layers import weight_of
 from ..method import check_prompts, provenance, setting
 from ..report import Report
 from ..training.deltas import Deltas
-from ..training.run import Training, optimise, training_run
+from ..training.run import Training, optimise, pool_for
 from ..training.settings import step_size
 from ..training.trajectory import NoisyBatch
 
@@ -103,18 +103,12 @@ class MassConceptErasure(TextRowsMethod):
         """Stage 2 for one pair: the exported deltas, which act on what `cleaned` makes of the text."""
         pair, generator = request.pairs[index], torch.Generator().manual_seed(self.seed + index)
         layers = denoiser.layers(self.group)
-        run = training_run(
-            denoiser,
-            request,
-            report,
-            Deltas(layers, self.delta_rank, generator),
-            generator,
-            steps=self.steps,
-            sampling_steps=self.sampling_steps,
-            guidance_scale=self.guidance_scale,
-        )
-        run.pool.fill([pair.target], self.trajectories)
-        report.costs["UNet_evaluations_for_trajectories"] += run.pool.evaluations
+        deltas = Deltas(layers, self.delta_rank, generator)
+        sampling = (self.sampling_steps, self.guidance_scale)
+        pool = pool_for(denoiser, request, report, deltas, generator, *sampling, avoid=())
+        run = Training(denoiser, request, deltas, pool, generator, report, self.steps)
+        pool.fill([pair.target], self.trajectories)
+        report.costs["UNet_evaluations_for_trajectories"] += pool.evaluations
         sentences = self._sentences(run, pair.target)
 
         def losses() -> dict[str, Tensor]:
@@ -124,9 +118,9 @@ class MassConceptErasure(TextRowsMethod):
             report.costs["UNet_evaluations_with_gradient"] += self.batch
             return {"attention": masked_attention(denoiser, samples, sentence.tokens, sentence.masks)}
 
-        with changed(inputs={layer: reading(cleaned) for layer in layers.values()}), run.deltas.attached():
+        with changed(inputs={layer: reading(cleaned) for layer in layers.values()}), deltas.attached():
             optimise(run, self.steps, self.learning_rate, losses)
-        return run.deltas.export()
+        return deltas.export()
 
     def _sentences(self, run: Training, target: str) -> list[TargetSentence]:
         """The target's sentences, with the masks from the frozen model's attention."""

@@ -28,7 +28,7 @@ from ..report import Report, part_of
 from ..text.latent_anchors import latent_anchors, other_meanings
 from ..text.vocabulary import word_list
 from ..training.deltas import Deltas
-from ..training.run import Training, optimise, training_run
+from ..training.run import Training, optimise, pool_for
 from ..training.settings import (
     eta,
     noise_level_weighting,
@@ -123,24 +123,14 @@ class SemiPermeableMembrane(ErasureMethod):
         generator: torch.Generator,
         report: Report,
     ) -> None:
-        run = training_run(
-            denoiser,
-            request,
-            report,
-            deltas,
-            generator,
-            steps=self.steps,
-            sampling_steps=self.sampling_steps,
-            guidance_scale=self.guidance_scale,
-            weighting=self.loss_weighting,
-            avoid=request.told_apart_by,
-        )
+        pool = pool_for(denoiser, request, report, deltas, generator, self.sampling_steps, self.guidance_scale)
+        run = Training(denoiser, request, deltas, pool, generator, report, self.steps, weighting=self.loss_weighting)
         (pair,) = request.pairs
         with deltas.attached():
-            run.pool.fill((*request.targets, *request.wider), self.trajectories)
+            pool.fill((*request.targets, *request.wider), self.trajectories)
             target = denoiser.encode([pair.target])
             optimise(run, self.steps, self.learning_rate, lambda: self._losses(run, pair, meanings, target))
-        report.costs["UNet_evaluations_for_trajectories"] += run.pool.evaluations
+        report.costs["UNet_evaluations_for_trajectories"] += pool.evaluations
 
     def _losses(
         self, run: Training, pair: ConceptPair, meanings: Conditioning, target: Conditioning

@@ -119,32 +119,28 @@ class Training:
         return list(predicted.split([len(batch.sigma) for batch in batches]))
 
 
-def training_run(
+def pool_for(
     denoiser: Denoiser,
     request: ErasureRequest,
     report: Report,
     deltas: Deltas,
     generator: torch.Generator,
-    *,
-    steps: int,
     sampling_steps: int,
     guidance_scale: float,
-    weighting: str = "x0",
-    avoid: Collection[str] = (),
-) -> Training:
-    """A run of `steps` optimiser steps, with an empty pool of trajectories of the network without the deltas. No template
-    of theirs says a word that means a target, or a word of `avoid`."""
-    pool = TrajectoryPool(
+    avoid: Collection[str] | None = None,
+) -> TrajectoryPool:
+    """An empty pool of trajectories of the network without the deltas. No template says a word that means a target, or a
+    word of `avoid`: if it is not given, those by which targets differ from their wider concepts."""
+    return TrajectoryPool(
         denoiser,
         steps=sampling_steps,
         guidance_scale=guidance_scale,
         generator=generator,
-        avoid=template_words_like(denoiser, request.targets).union(avoid),
+        avoid=template_words_like(denoiser, request.targets).union(request.told_apart_by if avoid is None else avoid),
         frozen=deltas.disabled,
         check=report.check,
         say=report.note,
     )
-    return Training(denoiser, request, deltas, pool, generator, report, steps, weighting=weighting)
 
 
 def optimise(run: Training, steps: int, learning_rate: float, losses: Callable[[], dict[str, Tensor]]) -> None:

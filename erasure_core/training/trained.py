@@ -18,7 +18,7 @@ from ..memory.planning import planned
 from ..method import ErasureMethod, check_prompts, provenance, setting
 from ..report import STEPS, Report, Work
 from .deltas import Deltas
-from .run import Training, optimise, training_run
+from .run import Training, optimise, pool_for
 from .settings import (
     block_checkpointing,
     noise_level_weighting,
@@ -146,18 +146,9 @@ class TrainedMethod(ErasureMethod):
         generator = torch.Generator().manual_seed(self.seed)
         rows = denoiser.rows(self.layers)
         deltas = Deltas(denoiser.layers(self.layers), self.rank * len(request.pairs), generator, rows)
-        return training_run(
-            denoiser,
-            request,
-            report,
-            deltas,
-            generator,
-            steps=self.steps * len(request.pairs),
-            sampling_steps=self.sampling_steps,
-            guidance_scale=self.guidance_scale,
-            weighting=self.loss_weighting,
-            avoid=request.told_apart_by,
-        )
+        pool = pool_for(denoiser, request, report, deltas, generator, self.sampling_steps, self.guidance_scale)
+        steps = self.steps * len(request.pairs)
+        return Training(denoiser, request, deltas, pool, generator, report, steps, weighting=self.loss_weighting)
 
     def _learn(self, run: Training) -> Any:
         """Train the deltas; what `prepare` returned. Afterwards the network is the frozen one again."""

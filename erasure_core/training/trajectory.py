@@ -38,13 +38,7 @@ class NoisyBatch:
 
     def rows(self, index: Tensor) -> NoisyBatch:
         """The chosen samples, in that order."""
-        return NoisyBatch(
-            self.latents[index],
-            self.sigma[index],
-            self.conditioning.rows(index),
-            self.conditional[index],
-            self.unconditional[index],
-        )
+        return self._each(lambda tensor: tensor[index], self.conditioning.rows(index))
 
     def spread(self, n: int) -> NoisyBatch:
         """n of the samples, evenly spread over all of them, the ends left out."""
@@ -53,24 +47,22 @@ class NoisyBatch:
 
     def to(self, device: torch.device) -> NoisyBatch:
         """The same samples on that device."""
-        return NoisyBatch(
-            self.latents.to(device),
-            self.sigma.to(device),
-            self.conditioning.to(device),
-            self.conditional.to(device),
-            self.unconditional.to(device),
-        )
+        return self._each(lambda tensor: tensor.to(device), self.conditioning.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor], text: Conditioning) -> NoisyBatch:
+        latents, sigma, *predictions = map(change, (self.latents, self.sigma, self.conditional, self.unconditional))
+        return NoisyBatch(latents, sigma, text, *predictions)
 
     @staticmethod
-    def cat(parts: Sequence[NoisyBatch]) -> NoisyBatch:
-        """All samples of `parts`, in order."""
-        tensors = (
-            torch.cat([getattr(part, name) for part in parts])
-            for name in ("latents", "sigma", "conditional", "unconditional")
+    def cat(batches: Sequence[NoisyBatch]) -> NoisyBatch:
+        """All samples of the batches, in order."""
+        return NoisyBatch(
+            torch.cat([batch.latents for batch in batches]),
+            torch.cat([batch.sigma for batch in batches]),
+            Conditioning.cat([batch.conditioning for batch in batches]),
+            torch.cat([batch.conditional for batch in batches]),
+            torch.cat([batch.unconditional for batch in batches]),
         )
-        latents, sigma, conditional, unconditional = tensors
-        conditioning = Conditioning.cat([part.conditioning for part in parts])
-        return NoisyBatch(latents, sigma, conditioning, conditional, unconditional)
 
 
 @torch.no_grad()
