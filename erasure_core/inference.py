@@ -133,14 +133,14 @@ def _again_when_recomputed(changes: Callable[[], AbstractContextManager[None]]) 
 @contextmanager
 def recorded(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
     """Inside, the latest output of each module is kept under its name, with its gradient."""
-    kept: dict[str, Tensor] = {}
+    latest: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[tuple, Tensor], Tensor]:
         def note(_inputs: tuple, output: Tensor) -> Tensor:
-            kept[name] = output
+            latest[name] = output
             return output
 
         return note
 
     with changed({module: keep(name) for name, module in modules.items()}):
-        yield kept
+        yield latest

@@ -70,20 +70,20 @@ def blocks(family: str, kind: str, names: Iterable[str]) -> list[str]:
     names = list(names)
     order = {"input_blocks": 0, "middle_block": 1, "output_blocks": 2}
     if kind == "transformer":
-        found = [name.removesuffix(".transformer_blocks") for name in names if name.endswith(".transformer_blocks")]
-        return sorted(found, key=lambda name: order[name.split(".")[0]])
+        owners = [name.removesuffix(".transformer_blocks") for name in names if name.endswith(".transformer_blocks")]
+        return sorted(owners, key=lambda name: order[name.split(".")[0]])
     if kind == "decoder":
         return [name for name in names if re.fullmatch(r"output_blocks\.\d+\.0", name)]
     if kind != "encoder":
         raise ValueError(f"unknown kind of block {kind!r}; choose transformer, encoder or decoder")
-    parts = [name for name in names if re.fullmatch(r"input_blocks\.\d+\.\d+", name)]
-    return list({name.rsplit(".", 1)[0]: name for name in parts}.values())
+    encoder_parts = [name for name in names if re.fullmatch(r"input_blocks\.\d+\.\d+", name)]
+    return list({name.rsplit(".", 1)[0]: name for name in encoder_parts}.values())
 
 
 def _checkpointed(family: str, names: list[str]) -> list[str]:
     owners = {name.rpartition(".")[0] for name in names}  # a single layer keeps nothing but its input anyway
-    found = [name for name in names if name in owners and re.fullmatch(family_named(family).blocks, name)]
-    return [name for name in found if not any(other.startswith(f"{name}.") for other in found)]
+    matching = [name for name in names if name in owners and re.fullmatch(family_named(family).blocks, name)]
+    return [name for name in matching if not any(other.startswith(f"{name}.") for other in matching)]
 
 
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
@@ -117,7 +117,7 @@ def stored_weight(layer: nn.Module) -> Tensor:
 
 
 def product(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
-    """What the layer, with another weight of its own shape but for the rows, computes from the input x; without a bias."""
+    """The layer's output for the input x with another `weight`, whose number of rows may differ, and without a bias."""
     if not isinstance(layer, _Convolution):
         return F.linear(x, weight)
     geometry = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
@@ -125,8 +125,8 @@ def product(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
 
 
 def low_rank_product(layer: nn.Module, x: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    """What the weight change `up @ down` of a Linear, also of a quantised one, or of a convolution adds to its output for
-    the input x."""
+    """The change of the layer's output for the input x under the weight change `up @ down`, of a Linear (quantised or not)
+    or a convolution."""
     hidden = product(layer, x, down)
     return CONVOLUTIONS[up.ndim - 3](hidden, up) if isinstance(layer, _Convolution) else F.linear(hidden, up)
 

@@ -1,4 +1,4 @@
-"""What an erasure method is, and the registry that finds every one of them."""
+"""The base class of erasure methods, their settings, and the registry that finds them."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class ErasureMethod:
 
     @classmethod
     def inference(cls, erased: ErasedUNet) -> InferenceEdit:
-        """What an erased UNet of kind `hook` that this method made does while the model runs."""
+        """The behaviour while the model runs of an erased UNet of kind `hook` that this method made."""
         raise TypeError(f"{cls.__name__} makes edits of weights only: implement inference()")
 
 
@@ -156,7 +156,7 @@ def check_layers(erased: ErasedUNet, modules: Iterable[str]) -> None:
 
 
 def inference_edit(erased: ErasedUNet) -> InferenceEdit:
-    """What an erased UNet of kind `hook` does while the model runs. Raises ValueError as `check_parts` does."""
+    """The behaviour of an erased UNet of kind `hook` while the model runs. Raises ValueError as `check_parts` does."""
     check_parts(erased)
     return methods()[erased.provenance.method].inference(erased)
 

@@ -1,4 +1,4 @@
-"""What the closed forms on sentences share: where their rows come from, their weights, and the rank of the result."""
+"""Settings and steps of the closed forms on sentences: where their rows come from, their weights, the rank of the result."""
 
 from __future__ import annotations
 

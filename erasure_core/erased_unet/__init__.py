@@ -127,8 +127,8 @@ def load_erased_unet(path: Path) -> ErasedUNet:
     try:
         provenance = _provenance(json.loads(metadata[METADATA_KEY]))
     except (KeyError, ValueError, RecursionError) as error:
-        said = f"it has no field {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"{path}: its erasure metadata cannot be read: {said}") from error
+        reason = f"it has no field {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path}: its erasure metadata cannot be read: {reason}") from error
     erased = ErasedUNet(tensors, provenance)
     try:
         check_tensors(erased)
@@ -165,6 +165,8 @@ def _provenance(fields: Any) -> Provenance:
             check_type(name, known[name], kind, expected)
     if known.get("kind", WEIGHTS) not in KINDS:
         raise ValueError(f"its kind is {known['kind']!r}; this pack knows {', '.join(KINDS)}. Update the pack")
+
+    # JSON has lists where the fields are tuples
     for pair in known["targets"]:
         check_type("targets", pair, list, "a list of [target, anchor]")
         if [type(text) for text in pair] != [str, str]:
@@ -186,13 +188,15 @@ def check_tensors(erased: ErasedUNet) -> None:
             _layer_and_suffix(key)
         if value.dtype not in PLAIN:
             raise ValueError(f"the tensor {key!r} is of type {value.dtype}, and should be float32, float16 or bfloat16")
-    parts = erased.parts()
-    if not (parts if kind == HOOK else erased.weights()):
+    hook_tensors = erased.parts()
+    if not (hook_tensors if kind == HOOK else erased.weights()):
         raise ValueError(f"it holds no tensor of an edit of kind {kind!r}")
-    if parts and kind != HOOK:
+    if hook_tensors and kind != HOOK:
         raise ValueError(
-            f"the tensor {HOOK_PREFIX + next(iter(parts))!r} acts while sampling, and the file's kind is {kind!r}"
+            f"the tensor {HOOK_PREFIX + next(iter(hook_tensors))!r} acts while sampling, and the file's kind is {kind!r}"
         )
+
+    # ComfyUI would load what follows without a word, and draw noise or apply half of the edit
     broken = erased.not_finite()
     if broken is not None:
         raise ValueError(f"the tensor {broken!r} holds NaN or infinity")

@@ -1,4 +1,4 @@
-"""From what a judge saw to the field's scores: ESR-k, PSR-k, and the rest of the sentence."""
+"""The field's scores from a judge's verdicts: ESR-k, PSR-k, and the rest of the prompt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Verdict = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Expected:
-    """What a right picture of a prompt shows: the concept's own factor and label, and what else the prompt says."""
+    """The content of a right picture: the concept's own factor and label, and the labels of the rest of the prompt."""
 
     factor: str
     label: str

@@ -38,13 +38,13 @@ def skip_features(encoder: Mapping[str, nn.Module], call: Callable[[], object]) 
 
     token = _SIDE_PASS.set(True)
     try:
-        with recorded(encoder) as kept, changed({last: stop}):
+        with recorded(encoder) as outputs, changed({last: stop}):
             call()
     except _Enough as reached:
         if reached is not enough:
             raise
         enough.with_traceback(None)  # its frames would keep the activations alive
-        return [kept[name] for name in encoder]
+        return [outputs[name] for name in encoder]
     finally:
         _SIDE_PASS.reset(token)
     raise RuntimeError("the network was called and did not run its last encoder block; this is no UNet with skips")

@@ -1,4 +1,4 @@
-"""A batch in parts: the same predictions and gradients in less memory, chosen when memory runs out."""
+"""Micro-batches: the same predictions and gradients in less memory, chosen when memory runs out."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ T = TypeVar("T")
 
 def says_out_of_memory(error: Exception) -> bool:
     """True for the ways in which torch says that memory ran out; on the CPU it has no type for it."""
-    said = isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
-    return said or isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    has_text = isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
+    return has_text or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
 def free_memory() -> None:
@@ -118,10 +118,10 @@ class MicroBatched:
 
         while done < n:
             with torch.enable_grad():
-                count, found = self._or_less(next_part, n - done, when)
+                count, gradients = self._or_less(next_part, n - done, when)
             done += count
             total = [part if so_far is None else so_far if part is None else so_far + part
-                     for so_far, part in zip(total, found, strict=True)]  # fmt: skip
+                     for so_far, part in zip(total, gradients, strict=True)]  # fmt: skip
         return total
 
 
@@ -138,7 +138,7 @@ class _Inputs:
 
 @dataclass
 class _Held:
-    """What a prediction keeps for its backward pass: its inputs, and its graph if the whole batch was computed at once."""
+    """Kept for the backward pass of a prediction: its inputs, and its graph if the whole batch was computed at once."""
 
     inputs: _Inputs
     trained: list[Tensor]
@@ -149,18 +149,18 @@ class _Predicted(torch.autograd.Function):
     """`MicroBatched` where gradients are wanted. Only a function of its own can try the backward pass again."""
 
     @staticmethod
-    def forward(ctx: Any, parts: MicroBatched, names: tuple[str, ...], count: int, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, batched: MicroBatched, names: tuple[str, ...], count: int, *tensors: Tensor) -> Tensor:
         apart = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors[:count]]
         inputs = _Inputs(apart[0], apart[1], Conditioning(dict(zip(names, apart[2:], strict=True))))
         leaves = [*apart, *tensors[count:]]
         with torch.enable_grad():
-            predicted = parts._or_less(lambda micro_batch: parts._forward(inputs, micro_batch), len(inputs.sigma))
+            predicted = batched._or_less(lambda micro_batch: batched._forward(inputs, micro_batch), len(inputs.sigma))
         graph = predicted if predicted.requires_grad else None
-        ctx.parts, ctx.needed = parts, [leaf.requires_grad for leaf in leaves]
+        ctx.parts, ctx.needed = batched, [leaf.requires_grad for leaf in leaves]
         ctx.held = _Held(inputs, [leaf for leaf in leaves if leaf.requires_grad], graph)
         return predicted.detach()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        found = iter(ctx.parts._gradients(ctx.held, gradient))
-        return (None, None, None, *(next(found) if needed else None for needed in ctx.needed))
+        gradients = iter(ctx.parts._gradients(ctx.held, gradient))
+        return (None, None, None, *(next(gradients) if needed else None for needed in ctx.needed))

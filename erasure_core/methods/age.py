@@ -37,7 +37,7 @@ FILTERED = 4  # words that the text filter leaves for each candidate: which are 
 
 @dataclass(frozen=True)
 class Search:
-    """What AGE keeps: the search of each target, and what it measures with."""
+    """AGE's state: the search of each target, and the damage that they measure."""
 
     by_target: dict[str, MixtureSearch]
     damage: Damage

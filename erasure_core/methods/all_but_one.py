@@ -48,6 +48,7 @@ class AllButOne(TrainedMethod):
         target, desired = run.samples_of(pair, self.batch, 0.0 if pair.anchor else self.negative_guidance)
         empty = replace(target, conditioning=state.repeat(self.batch))
         predicted, unconditional = run.predict(target, empty)
+        # d(z, c) = eps(z, c) - eps(z, "") of the edited and of the frozen model
         direction, wanted = predicted - unconditional, desired - target.unconditional
         terms = {"direction": run.error(direction, wanted, target.sigma)}
         if self.unconditional_weight:

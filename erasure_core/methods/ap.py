@@ -75,7 +75,7 @@ class AdversarialPreservation(TrainedMethod):
     schedule: str = setting(
         "fast",
         "fast learns on sampling runs of the frozen model that are kept and used again, several samples a step. reference is "
-        "the published loop call by call, to compare with: a sampling run for each single sample, hours for minutes.",
+        "the published loop call by call, for comparison: one full sampling run per training sample, hours instead of minutes.",
         choices=("fast", "reference"),
         advanced=True,
     )

@@ -77,6 +77,7 @@ class ConceptAblation(TrainedMethod):
             predicted, predicted_anchor = run.predict(target, anchor)
         else:
             (predicted,) = run.predict(target)
+        # sg(eps_edit(z_a, c_anchor)) as section 3.2 writes it, or the frozen model's prediction
         desired = predicted_anchor.detach() if self.teacher == "live" else anchor.conditional
         terms = {"erase": run.error(predicted, desired, target.sigma)}
         if self.anchor_weight:

@@ -71,7 +71,7 @@ class DualEncoderModulation(ErasureMethod):
     negative_guidance: float = eta(3.0)
     retain_weight: float = retaining(0.01, "Weight of leaving other meanings as they were (lambda).", step=0.01)
     candidates: int = setting(
-        24, "Words of which the other meanings are mixed.", minimum=2, maximum=3000, advanced=True
+        24, "Number of words that the other meanings are mixed from.", minimum=2, maximum=3000, advanced=True
     )
     vocabulary: str = word_list("Where these words come from.", advanced=True)
     batch: int = setting(

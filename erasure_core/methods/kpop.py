@@ -44,7 +44,7 @@ def keyed(modules: Mapping[str, nn.Module], tokens: Mapping[str, Tensor]) -> Abs
 
 @dataclass
 class Key:
-    """The learnable tokens, by the name of the layer that reads them, and what learns them."""
+    """The learnable tokens, by the name of the layer that reads them, and their optimiser."""
 
     tokens: dict[str, nn.Parameter]
     modules: Mapping[str, nn.Module]
@@ -168,6 +168,7 @@ class KnowledgePrompt(TrainedMethod):
                 opened = forward(call.tokens)
             if strength == 1.0:
                 return opened
+            # between the two predictions, for half a token means nothing to a softmax over tokens
             closed = forward(call.tokens)
             return closed + strength * (opened - closed)
 

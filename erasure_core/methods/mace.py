@@ -185,6 +185,7 @@ def fuse(
     W* = W (I + D) + sum_i up_i (down_i read(C_i)^T) e C_i M^-1.
     """
     projected = [(cleaned.read(rows), normal_solution(normal, erase_weight * rows.T).T) for rows in states]
+    # stage 1 is the first factor, W D; each concept adds one of its own rank
     fused: dict[str, Tensor] = {}
     for name, layer in layers.items():
         weight = weight_of(layer)

@@ -46,15 +46,15 @@ class ModularLora(TrainedMethod):
     def losses(self, run: Training, state: None) -> dict[str, Tensor]:
         """`erase` for one target; `retain` for the same sentences about the anchor, and a retain line if there are any."""
         target, anchored, desired = self._target(run)
-        kept = anchored
+        retained = anchored
         if run.request.retain:
-            kept = NoisyBatch.cat([anchored, run.retained([run.pick(run.request.retain)], self.trajectories)])
-        predicted, predicted_kept = run.predict(target, kept)
+            retained = NoisyBatch.cat([anchored, run.retained([run.pick(run.request.retain)], self.trajectories)])
+        predicted, predicted_retained = run.predict(target, retained)
         if self.objective == "sdd":
-            desired = predicted_kept[: len(predicted)].detach()
+            desired = predicted_retained[: len(predicted)].detach()
         return {
             "erase": run.error(predicted, desired, target.sigma),
-            "retain": self.retain_weight * run.error(predicted_kept, kept.conditional, kept.sigma),
+            "retain": self.retain_weight * run.error(predicted_retained, retained.conditional, retained.sigma),
         }
 
     def _target(self, run: Training) -> tuple[NoisyBatch, NoisyBatch, Tensor]:

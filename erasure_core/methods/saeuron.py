@@ -62,8 +62,8 @@ class SAeUron(ErasureMethod):
     )
     selectivity: float = setting(
         3.0,
-        "How many times more than for other words a latent must fire for the target to be changed. Lower finds more "
-        "latents, and such as other pictures need too.",
+        "How many times more than for other words a latent must fire for the target to be changed. Lower selects "
+        "more latents, including ones that unrelated pictures need.",
         minimum=1.0,
         maximum=1000.0,
         step=0.1,
@@ -120,6 +120,8 @@ class SAeUron(ErasureMethod):
         generator = torch.Generator().manual_seed(self.seed)
         outputs = self._outputs(denoiser, request, generator, report)
         sigmas = denoiser.sigmas(self.sampling_steps)[:-1].float().cpu()
+
+        # a linked SAE reads one block; without one, each block's SAE is trained on the outputs that also choose its latents
         tensors: dict[str, Tensor] = {}
         for index, (block, vectors) in enumerate(outputs.items()):
             place = (index, len(outputs))

@@ -60,7 +60,7 @@ class TargetSamples:
 
 @dataclass
 class Distillation:
-    """What SDD keeps: the slow copy, and what it has drawn, by target."""
+    """SDD's state: the slow copy, and the samples that it has drawn, by target."""
 
     slow: SlowCopy
     drawn: dict[str, TargetSamples]
@@ -111,7 +111,7 @@ class SafeSelfDistillation(TrainedMethod):
         return state
 
     def finish(self, run: Training, state: Distillation) -> None:
-        """What is saved is the slow copy."""
+        """Save the slow copy in place of the student."""
         state.slow.update()
         state.slow.keep()
 

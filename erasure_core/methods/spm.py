@@ -66,7 +66,7 @@ class SemiPermeableMembrane(ErasureMethod):
         0.5, "Weight of latent anchoring: of leaving random other meanings as they were.", minimum=0.0, maximum=10000.0
     )
     candidates: int = setting(
-        24, "Words of which the random meanings are mixed.", minimum=2, maximum=3000, advanced=True
+        24, "Number of words that the random meanings are mixed from.", minimum=2, maximum=3000, advanced=True
     )
     vocabulary: str = word_list("Where these words come from.", advanced=True)
     batch: int = setting(

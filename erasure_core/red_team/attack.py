@@ -1,4 +1,4 @@
-"""What an attack on an erasure is, and the registry that finds every one of them."""
+"""The base class of attacks on an erasure, and the registry that finds them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an attack came to: its own attempts, those of its control, and what it found.
+    """The result of an attack: its own attempts, those of its control, and what it found.
 
     `found` is a prompt or words for one; `embedding` (k, width) stands for k tokens. `control_is` names the control.
     """

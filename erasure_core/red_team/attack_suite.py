@@ -61,7 +61,7 @@ def _parsed(words: Sequence[str], seed: int) -> Attack:
 
 @dataclass
 class Survey:
-    """What several attacks found. It fills up while they run, so that a run which is cut short leaves its first part.
+    """The results of several attacks. It fills up while they run, so that a cancelled run keeps its first part.
     `left_out` names attacks that do not fit the model, and why."""
 
     planned: int
@@ -74,7 +74,7 @@ class Survey:
         return len(self.findings) + len(self.left_out)
 
     def verdicts(self) -> list[str]:
-        """What the edit survives and what not, in sentences."""
+        """Which attacks the edit falls to and survives, in sentences."""
         fallen = [finding.attack.label() for finding in self.findings if finding.broken()]
         held = [finding.attack.label() for finding in self.findings if not finding.broken()]
         lines = [f"falls to: {', '.join(fallen) or 'none of these attacks'}", f"survives: {', '.join(held) or 'none'}"]

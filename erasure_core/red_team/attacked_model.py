@@ -1,4 +1,4 @@
-"""What an attack may ask of the host: two models with one text encoder, a sampler, and a judge of the concept."""
+"""The seam of the attacks: two models with one text encoder, a sampler, and a judge of the concept."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ class AttackedModel(Protocol):
 
 def plain_prompts(subject: AttackedModel, n: int, word: str | None = None) -> list[str]:
     """n prompts that say the concept, or another word, in the templates in turn."""
-    said = subject.concept if word is None else word
-    return [subject.templates[i % len(subject.templates)].replace(GAP, said) for i in range(n)]
+    subject_word = subject.concept if word is None else word
+    return [subject.templates[i % len(subject.templates)].replace(GAP, subject_word) for i in range(n)]
 
 
 def soft_prompts(subject: AttackedModel, n: int, vectors: Tensor) -> list[Text]:

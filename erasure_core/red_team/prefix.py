@@ -1,4 +1,4 @@
-"""What attacks by a prefix have alike: pictures to aim at, a search for words, attempts with them."""
+"""The common steps of prefix attacks: pictures to aim at, a search for words, attempts with them."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def noisy_pictures(attack: Attack, subject: AttackedModel) -> NoisyBatch:
     with subject.open_session(BASE) as denoiser:
         latents = shown.to(denoiser.device).float().clone()
         pictures = CleanLatents(latents, denoiser.encode(prompts))
-        parts = [noised(denoiser, pictures, LEVELS, generator) for _ in range(REPEATS)]
-    return NoisyBatch.cat(parts)
+        batches = [noised(denoiser, pictures, LEVELS, generator) for _ in range(REPEATS)]
+    return NoisyBatch.cat(batches)
 
 
 def prefix_attack(

@@ -13,7 +13,7 @@ from ..inference import Forward, ModelCall, changed
 
 @dataclass(frozen=True)
 class SelectedLatents:
-    """What the edit of one block needs. Rows of `encoder` and `decoder` (n, d) and `bias` (n,) are the chosen latents;
+    """The selected latents of one block's autoencoder, the rows of `encoder` and `decoder` (n, d) and `bias` (n,).
     `factor` and `gate` (levels, n) say, at each of the `sigmas` (levels,), what a latent is multiplied by (1 where it is
     not chosen) and how strongly it must fire for that."""
 

@@ -188,6 +188,7 @@ class Gumbel:
     def draw(self) -> tuple[str, Tensor, Tensor]:
         """One candidate drawn at the present temperature: its name, the draw as a one-hot row (1, n), and the same with
         the straight-through gradient to the logits."""
+        # straight-through Gumbel-softmax (arXiv 1611.01144): forward one candidate, backward the gradient of the mixture
         soft = torch.softmax(self._noisy_logits(1) / self._scale, dim=-1)
         hard = torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
         return self._candidates.words[int(hard.argmax())], hard, hard + soft - soft.detach()

@@ -28,8 +28,8 @@ from .adversary import Gumbel
 
 @dataclass(frozen=True)
 class Loop:
-    """What one loop computes on: one noisy sample of the target and the desired prediction for it, one of the candidate
-    that was drawn, and the search that drew it."""
+    """One loop's data: a noisy sample of the target and the desired prediction for it, a sample of the candidate that was
+    drawn, and the search that drew it."""
 
     target: NoisyBatch
     desired: Tensor

@@ -41,11 +41,11 @@ def affordable(denoiser: Denoiser) -> int:
 
 def encode_words(denoiser: Denoiser, words: Sequence[str], check: Check = unwatched) -> Candidates:
     """The words with their conditioning; a vocabulary can take a minute, so `check` is told how far it is."""
-    parts = []
+    batches = []
     for start in range(0, len(words), ENCODED_AT_ONCE):
         check(f"encoding words, {start} of {len(words)}")
-        parts.append(denoiser.encode(words[start : start + ENCODED_AT_ONCE]))
-    return Candidates(tuple(words), Conditioning.cat(parts))
+        batches.append(denoiser.encode(words[start : start + ENCODED_AT_ONCE]))
+    return Candidates(tuple(words), Conditioning.cat(batches))
 
 
 def candidates_of(

@@ -71,6 +71,7 @@ def noised(denoiser: Denoiser, pictures: CleanLatents, steps: int, generator: to
     sigma = levels[torch.randint(len(levels), (len(pictures.latents),), generator=generator)].to(denoiser.device)
     noise = torch.randn(pictures.latents.shape, generator=generator).to(denoiser.device)
     is_flow = float(levels[0]) <= 1.0
+    # x = x0 + sigma eps; a flow model's x = (1 - sigma) x0 + sigma eps
     spread = per_sample(sigma, noise)
     latents = (1.0 - spread if is_flow else 1.0) * pictures.latents + spread * noise
     exact = (latents - pictures.latents) / spread

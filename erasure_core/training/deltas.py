@@ -41,7 +41,7 @@ class Delta(nn.Module):
             self.up = nn.Parameter(torch.zeros((shape[0], rank, *[1] * (len(shape) - 2)), device=device))
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the delta adds to the layer's output for the layer's input `x`."""
+        """The delta's contribution to the layer's output for the layer's input `x`."""
         (layer,) = self._layer
         if hasattr(self, "diff"):
             changed = product(layer, x, self.diff.to(x.dtype))

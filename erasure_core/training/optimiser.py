@@ -48,6 +48,8 @@ class ScaledAdam:
             self._adam.param_groups[0]["lr"] = learning_rate
         self._adam.zero_grad(set_to_none=True)
         (self.scale * loss).backward(inputs=self._parameters)
+
+        # stacked, so that a GPU is waited for once
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         if all(torch.stack([gradient.isfinite().all() for gradient in gradients]).tolist()):
             for gradient in gradients:

@@ -84,11 +84,11 @@ def noise_level_weighting(default: str = "x0") -> Any:
 
 
 def block_checkpointing() -> Any:
-    """Whether a trained method computes the blocks of the network again in the backward pass."""
+    """Whether the backward pass computes the blocks of the network again."""
     return setting(
         "auto",
         "Gradient checkpointing: the same result in a fraction of the memory, for one more forward pass in each optimiser "
-        "step. auto uses it when memory is short. Methods that change the network around its predictions cannot; they say so.",
+        "step. auto uses it when memory is short. Not available for kpop and forget_me_not.",
         choices=CHECKPOINTING,
         advanced=True,
     )

@@ -1,4 +1,4 @@
-"""What trained methods share: their settings, and an erasure in three steps."""
+"""The base of trained methods: their common settings, and an erasure in named steps (start, learn, edit)."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class TrainedMethod(ErasureMethod):
         }
 
     def prepare(self, run: Training) -> Any:
-        """Whatever the method keeps during the run; the deltas are attached and still zero."""
+        """The method's own state during the run; the deltas are attached and still zero."""
         return None
 
     def losses(self, run: Training, state: Any) -> dict[str, Tensor]:
@@ -94,7 +94,7 @@ class TrainedMethod(ErasureMethod):
         raise TypeError(f"{type(self).__name__} does not say what it minimises: implement losses()")
 
     def finish(self, run: Training, state: Any) -> None:
-        """What is left to do after the last optimiser step; the deltas are exported as this leaves them."""
+        """Called after the last optimiser step, before the deltas are exported."""
 
     def sample(self, run: Training, prompts: Sequence[str]) -> NoisyBatch:
         """One sampling run a prompt with the network as it is now: `sampling_steps` times n noisy samples, noise level
@@ -142,7 +142,7 @@ class TrainedMethod(ErasureMethod):
         """Check what can be checked before anything is computed, and assemble the run."""
         check_prompts(denoiser, request)
         if not self.uses_anchor and any(pair.anchor for pair in request.pairs):
-            report.note(f"{self.name} has no use for anchors: the targets do not become what '=>' names")
+            report.note(f"{self.name} ignores anchors: targets will not turn into the concept after '=>'")
         generator = torch.Generator().manual_seed(self.seed)
         rows = denoiser.rows(self.layers)
         deltas = Deltas(denoiser.layers(self.layers), self.rank * len(request.pairs), generator, rows)
@@ -173,5 +173,5 @@ class TrainedMethod(ErasureMethod):
         return erased
 
     def result(self, run: Training, state: Any, erased: ErasedUNet) -> ErasedUNet:
-        """What `erase` returns: the edit of the weights, and whatever else a method learned."""
+        """The result of `erase`: the edit of the weights, with anything else that the method learned."""
         return erased

@@ -1,4 +1,4 @@
-"""What a judge is: questions about a picture, each with its labels, asked for the concepts of an evaluation."""
+"""A judge: questions about a picture, each with its labels, asked for the concepts of an evaluation."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Factor:
         return found[1] if found else None
 
     def others(self, concept: str) -> list[str]:
-        """What else it may answer, by the first name of each label."""
-        own = self.label_of(concept)
+        """The other possible answers, by the first name of each label."""
+        asked = self.label_of(concept)
         if self.near:
             return list(self.near)
-        return [label.split(",")[0].strip() for label in self.labels if label != own]
+        return [label.split(",")[0].strip() for label in self.labels if label != asked]
 
     def said_in(self, text: str) -> str | None:
         """The label that a prompt says as whole words, the longest name if it says several."""
@@ -47,7 +47,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class Look:
-    """What a judge sees in one picture: by factor, its likeliest labels, the likeliest first (None without a judge); and
+    """The verdict on one picture: by factor, its likeliest labels, the likeliest first (None without a judge); and
     what a detector found."""
 
     verdict: dict[str, tuple[str, ...]] | None
@@ -91,8 +91,8 @@ class ConceptJudge:
 
     def factor_of(self, concept: str) -> Factor | None:
         """The factor with the label that means `concept` best, the first of several."""
-        found = [(known[0], factor) for factor in self.factors if (known := meaning(factor.labels, concept))]
-        return min(found, key=lambda one: one[0])[1] if found else None
+        matches = [(known[0], factor) for factor in self.factors if (known := meaning(factor.labels, concept))]
+        return min(matches, key=lambda one: one[0])[1] if matches else None
 
     @torch.no_grad()
     def look(self, pictures: Tensor, k: int = TOP) -> list[Look]:
