@@ -95,15 +95,8 @@ class AdaptiveGuidedErasure(TrainedMethod):
     def prepare(self, run: Training) -> Search:
         """Encode and filter the candidates, and set up a search for each target among those that the frozen model draws
         most like it."""
-        everything = candidates_of(
-            run.denoiser,
-            run.request,
-            run.report,
-            vocabulary=self.vocabulary,
-            keep=FILTERED * self.candidates,
-            how=self.prefilter,
-            synonym_similarity=self.synonym_similarity,
-        )
+        choice = (self.vocabulary, FILTERED * self.candidates, self.synonym_similarity, self.prefilter)
+        everything = candidates_of(run.denoiser, run.request, run.report, *choice)
         run.pool.fill([""], self.retain_trajectories)
         probes = run.pool.samples("").spread(PROBE_LEVELS)
         damage = Damage(run.denoiser, probes, run.deltas.disabled, run.report.note)

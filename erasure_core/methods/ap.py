@@ -131,15 +131,8 @@ class AdversarialPreservation(TrainedMethod):
 
     def _candidates(self, run: Training) -> Candidates:
         """The words of the vocabulary, after the empty prompt, the retain lines and the targets' nearest neighbours."""
-        from_vocabulary = candidates_of(
-            run.denoiser,
-            run.request,
-            run.report,
-            vocabulary=self.vocabulary,
-            keep=self.candidates,
-            how=self.prefilter,
-            synonym_similarity=self.synonym_similarity,
-        )
+        choice = (self.vocabulary, self.candidates, self.synonym_similarity, self.prefilter)
+        from_vocabulary = candidates_of(run.denoiser, run.request, run.report, *choice)
         first = ["", *run.request.retain]
         for target in run.request.targets:
             first += [word for word in siblings(target) if not run.request.says_target(word)]

@@ -88,11 +88,9 @@ class DegenerationTuning(TrainedMethod):
     def prepare(self, run: Training) -> Album:
         """Draw the pictures, all by the frozen model."""
         linked = linked_pictures(run.request, run.denoiser.device)
-        words = candidates_of(
-            run.denoiser, run.request, run.report, vocabulary=self.vocabulary, keep=self.candidates,
-            how="nearest", synonym_similarity=self.synonym_similarity,
-        ).words  # fmt: skip
-        words = list(dict.fromkeys([*run.request.retain, *words]))
+        choice = (self.vocabulary, self.candidates, self.synonym_similarity)
+        nearest = candidates_of(run.denoiser, run.request, run.report, *choice)
+        words = list(dict.fromkeys([*run.request.retain, *nearest.words]))
         run.pool.fill(words, self.retain_trajectories)
         _, scale = run.denoiser.sampling(self.sampling_steps, self.guidance_scale)
         targets = [finished(run.pool.samples(target), self.trajectories, scale) for target in run.request.targets]

@@ -99,18 +99,12 @@ class ForgetMeNot(TrainedMethod):
             length = run.pool.samples(target).conditioning.tokens.shape[1]
             masks[target] = torch.stack([row.repeat(length // len(row)) for row in rows]).to(run.denoiser.device)
         if self.retain_weight:
-            words = list(self._words(run))
+            choice = (self.vocabulary, self.candidates, self.synonym_similarity)
+            words = list(candidates_of(run.denoiser, run.request, run.report, *choice).words)
         pictures = None
         if linked is not None:  # then there is one target, and these are its sentences
             pictures = shown(linked, run.denoiser.encode(sentences))
         return AttentionTargets(masks, words, pictures)
-
-    def _words(self, run: Training) -> tuple[str, ...]:
-        near = candidates_of(
-            run.denoiser, run.request, run.report, vocabulary=self.vocabulary, keep=self.candidates,
-            how="nearest", synonym_similarity=self.synonym_similarity,
-        )  # fmt: skip
-        return near.words
 
     def _samples(self, run: Training, state: AttentionTargets, target: str) -> tuple[NoisyBatch, Tensor]:
         """Noisy samples of the target, and the mask of each."""

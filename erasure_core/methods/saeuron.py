@@ -19,12 +19,12 @@ from ..erased_unet import HOOK_PREFIX, ErasedUNet
 from ..erased_unet.fingerprint import same_checkpoint
 from ..method import ErasureMethod, check_prompts, provenance, setting
 from ..report import Report
-from ..sae.autoencoder import ConceptSAE, concept_score, default_block, selected
+from ..sae.autoencoder import ConceptSAE, concept_score, default_block, mean_activity, selected
 from ..sae.latent_edit import LatentEdits, SelectedLatents
 from ..sae.training import SAESettings, gather, train_sae
 from ..text.candidates import candidates_of
 from ..text.prompt_templates import draw_templates
-from ..text.synonyms import SYNONYM_SIMILARITY, template_words_like
+from ..text.synonyms import template_words_like
 from ..text.vocabulary import word_list
 
 VECTORS = 200_000
@@ -174,15 +174,7 @@ class SAeUron(ErasureMethod):
         self, denoiser: Denoiser, request: ErasureRequest, generator: torch.Generator, report: Report
     ) -> list[str]:
         """`trajectories` sentences for each target, and after those of all targets as many with other words in its place."""
-        nearest = candidates_of(
-            denoiser,
-            request,
-            report,
-            vocabulary=self.vocabulary,
-            keep=self.candidates,
-            how="nearest",
-            synonym_similarity=SYNONYM_SIMILARITY,
-        )
+        nearest = candidates_of(denoiser, request, report, self.vocabulary, self.candidates)
         others = list(dict.fromkeys((*request.retain, *nearest.words)))
         avoid = template_words_like(denoiser, request.targets)
         about_targets, about_others = [], []
@@ -226,8 +218,10 @@ class SAeUron(ErasureMethod):
         self, sae: ConceptSAE, vectors: Tensor, sigmas: Tensor, targets: tuple[str, ...], report: Report
     ) -> SelectedLatents | None:
         """Scores, choice and tables for one block, from its vectors (levels, prompts, positions, d)."""
-        # mu(i, t, D) of each target and of the other words
-        means, other = self._mean_activity(sae, vectors, len(targets))
+        # mu(i, t, D) of each target, and of the other words, which come after all targets
+        activity = mean_activity(sae, vectors)
+        means = [part.mean(1).cpu() for part in activity.split(self.trajectories, dim=1)][: len(targets)]
+        other = activity[:, len(targets) * self.trajectories :].mean(1).cpu()
         factor, gate = torch.ones_like(other), torch.stack([*means, other]).mean(0)
         share = torch.arange(len(sigmas)) / max(len(sigmas) - 1, 1)
         inside = (share >= self.first_share) & (share <= self.last_share)
@@ -250,16 +244,6 @@ class SAeUron(ErasureMethod):
         encoder, bias, decoder = (tensor.cpu()[ids] for tensor in (sae.encoder, bias, sae.decoder))
         gate = gate[:, ids].clamp_min(max(sae.threshold, 0.0))
         return SelectedLatents(encoder, bias, decoder, factor[:, ids], gate, sigmas)
-
-    def _mean_activity(self, sae: ConceptSAE, vectors: Tensor, targets: int) -> tuple[list[Tensor], Tensor]:
-        """How strongly each latent fires, (levels, latents): in the mean for each target, and for the other words."""
-        levels = []
-        for level in vectors:
-            # a picture at a time: a linked SAE may have tens of thousands of latents
-            levels.append(torch.stack([sae.encode(picture.float()).mean(0) for picture in level]))
-        activity = torch.stack(levels)
-        means = [part.mean(1).cpu() for part in activity.split(self.trajectories, dim=1)][:targets]
-        return means, activity[:, targets * self.trajectories :].mean(1).cpu()
 
     @classmethod
     def inference(cls, erased: ErasedUNet) -> LatentEdits:

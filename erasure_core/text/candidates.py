@@ -12,7 +12,7 @@ from ..concepts import ErasureRequest
 from ..denoiser import Conditioning, Denoiser
 from ..method import setting
 from ..report import Check, Report, unwatched
-from .synonyms import similarities
+from .synonyms import SYNONYM_SIMILARITY, similarities
 from .vocabulary import words_of
 
 SEEN_AT_LEAST = 1000
@@ -52,11 +52,10 @@ def candidates_of(
     denoiser: Denoiser,
     request: ErasureRequest,
     report: Report,
-    *,
     vocabulary: str,
     keep: int,
-    how: str,
-    synonym_similarity: float,
+    synonym_similarity: float = SYNONYM_SIMILARITY,
+    how: str = "nearest",
 ) -> Candidates:
     """At most `keep` words of the vocabulary, chosen by `prefilter`; the report names the synonyms left out.
 
