@@ -72,23 +72,24 @@ def _spread(start: int, stop: int, n: int) -> list[int]:
     return sorted({round(x) for x in torch.linspace(start, stop - 1, n).tolist()}) if n > 0 else []
 
 
-def aligned(denoiser: Denoiser, pair: ConceptPair, context: PromptTemplate, tokens: str, eta: float = 0.0) -> Rows:
-    """The rows of one sentence: those of the target in `context`, to be read as those of the anchor in it.
+def aligned(denoiser: Denoiser, pair: ConceptPair, template: PromptTemplate, tokens: str, eta: float = 0.0) -> Rows:
+    """The rows of one sentence: those of the target in `template`, to be read as those of the anchor in it.
 
     `tokens` is one of `TOKENS`; with eta the desired rows lie past the anchor (`guidance.negative_guidance`).
     Raises ValueError if the tokenizer does not find the target in its own sentence.
     """
-    sentence = context.with_concept(pair.target)
+    sentence = template.with_concept(pair.target)
     positions, concept = denoiser.positions(sentence), denoiser.positions(sentence, pair.target)
     last, end = concept[-1], positions[-1] + 1
-    anchored, neutral = context.with_concept(pair.anchor), context.with_concept(pair.neutral)
-    starts = [_stand_in(denoiser, sentence, end - last - 1, positions[0]) for sentence in (anchored, neutral)]
+    anchored, neutral = template.with_concept(pair.anchor), template.with_concept(pair.neutral)
+    # aligned at the target's last token: behind it the same words follow in all three sentences, then the same padding
+    starts = [_stand_in(denoiser, other, end - last - 1, positions[0]) for other in (anchored, neutral)]
     begins = zip((sentence, anchored, neutral), (last, *starts), strict=True)
-    length = min(_length(denoiser, sentence) - start for sentence, start in begins)
+    length = min(_length(denoiser, one) - start for one, start in begins)
     following = [*range(1, end - last), *_spread(end - last, length, PADDING_ROWS)]
     steps = {"last": [0], "all": [0, *following], "others": following}[tokens]
     earlier = concept[:-1] if tokens == "all" else []
-    steps_taken = [0] * len(earlier) + steps
+    steps_taken = [0] * len(earlier) + steps  # the target's earlier tokens are read as the anchor's last one too
     states = _rows_of(denoiser, sentence, [*earlier, *(last + step for step in steps)])
     anchor = _rows_of(denoiser, anchored, [starts[0] + step for step in steps_taken])
     if anchored == neutral:
@@ -100,12 +101,12 @@ def aligned(denoiser: Denoiser, pair: ConceptPair, context: PromptTemplate, toke
 def sentences_for(concept: str, n: int, seed: int, avoid: Collection[str] = ()) -> list[PromptTemplate]:
     """n templates of a concept. Of two attributes either may come first, and the second's state carries the first: half
     of the sentences that say an attribute before the concept and a noun after it say it between the two."""
-    contexts = draw_templates(concept, n, generator_for(concept, seed), avoid)
+    templates = draw_templates(concept, n, generator_for(concept, seed), avoid)
     for index in range(len(PLAIN), n, 4):
-        match contexts[index].template.split():
+        match templates[index].template.split():
             case [article, attribute, "{}", noun]:
-                contexts[index] = PromptTemplate(f"{article} {{}} {attribute} {noun}", contexts[index].neutral)
-    return contexts
+                templates[index] = PromptTemplate(f"{article} {{}} {attribute} {noun}", templates[index].neutral)
+    return templates
 
 
 def erased_rows(
@@ -123,9 +124,9 @@ def erased_rows(
     concepts = []
     for pair in request.pairs:
         rows = []
-        for context in sentences_for(pair.target, sentences, seed, avoid):
+        for template in sentences_for(pair.target, sentences, seed, avoid):
             check(f"encoding sentences about {pair.target!r}")
-            rows.append(aligned(denoiser, pair, context, tokens, eta))
+            rows.append(aligned(denoiser, pair, template, tokens, eta))
         concepts.append(Rows.cat(rows))
     return concepts
 
@@ -157,10 +158,10 @@ def kept_prompts(
     prompts = ["", *words]
     for word in words:
         drawn = draw_templates(word, 3 + sentences, generator_for(word, seed))[3:]
-        prompts += [context.with_concept(word) for context in drawn]
+        prompts += [template.with_concept(word) for template in drawn]
     for pair in request.pairs:
         drawn = draw_templates(pair.target, 3 + 4 * sentences, generator_for(pair.target, seed))
-        prompts += [context.neutral for context in drawn]
+        prompts += [template.neutral for template in drawn]
     forbidden = [f" {word.casefold()} " for word in (*request.targets, *avoid)]
     allowed = [p for p in dict.fromkeys(prompts) if not any(word in f" {p.casefold()} " for word in forbidden)]
     return [*allowed, *(line for line in request.retain if line not in allowed)]

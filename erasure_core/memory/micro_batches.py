@@ -156,11 +156,11 @@ class _Predicted(torch.autograd.Function):
         with torch.enable_grad():
             predicted = batched._or_less(lambda micro_batch: batched._forward(inputs, micro_batch), len(inputs.sigma))
         graph = predicted if predicted.requires_grad else None
-        ctx.parts, ctx.needed = batched, [leaf.requires_grad for leaf in leaves]
+        ctx.batched, ctx.needed = batched, [leaf.requires_grad for leaf in leaves]
         ctx.held = _Held(inputs, [leaf for leaf in leaves if leaf.requires_grad], graph)
         return predicted.detach()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = iter(ctx.parts._gradients(ctx.held, gradient))
+        gradients = iter(ctx.batched._gradients(ctx.held, gradient))
         return (None, None, None, *(next(gradients) if needed else None for needed in ctx.needed))

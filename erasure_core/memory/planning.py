@@ -195,13 +195,13 @@ def planned(
     plans = list(needs.plans(denoiser.device, checkpointing if blocks else "off", in_parts))
     free = denoiser.make_room(int(plans[0].needs))
     plan = next((plan for plan in plans if plan.needs <= free), min(plans, key=lambda plan: plan.needs))
-    line = _said(needs, plan, free)
+    line = _summary(needs, plan, free)
     report.note(line)
     report.check(line)
     return plan
 
 
-def _said(needs: Needs, plan: Plan, free: int) -> str:
+def _summary(needs: Needs, plan: Plan, free: int) -> str:
     held = MARGIN * needs.activations(plan.micro_batch).held(plan.checkpointing)
     sizes = {
         "edit and optimiser": needs.edit,
