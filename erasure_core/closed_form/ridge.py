@@ -37,7 +37,7 @@ class TextEdit:
         return self.down.shape[0]
 
     def read(self, states: Tensor) -> Tensor:
-        """What the edited layers read in place of states (n, width)."""
+        """The states that the edited layers read in place of states (n, width)."""
         return states + (states @ self.down.T) @ self.shift
 
     def after(self, inner: TextEdit) -> TextEdit:

@@ -29,7 +29,7 @@ _HALVES = ((f".{UP}", f".{DOWN}"), (f".{DOWN}", f".{UP}"), (".up", ".down"), (".
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where an erased UNet comes from: all that is needed to run it again."""
+    """The origin of an erased UNet: all that is needed to make it again."""
 
     method: str
     settings: Mapping[str, Any]
@@ -48,7 +48,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class ErasedUNet:
-    """An edit of a diffusion model: tensors by key, and where they come from. It holds no reference to the model.
+    """An edit of a diffusion model: tensors by key, and their provenance. It holds no reference to the model.
 
     `key` is a second edit, in a file of its own, that brings the concept back when it is applied on top."""
 

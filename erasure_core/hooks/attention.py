@@ -1,4 +1,4 @@
-"""The network's own cross-attention maps: where in the picture each token of the prompt is looked at."""
+"""The network's cross-attention maps: how much each pixel attends to each token of the prompt."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class SideEncoder(Deltas):
         self._scales = nn.Parameter(torch.ones(bins, len(widths), device=denoiser.device))
 
     def parameters(self) -> list[nn.Parameter]:
-        """What is trained now."""
+        """The tensors that are trained in this phase."""
         return [self._scales] if self.only_scales else [*super().parameters(), *self._weights, *self._biases]
 
     def is_zero(self) -> bool:
@@ -99,7 +99,7 @@ class SideEncoder(Deltas):
 
 
 class _OneConcept:
-    """What the file keeps of one side encoder."""
+    """One side encoder as the file holds it."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.gate = Gate.read(tensors, "gate.")

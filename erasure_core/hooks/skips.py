@@ -1,4 +1,4 @@
-"""Residuals on a UNet's skip connections, made by its own encoder in a pass of its own before the real one."""
+"""Residuals on a UNet's skip connections, computed by its own encoder in a separate pass before the real one."""
 
 from __future__ import annotations
 

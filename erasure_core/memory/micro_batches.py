@@ -19,28 +19,28 @@ T = TypeVar("T")
 
 
 def says_out_of_memory(error: Exception) -> bool:
-    """True for the ways in which torch says that memory ran out; on the CPU it has no type for it."""
+    """True if the error means that memory ran out; on the CPU torch has no error type for it."""
     has_text = isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
     return has_text or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
 def free_memory() -> None:
-    """Give back what torch holds of a GPU's memory without using it."""
+    """Release GPU memory that torch has cached."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 class MicroBatched:
-    """`predict`, asked for at most `micro_batch` samples in one call; at first for all of them.
+    """Calls `predict` with at most `micro_batch` samples at a time; at first with all of them.
 
-    When memory runs out, forward or backward, `micro_batch` is halved, down to single samples, then `checkpointing` of the
-    network's `blocks` by block is switched on, if there are any; what failed is repeated, and `say(text)` is told, with
-    `doing` to say when. Samples do not see each other, so that a batch means the same in parts.
+    When memory runs out, forward or backward, it halves `micro_batch`, down to single samples; then it switches on
+    `checkpointing` of the network's `blocks`, if there are any. It repeats the failed call and reports the change with
+    `say(text)`, in which `doing` says when. Samples do not see each other, so the result is the same.
 
     Gradients reach latents, noise levels, conditioning and `parameters`: all that is trained in the network must be among
-    these. Of a batch in parts the forward pass keeps its inputs only; in the backward pass each part is computed again, one
-    after another, so that the activations of one part are held at a time. That costs one more forward pass. Raises what
-    `predict` raised when a single sample does not fit.
+    these. With micro-batches the forward pass keeps only its inputs; the backward pass computes each micro-batch again, so
+    that the activations of one are held at a time, for one more forward pass. Raises the error of `predict` when a single
+    sample does not fit.
     """
 
     def __init__(
@@ -120,9 +120,14 @@ class MicroBatched:
             with torch.enable_grad():
                 count, gradients = self._or_less(next_part, n - done, when)
             done += count
-            total = [part if so_far is None else so_far if part is None else so_far + part
-                     for so_far, part in zip(total, gradients, strict=True)]  # fmt: skip
+            total = [_added(so_far, gradient) for so_far, gradient in zip(total, gradients, strict=True)]
         return total
+
+
+def _added(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other
 
 
 @dataclass(frozen=True)

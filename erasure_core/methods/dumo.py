@@ -140,7 +140,7 @@ class DualEncoderModulation(ErasureMethod):
     def _others(
         self, samples: NoisyBatch, meanings: Conditioning, target: Conditioning, generator: torch.Generator
     ) -> NoisyBatch:
-        """The same noisy samples with other meanings; the predictions are not used."""
+        """The same noisy samples with other meanings (SPM's latent anchoring); their predictions are not used."""
         return dataclasses.replace(
             samples, conditioning=latent_anchors(meanings, target, len(samples.sigma), generator)
         )

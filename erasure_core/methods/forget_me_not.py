@@ -1,4 +1,4 @@
-"""Forget-Me-Not, arXiv 2303.17591: attention re-steering, so that no pixel looks at the concept's tokens any more.
+"""Forget-Me-Not, arXiv 2303.17591: attention re-steering, so that no pixel attends to the concept's tokens any more.
 
 min || A[:, tokens of the concept] ||_2, a norm and not its square, over the cross-attention probabilities A of all layers,
 heads and pixels; here divided by the root of their number, so that it does not grow with the picture. It is taken on noised

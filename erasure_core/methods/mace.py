@@ -2,7 +2,7 @@
 
 1. The words beside the target carry it along, so their keys and values are mapped to those that they have in the anchor's
    sentence, in closed form; other text is kept.
-2. For each target low-rank deltas are trained to look at its tokens no more where it is seen:
+2. For each target, low-rank deltas are trained so that the pixels that show it no longer attend to its tokens:
    sum over attentions of ||A_target * mask||^2, A the attention probabilities, the mask from the frozen model's own maps.
 3. One edit agrees with all of them on their own sentences and with stage 1 on everything kept:
    min over W* of sum_i ||W* C_i - (W + dW_i) C_i||^2 + p ||W* R - W R||^2 + ridge ||W* - W||^2, W the weights of stage 1.
@@ -138,15 +138,15 @@ class MassConceptErasure(TextRowsMethod):
 
 @torch.no_grad()
 def seen_masks(denoiser: Denoiser, samples: NoisyBatch, tokens: Sequence[int], share: float) -> dict[str, Tensor]:
-    """For each attention the pixels (pixels,), one or zero, that look most at these tokens: the given share of them, in
-    the mean over the samples of one sentence and over the heads."""
+    """For each attention a mask (pixels,) of ones and zeros: the given share of the pixels that attend most to these tokens,
+    in the mean over the samples of one sentence and over the heads."""
     with attention_maps(denoiser) as maps:
         denoiser.predict(samples.latents, samples.sigma, samples.conditioning)
         seen = {name: map_[..., list(tokens)].sum(-1).mean((0, 1)) for name, map_ in maps().items()}
     masks = {}
-    for name, looked in seen.items():
-        masks[name] = torch.zeros_like(looked)
-        masks[name][looked.topk(max(1, round(share * len(looked)))).indices] = 1.0
+    for name, attention in seen.items():
+        masks[name] = torch.zeros_like(attention)
+        masks[name][attention.topk(max(1, round(share * len(attention)))).indices] = 1.0
     return masks
 
 
@@ -157,8 +157,8 @@ def masked_attention(
     the mask, heads and samples, summed over attentions."""
     with attention_maps(denoiser) as maps:
         denoiser.predict(samples.latents, samples.sigma, samples.conditioning)
-        looked = {name: map_[..., list(tokens)].sum(-1) for name, map_ in maps().items()}
-    return sum((looked[name][..., mask > 0].square().mean() for name, mask in masks.items()), start=torch.zeros(()))
+        attention = {name: map_[..., list(tokens)].sum(-1) for name, map_ in maps().items()}
+    return sum((attention[name][..., mask > 0].square().mean() for name, mask in masks.items()), start=torch.zeros(()))
 
 
 def reading(edit: TextEdit) -> Callable[[tuple], tuple]:

@@ -1,4 +1,4 @@
-"""Run an attack beside what it must be compared with, and report both."""
+"""Runs an attack beside its baselines (base model, no attack, control) and reports all of them."""
 
 from __future__ import annotations
 

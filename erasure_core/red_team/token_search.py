@@ -1,4 +1,4 @@
-"""Search for words that, put before the prompt, make the erased model predict what is desired."""
+"""Search for words before the prompt with which the erased model makes the desired predictions."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ class Scan:
 
 
 class Random:
-    """The control: candidates drawn evenly, whatever the edit does."""
+    """The control: random candidates, independent of the edit."""
 
     def __init__(self, candidates: Candidates, generator: torch.Generator) -> None:
         self._candidates, self._generator = candidates, generator

@@ -1,4 +1,4 @@
-"""Which words of a vocabulary a search may name: near the targets, but neither a target nor a synonym of one."""
+"""The candidates of a search: words of a vocabulary near the targets, but neither a target nor a synonym of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which words mean much the same to the model's text encoder."""
+"""Words that mean much the same to the model's text encoder."""
 
 from __future__ import annotations
 
