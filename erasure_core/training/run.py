@@ -85,10 +85,10 @@ class Training:
                 drawn.append(self.around(pairs[index], wider, eta))
         return NoisyBatch.cat([samples for samples, _ in drawn]), torch.cat([desired for _, desired in drawn])
 
-    def retained(self, concepts: Sequence[str], chains: int, steps: int | None = None) -> NoisyBatch:
-        """One noisy sample of each concept; new concepts get their trajectories first, at `chains` runs each, of
+    def retained(self, concepts: Sequence[str], runs: int, steps: int | None = None) -> NoisyBatch:
+        """One noisy sample of each concept; new concepts get their trajectories first, in `runs` sampling runs each, of
         `steps` sampling steps if they are not to be of the usual number."""
-        self.pool.fill(concepts, chains, steps)
+        self.pool.fill(concepts, runs, steps)
         return NoisyBatch.cat([self.pool.draw(concept, 1)[0] for concept in concepts])
 
     def error(self, predicted: Tensor, desired: Tensor, sigma: Tensor) -> Tensor:
@@ -102,11 +102,11 @@ class Training:
         erase = self.error(predicted, desired, target.sigma)
         return erase, self.error(predicted_retained, retained.conditional, retained.sigma)
 
-    def retain_loss(self, weight: float, n: int, chains: int) -> dict[str, Tensor]:
+    def retain_loss(self, weight: float, n: int, runs: int) -> dict[str, Tensor]:
         """`retain`: how far n noisy samples of the user's retain lines have moved, times `weight`; no term without any."""
         if not self.request.retain or not weight:
             return {}
-        retained = self.retained([self.pick(self.request.retain) for _ in range(n)], chains)
+        retained = self.retained([self.pick(self.request.retain) for _ in range(n)], runs)
         (predicted,) = self.predict(retained)
         return {"retain": weight * self.error(predicted, retained.conditional, retained.sigma)}
 

@@ -147,16 +147,16 @@ class TrajectoryPool:
         """Add evaluations that sampling runs outside the pool have made."""
         self.evaluations += evaluations
 
-    def fill(self, concepts: Sequence[str], chains: int, steps: int | None = None) -> None:
-        """Draw `chains` trajectories for each concept that has none yet, all in one batch, of the pool's number of
-        sampling steps or of `steps`."""
+    def fill(self, concepts: Sequence[str], runs: int, steps: int | None = None) -> None:
+        """Draw `runs` trajectories for each concept that has none yet, all in one batch, of the pool's number of sampling
+        steps or of `steps`."""
         steps, _ = self._denoiser.sampling(steps or self._steps, self._scale)
         missing = [concept for concept in dict.fromkeys(concepts) if concept not in self._samples]
         if not missing:
             return
         prompts = []
         for concept in missing:
-            self._templates[concept] = draw_templates(concept, chains, self._generator, self._avoid)
+            self._templates[concept] = draw_templates(concept, runs, self._generator, self._avoid)
             prompts += [template.with_concept(concept) for template in self._templates[concept]]
         with self._frozen():
             conditioning = self._denoiser.encode(prompts)
@@ -166,7 +166,7 @@ class TrajectoryPool:
         self.evaluations += 2 * len(prompts) * steps
         column = torch.arange(len(prompts) * steps) % len(prompts)  # the noise level is outermost
         for i, concept in enumerate(missing):
-            self._samples[concept] = samples.rows((column // chains == i).nonzero().squeeze(1)).to(self.kept_on)
+            self._samples[concept] = samples.rows((column // runs == i).nonzero().squeeze(1)).to(self.kept_on)
 
     @torch.no_grad()
     def predict(self, batch: NoisyBatch) -> Tensor:
