@@ -69,6 +69,10 @@ class ComfyAttackedModel:
             found.append(soft[key])
         return found
 
+    def count(self, evaluations: int) -> None:
+        """See `AttackedModel.count`."""
+        self.calls += evaluations
+
     def _count(self, pictures: int) -> None:
         self.calls += pictures * self.steps * (1 if self._sampling.cfg == 1 else 2)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...erasure_core.denoiser import Conditioning
 from ...erasure_core.evaluation.prompts import GAP
-from ...erasure_core.red_team.attacked_model import SoftPrompt
+from ...erasure_core.red_team.attacked_model import DoesNotFit, SoftPrompt
 from .base_model import positions, words_and_tokens
 from .denoiser import ComfyDenoiser
 from .session import differentiable_weights
@@ -33,7 +33,7 @@ def encoders(clip: Any) -> dict[str, nn.Module]:
     names = [getattr(model, "clip", "")] if len(keys) == 1 else [f"clip_{key}" for key in keys]
     found = {key: getattr(model, name, None) for key, name in zip(keys, names, strict=True)}
     if None in found.values() or not set(keys) <= CLIP_KEYS:
-        raise ValueError(
+        raise DoesNotFit(
             f"this CLIP has the text encoders {', '.join(keys)}, and vectors in place of words are only supported where all "
             f"are CLIP's own (SD1.5, SD2.x, SDXL); choose another attack"
         )
@@ -72,7 +72,7 @@ def soft_tokens(clip: Any, prompt: SoftPrompt) -> dict[str, list[list[tuple]]]:
         extra = len(vectors) - 1
         own = 2 + len(positions(clip, text, None, key))  # with the tokens for begin and end
         if more or own + extra > len(batch):
-            raise ValueError(
+            raise DoesNotFit(
                 f"{prompt.template!r} with {extra + 1} vectors is too long for the text encoder; use fewer vectors"
             )
         filled = [(vector, 1.0) for vector in vectors]
