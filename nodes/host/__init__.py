@@ -1,10 +1,13 @@
 """The one folder that knows ComfyUI's engine; everything else in the pack asks this one."""
 
 from .attacked_model import ComfyAttackedModel
+from .base_model import fingerprint, weights_read_as_words
 from .denoiser import ComfyDenoiser
 from .foreign import translated
-from .patching import family_of, patched
-from .sampling import SAMPLERS, SCHEDULERS, ComfyImageSampler, fitting_size, use
+from .linked import LinkedModels, check_vae, family_of, linked_models
+from .memory_meter import MemoryMeter
+from .patching import patched
+from .sampling import SAMPLERS, SCHEDULERS, ComfyImageSampler, use
 from .services import (
     Cancelled,
     OutOfMemory,
@@ -26,7 +29,7 @@ from .services import (
     send_text,
 )
 from .session import open_session
-from .shapes import check_vae
+from .shapes import fitting_size
 from .soft_prompts import embedding_file
 
 __all__ = [
@@ -36,6 +39,8 @@ __all__ = [
     "ComfyAttackedModel",
     "ComfyDenoiser",
     "ComfyImageSampler",
+    "LinkedModels",
+    "MemoryMeter",
     "OutOfMemory",
     "ProgressBar",
     "check_cancelled",
@@ -46,11 +51,13 @@ __all__ = [
     "family_of",
     "file_names",
     "file_path",
+    "fingerprint",
     "fitting_size",
     "folders",
     "generator",
     "input_folder",
     "is_out_of_memory",
+    "linked_models",
     "load_fully",
     "memory_errors",
     "models_folder",
@@ -61,4 +68,5 @@ __all__ = [
     "send_text",
     "translated",
     "use",
+    "weights_read_as_words",
 ]

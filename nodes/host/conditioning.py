@@ -1,4 +1,4 @@
-"""What ComfyUI makes of a prompt for a model, as rows of a `Conditioning`, and back into arguments of the model.
+"""ComfyUI's encoding of a prompt for one model, as rows of a `Conditioning`, and back into arguments of the model.
 
 ComfyUI repeats the text of a UNet to a common length. For every other model it calls prompts of different length one by
 one, and gives some of them constants besides their tensors: what belongs together is a `Layout`.

@@ -1,4 +1,4 @@
-"""The text encoder: what it says of a prompt, kept on disk under everything that decides it."""
+"""The text encoder, whose answers are cached on disk under everything that decides them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def text_cache() -> TensorCache | None:
     chosen = os.environ.get(CACHE_SETTING, "")
     if chosen.casefold() == "off":
         return None
-    own = Path(folder_paths.get_system_user_directory("concept_erasure")) / "encoded_text"
-    return TensorCache(Path(chosen) if chosen else own)
+    default = Path(folder_paths.get_system_user_directory("concept_erasure")) / "encoded_text"
+    return TensorCache(Path(chosen) if chosen else default)
 
 
 class TextEncoder:
@@ -72,7 +72,7 @@ class TextEncoder:
         states, others = self._encode(tokens)
         return [rounded(states), others]
 
-    def _encode(self, tokens: Any) -> list[Any]:
+    def _encode(self, tokens: Any) -> Any:
         self.encoded += 1
         return self._clip.encode_from_tokens_scheduled(tokens, show_pbar=False)[0]
 
