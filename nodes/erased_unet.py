@@ -35,6 +35,7 @@ def apply(model: Any, erased: ErasedUNet, strength: float, node_id: str | None =
         logging.info("Apply Erased UNet: %s", note)
         host.send_text(note, node_id)
         return host.patched(model, erased, strength) if strength else model.clone()
+
     if family != erased.provenance.family:
         raise ValueError(
             f"this erased UNet was made for {erased.provenance.family} models, the MODEL is {family}; "
@@ -44,8 +45,10 @@ def apply(model: Any, erased: ErasedUNet, strength: float, node_id: str | None =
         warning = "made on another checkpoint of this family: check that the concept is gone"
         logging.warning("Apply Erased UNet: %s", warning)
         host.send_text(warning, node_id)
+
     if strength == 0:
         return model.clone()
+    # after the warning: what cannot be applied at all is an error, and only where it would be applied
     check_parts(erased)
     check_layers(erased, dict(model.model.diffusion_model.named_modules()))
     return host.patched(model, erased, strength)

@@ -83,7 +83,7 @@ class ComfyAttackedModel:
         base, erased = self._samplers[BASE], self._samplers[ERASED]
         noise = base.noise(seeds)
         half = base.sample(self._texts(first), noise, seed=seeds[0], last_step=base_steps, force_full_denoise=False)
-        half = base.model.get_model_object("latent_format").process_in(half)
+        half = base.model.get_model_object("latent_format").process_in(half)  # back from the VAE's space
         nothing = torch.zeros_like(noise)  # what is half drawn has its noise already
         return erased.finish(self._texts(then), nothing, seed=seeds[0], start=half, start_step=base_steps)
 

@@ -102,6 +102,7 @@ class ComfyImageSampler:
         """Latents as KSampler gives them, from this noise and, if given, from latents in model space `start`; `options` are
         those of `comfy.sample.sample` (denoise, start_step, last_step, force_full_denoise, noise_mask)."""
         latent_format = self.model.get_model_object("latent_format")
+        # KSampler takes and gives latents as the VAE has them, not as the model does
         origin = torch.zeros_like(noise) if start is None else latent_format.process_out(start)
         parts, places = [], []
         for rows in alike(texts, self.sampling.batch_size):

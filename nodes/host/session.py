@@ -102,13 +102,14 @@ def open_session_as(
     check_size(model, width, height)
     was_training = comfy.model_management.in_training
     with torch.inference_mode(False), torch.enable_grad():
+        # dynamic memory moves weights while the network runs; a backward pass needs them where they were
         patcher = model.clone(disable_dynamic=True)
         hooks = []
         try:
             notes = _what_is_left_out(patcher)
             _patches_keep_gradients(patcher)
             load_fully(patcher)
-            patcher.pre_run()
+            patcher.pre_run()  # ComfyUI's sampler calls it too: patches look up the running MODEL from here on
             if family_named(type(patcher.model.model_config).__name__).in_place:
                 hooks = _norms_read_copies(patcher.model.diffusion_model)
             # fused kernels have no backward pass; this switches them off

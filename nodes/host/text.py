@@ -57,15 +57,11 @@ class TextEncoder:
         found = self._cache.get(key)
         if found is not None:
             self.read += 1
-            states = found.pop(_IN_HALF).float() if _IN_HALF in found else found.pop(_STATES)
-            return [states, {"pooled_output": None} | found]
-        states, others = answer = self._rounded(tokens)
-        given = {name: value for name, value in others.items() if value is not None}
-        halved = states.half()
-        fits = states.dtype == torch.float32 and torch.equal(halved.float(), states)
-        given |= {_IN_HALF: halved} if fits else {_STATES: states}
-        if all(torch.is_tensor(value) for value in given.values()):
-            self._cache.put(key, given)
+            return _from_tensors(found)
+        answer = self._rounded(tokens)
+        tensors = _as_tensors(*answer)
+        if all(torch.is_tensor(value) for value in tensors.values()):
+            self._cache.put(key, tensors)
         return answer
 
     def _rounded(self, tokens: Any) -> list[Any]:
@@ -92,6 +88,19 @@ class TextEncoder:
                 sums = torch.cat([rows.float().sum(1) for rows in module.weight.detach().split(_ROWS_AT_ONCE)])
                 digest.update(name.encode() + _bytes(sums))
         return digest.hexdigest()
+
+
+def _as_tensors(states: Tensor, others: dict[str, Any]) -> dict[str, Any]:
+    """An answer of the CLIP as a file of the cache holds it: half the size, if that loses nothing."""
+    halved = states.half()
+    fits = states.dtype == torch.float32 and torch.equal(halved.float(), states)
+    given = {name: value for name, value in others.items() if value is not None}
+    return given | ({_IN_HALF: halved} if fits else {_STATES: states})
+
+
+def _from_tensors(found: dict[str, Tensor]) -> list[Any]:
+    states = found.pop(_IN_HALF).float() if _IN_HALF in found else found.pop(_STATES)
+    return [states, {"pooled_output": None} | found]  # a None is no tensor and was left out
 
 
 def rounded(states: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ def run(
             )
             host.send_text(f"stopped after {len(watcher.pairs)} pairs; what was measured so far: {path}", node_id)
         raise
-    finally:
+    finally:  # clones share one network, which has the erased weights now
         host.use(linked.model)
 
 

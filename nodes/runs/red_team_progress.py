@@ -40,7 +40,7 @@ def attacking(
         with host.memory_errors(f"attacking with {what}", "batch_size, width and height"):
             yield Report(on_progress=on_progress, check=check)
             progress.finish()
-    finally:
+    finally:  # clones share one network, which has the erased weights now
         host.use(model)
 
 
