@@ -111,3 +111,19 @@ def test_erase_and_evaluate_refuse_a_foreign_vae_before_anything_is_drawn(monkey
     linked = host.LinkedModels(testbed.model, testbed.model, testbed.clip, vae, None, sampling)
     with pytest.raises(ValueError, match="VAE and MODEL do not belong together"):
         samplers(linked, unwatched)
+
+
+def test_two_families_and_an_attack_without_a_judge_are_refused_at_once() -> None:
+    load_comfy()
+    from concept_erasure.nodes import host
+
+    def of_family(name: str) -> SimpleNamespace:
+        return SimpleNamespace(model=SimpleNamespace(model_config=type(name, (), {})()))
+
+    sampling = {"width": 64, "height": 64, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
+    with pytest.raises(ValueError, match="model is a SD15 model and erased_model a SDXL one; link the erased clone"):
+        host.linked_models(of_family("SD15"), of_family("SDXL"), None, None, **sampling)
+    linked = host.linked_models(of_family("SD15"), of_family("SD15"), None, None, **sampling)
+    assert linked.sampling == Sampling(64, 64, 2, 3.0, "euler", "normal")
+    with pytest.raises(ValueError, match="no judge with a label for 'circle' is linked"):
+        host.ComfyAttackedModel(linked, "circle", ["a {}"])

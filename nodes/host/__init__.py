@@ -1,3 +1,4 @@
+# ruff: noqa: F401 (names for the other folders; what is not here is the host's own business)
 """The one folder that knows ComfyUI's engine; everything else in the pack asks this one."""
 
 from .attacked_model import ComfyAttackedModel
@@ -31,42 +32,3 @@ from .services import (
 from .session import open_session
 from .shapes import fitting_size
 from .soft_prompts import embedding_file
-
-__all__ = [
-    "SAMPLERS",
-    "SCHEDULERS",
-    "Cancelled",
-    "ComfyAttackedModel",
-    "ComfyDenoiser",
-    "ComfyImageSampler",
-    "LinkedModels",
-    "MemoryMeter",
-    "OutOfMemory",
-    "ProgressBar",
-    "check_cancelled",
-    "check_vae",
-    "comfyui_folder",
-    "device",
-    "embedding_file",
-    "family_of",
-    "file_names",
-    "file_path",
-    "fingerprint",
-    "fitting_size",
-    "folders",
-    "generator",
-    "input_folder",
-    "is_out_of_memory",
-    "linked_models",
-    "load_fully",
-    "memory_errors",
-    "models_folder",
-    "open_session",
-    "output_folder",
-    "patched",
-    "register_folder",
-    "send_text",
-    "translated",
-    "use",
-    "weights_read_as_words",
-]
