@@ -82,7 +82,7 @@ class ComfyDenoiser:
         return Conditioning.cat([Conditioning(self._encoded[prompt]) for prompt in prompts])
 
     def _read(self, tokens: dict[str, Any]) -> dict[str, Tensor]:
-        """What the model is told about one prompt, given by its tokens; a gradient reaches these."""
+        """The model's arguments for one prompt, given by its tokens; a gradient reaches these."""
         return processed(self._model, [self.text_encoder(tokens)], self.empty_latents(1))
 
     def read(self, tokens: Tensor) -> Tensor:

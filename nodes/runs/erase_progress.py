@@ -1,4 +1,4 @@
-"""What one sees of an erasure while it runs: the bar, the step and the loss, and the target as it vanishes."""
+"""The progress of an erasure on its node: the bar, the step and the loss, and pictures of the target as it vanishes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def sampled_latents(denoiser: Denoiser, conditioning: Conditioning, steps: int, 
 def reporting(
     denoiser: host.ComfyDenoiser, request: ErasureRequest, method: ErasureMethod, vae: Any, progress: NodeProgress
 ) -> Report:
-    """What the run tells, shown by `progress`, with a picture of the first target now and then if there is a `vae`."""
+    """A report that `progress` shows, with a picture of the first target now and then if there is a `vae`."""
     trains, steps = hasattr(method, "steps"), getattr(method, "steps", 1) * len(request.pairs)
     preview = Preview(denoiser, vae, request.targets[0], method.seed) if vae is not None else None
 
