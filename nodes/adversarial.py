@@ -86,7 +86,7 @@ def rank(
         samples, _ = sample_trajectories(
             denoiser, denoiser.encode(["", *request.targets]), 16, 3.0, host.generator(seed), report.check
         )
-        probes = _spread(samples)
+        probes = samples.spread(PROBE_LEVELS)
         original = _predictions(denoiser, probes, nearest, report, 0)
 
     # one after the other: both models share one network, which has the weights of one of them at a time
@@ -97,12 +97,6 @@ def rank(
     values = torch.cat([damage.between(new, old) for new, old in zip(edited, original, strict=True)])
     order = values.argsort(descending=True).tolist()
     return Ranking(tuple(nearest.words[i] for i in order), tuple(float(values[i]) for i in order), tuple(synonyms))
-
-
-def _spread(samples: NoisyBatch) -> NoisyBatch:
-    """A few samples at evenly spread noise levels."""
-    rows = torch.linspace(0, len(samples.sigma) - 1, PROBE_LEVELS + 2)[1:-1].round().long()
-    return samples.rows(rows.to(samples.sigma.device))
 
 
 def _predictions(
