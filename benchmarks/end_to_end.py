@@ -44,10 +44,9 @@ def published_evaluations(settings: dict[str, Any] = PUBLISHED) -> int:
 def whole_run(family: str, schedule: str, settings: dict[str, Any]) -> Row:
     """One erasure on a model of random weights: seconds without the text encoder's, and the most memory over the model."""
     from concept_erasure.nodes import host
-    from concept_erasure.nodes.host.memory_meter import MemoryMeter
 
     model, size = random_model(family), SIZES[family]
-    with host.open_session(model, RandomText(family), size, size) as denoiser, MemoryMeter(host.device()) as meter:
+    with host.open_session(model, RandomText(family), size, size) as denoiser, host.MemoryMeter(host.device()) as meter:
         _, costs = timed(denoiser, schedule, TARGET, settings)
         weights = sum(parameter.nbytes for parameter in model.model.parameters())
     evaluations, seconds = costs["UNet_evaluations"], costs["seconds"] - costs["text_seconds"]

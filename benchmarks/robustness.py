@@ -86,17 +86,8 @@ def attacked(testbed: Playground, name: str, target: str, arguments: argparse.Na
     sampling, judge = Sampling(SIZE, SIZE, STEPS, GUIDANCE_SCALE, SAMPLER, SCHEDULER, BATCH), judge_of(target)
     synonyms = [SYNONYMS[target]] if target in SYNONYMS else []
     with torch.inference_mode():  # as ComfyUI runs a node
-        subject = host.ComfyAttackedModel(
-            testbed.model,
-            model,
-            testbed.clip,
-            testbed.vae,
-            judge,
-            target,
-            templates(target, arguments.seed),
-            sampling,
-            synonyms,
-        )
+        linked = host.LinkedModels(testbed.model, model, testbed.clip, testbed.vae, judge, sampling)
+        subject = host.ComfyAttackedModel(linked, target, templates(target, arguments.seed), synonyms)
         chosen = parse_attacks("\n".join(arguments.attacks), arguments.seed)
         survey = Survey(len(chosen))
         with attacking(testbed.model, name) as report:

@@ -61,10 +61,12 @@ def one_run(testbed: Playground, concepts: int, size: int, settings: dict[str, A
     from concept_erasure.erasure_core.method import methods
     from concept_erasure.erasure_core.report import Report
     from concept_erasure.nodes import host
-    from concept_erasure.nodes.host.memory_meter import MemoryMeter
 
     method, request = methods()["ap"](**settings), parse_request("\n".join(TARGETS[:concepts]))
-    with host.open_session(testbed.model, testbed.clip, size, size) as denoiser, MemoryMeter(host.device()) as meter:
+    with (
+        host.open_session(testbed.model, testbed.clip, size, size) as denoiser,
+        host.MemoryMeter(host.device()) as meter,
+    ):
         watch = Stopwatch(counters(denoiser))
         with parts_of_ap(watch):
             method.erase(denoiser, request, Report())

@@ -60,11 +60,10 @@ def measured(family: str, updates: int, settings: dict[str, Any]) -> Row:
     from concept_erasure.erasure_core.report import Report
     from concept_erasure.erasure_core.training import trajectory
     from concept_erasure.nodes import host
-    from concept_erasure.nodes.host.memory_meter import MemoryMeter
 
     method, report, size = methods()["ap"](steps=updates, **SMALL_RUN | settings), Report(), SIZES[family]
     model = random_model(family)
-    with host.open_session(model, RandomText(family), size, size) as denoiser, MemoryMeter(host.device()) as meter:
+    with host.open_session(model, RandomText(family), size, size) as denoiser, host.MemoryMeter(host.device()) as meter:
         watch = Stopwatch(counters(denoiser))
         replaced = patch.object(trajectory, "sample_trajectories", random_trajectories)
         on_gpu = denoiser.device.type == "cuda"

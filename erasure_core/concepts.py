@@ -1,4 +1,4 @@
-"""What is to be erased, what it becomes, and what must stay."""
+"""An erasure request: targets, their anchors, and the retained concepts."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class ConceptPair:
 
     @property
     def neutral(self) -> str:
-        """What stands for "not the target" when it is pushed away: the wider concept, or nothing (the empty prompt)."""
+        """The prompt for "not the target" when it is pushed away: the wider concept, or the empty prompt."""
         return self.anchor if self.inside else ""
 
 
@@ -132,13 +132,15 @@ class ErasureRequest:
             if key in seen:
                 raise ValueError(f"the concept {pair.target!r} is named twice; leave one of the two lines out")
             seen[key] = pair
-        for pair in self.pairs:
+
+        for pair in self.pairs:  # "cat => dog" beside "dog": cats would become what is erased
             other = seen.get(_fold(pair.anchor))
             if other is not None:
                 raise ValueError(
                     f"{str(pair)!r} makes a concept into {pair.anchor!r}, which {str(other)!r} erases; name another anchor, "
                     f"or leave one of the two lines out"
                 )
+
         for line in self.retain:
             check_concept(line)
             if _fold(line) in seen:
@@ -204,7 +206,7 @@ def _pair(line: str) -> ConceptPair:
     if len(parts) > 2:
         raise ValueError(f"{line!r} has more than one '{ARROW}'; write one 'target {ARROW} anchor' a line")
     if len(inside) == 1:
-        return ConceptPair(*parts)
+        return ConceptPair(parts[0], parts[1] if len(parts) == 2 else "")
     if len(parts) > 1 or len(inside) > 2 or not all(part.strip() for part in inside):
         raise ValueError(
             f"{line!r} is not understood; write 'target {INSIDE} wider concept' with one '{INSIDE}' and no arrow: the target "

@@ -15,7 +15,7 @@ TOKENS, LAYOUT = "c_crossattn", "layout"
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a model is told about n prompts. `values` maps a name to a tensor whose first dimension is n.
+    """The conditioning of n prompts. `values` maps a name to a tensor whose first dimension is n.
 
     `c_crossattn`, the text hidden states (n, tokens, width), is always there; a family may add more (a pooled vector, a
     mask). Prompts of different length are brought to one by repeating tokens, which leaves cross-attention as it is. In
@@ -113,6 +113,8 @@ class Denoiser(Protocol):
     """
 
     family: str
+    fingerprint: str
+    """Identifies the checkpoint (`erased_unet.fingerprint`), "" where it is not known."""
     device: torch.device
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:

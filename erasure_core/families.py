@@ -30,7 +30,7 @@ EPS, V, FLOW, COSMOS = "noise (eps)", "velocity (v)", "flow velocity", "rectifie
 
 @dataclass(frozen=True)
 class Family:
-    """What there is to know of one family."""
+    """All that is known of one family."""
 
     title: str
     """What its users call it."""
@@ -67,8 +67,8 @@ _OF_JOINT_ATTENTION = {"text_states": JOINT, **_OF_TRANSFORMERS}
 
 def _rest(fixed: str, text: str) -> dict[str, str]:
     """The two groups that are told by what they leave out: time embedding and output, and the attention to text."""
-    kept = rf"(?!({fixed})(\.|$))"
-    return {"non_cross_attention": rf"{kept}(?!{text}$).*", "all": rf"{kept}.*"}
+    not_fixed = rf"(?!({fixed})(\.|$))"
+    return {"non_cross_attention": rf"{not_fixed}(?!{text}$).*", "all": rf"{not_fixed}.*"}
 
 
 def _unet(title: str, predicts: str, pooled: bool = False) -> Family:
@@ -95,8 +95,9 @@ def _flux(title: str, fixed: str, pooled: bool = False, few_steps: int = 0) -> F
         "self_attention": picture,
         **_rest(fixed, text),
     }
-    if pooled:
+    if pooled:  # the vector of the pooled text enters beside the time embedding
         groups["cross_attention_kv_pooled"] = rf"{kv}|vector_in\.(in|out)_layer"
+
     return Family(
         title,
         FLOW,

@@ -140,7 +140,7 @@ def _named_errors(path: Path, size: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = ADVICE.get(error.errno, "Choose another folder")
+        advice = ADVICE.get(error.errno or 0, "Choose another folder")
         raise OSError(
             error.errno,
             f"could not save {path} ({size / 1e6:.1f} MB needed): {error.strerror or error}. "

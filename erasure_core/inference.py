@@ -78,8 +78,8 @@ Inputs = Mapping[nn.Module, Callable[[tuple], tuple]]
 
 @contextmanager
 def changed(outputs: Outputs | None = None, inputs: Inputs | None = None) -> Iterator[None]:
-    """Inside, a module's output is what its function makes of (inputs, output), and its positional inputs are what its
-    function makes of them; also of a compiled network, and when gradient checkpointing computes a part of it again."""
+    """While active, replaces each module's output with function(inputs, output), and its positional inputs with
+    function(inputs); also in a compiled network, and when gradient checkpointing computes a part of it again."""
 
     def attached() -> AbstractContextManager[None]:
         return _attached(outputs or {}, inputs or {})
@@ -93,12 +93,18 @@ def _attached(outputs: Outputs, inputs: Inputs) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(uncompiled())
         for module, change in outputs.items():
-            handle = module.register_forward_hook(lambda _module, given, result, change=change: change(given, result))
-            stack.callback(handle.remove)
-        for module, change_input in inputs.items():
-            handle = module.register_forward_pre_hook(lambda _module, given, change=change_input: change(given))
-            stack.callback(handle.remove)
+            stack.callback(module.register_forward_hook(_output_hook(change)).remove)
+        for module, change in inputs.items():
+            stack.callback(module.register_forward_pre_hook(_input_hook(change)).remove)
         yield
+
+
+def _output_hook(change: Callable[[tuple, Tensor], Tensor]) -> Callable[[nn.Module, tuple, Tensor], Tensor]:
+    return lambda _module, given, result: change(given, result)
+
+
+def _input_hook(change: Callable[[tuple], tuple]) -> Callable[[nn.Module, tuple], tuple]:
+    return lambda _module, given: change(given)
 
 
 @contextmanager
@@ -127,14 +133,14 @@ def _again_when_recomputed(changes: Callable[[], AbstractContextManager[None]]) 
 @contextmanager
 def recorded(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
     """Inside, the latest output of each module is kept under its name, with its gradient."""
-    kept: dict[str, Tensor] = {}
+    latest: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[tuple, Tensor], Tensor]:
         def note(_inputs: tuple, output: Tensor) -> Tensor:
-            kept[name] = output
+            latest[name] = output
             return output
 
         return note
 
     with changed({module: keep(name) for name, module in modules.items()}):
-        yield kept
+        yield latest

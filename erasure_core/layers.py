@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -69,29 +70,30 @@ def blocks(family: str, kind: str, names: Iterable[str]) -> list[str]:
     names = list(names)
     order = {"input_blocks": 0, "middle_block": 1, "output_blocks": 2}
     if kind == "transformer":
-        found = [name.removesuffix(".transformer_blocks") for name in names if name.endswith(".transformer_blocks")]
-        return sorted(found, key=lambda name: order[name.split(".")[0]])
+        owners = [name.removesuffix(".transformer_blocks") for name in names if name.endswith(".transformer_blocks")]
+        return sorted(owners, key=lambda name: order[name.split(".")[0]])
     if kind == "decoder":
         return [name for name in names if re.fullmatch(r"output_blocks\.\d+\.0", name)]
     if kind != "encoder":
         raise ValueError(f"unknown kind of block {kind!r}; choose transformer, encoder or decoder")
-    parts = [name for name in names if re.fullmatch(r"input_blocks\.\d+\.\d+", name)]
-    return list({name.rsplit(".", 1)[0]: name for name in parts}.values())
+    encoder_parts = [name for name in names if re.fullmatch(r"input_blocks\.\d+\.\d+", name)]
+    return list({name.rsplit(".", 1)[0]: name for name in encoder_parts}.values())
 
 
 def _checkpointed(family: str, names: list[str]) -> list[str]:
     owners = {name.rpartition(".")[0] for name in names}  # a single layer keeps nothing but its input anyway
-    found = [name for name in names if name in owners and re.fullmatch(family_named(family).blocks, name)]
-    return [name for name in found if not any(other.startswith(f"{name}.") for other in found)]
+    matching = [name for name in names if name in owners and re.fullmatch(family_named(family).blocks, name)]
+    return [name for name in matching if not any(other.startswith(f"{name}.") for other in matching)]
 
 
 CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 
 
+_Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-def is_linear(module: nn.Module) -> bool:
+def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
     """True for Linear, also for one of a quantised model, which need not be torch's own class."""
     return isinstance(module, nn.Linear) or all(
         hasattr(module, name) for name in ("in_features", "out_features", "weight")
@@ -100,22 +102,45 @@ def is_linear(module: nn.Module) -> bool:
 
 def is_editable(module: nn.Module) -> bool:
     """True for the layers a delta can be attached to: Linear and ungrouped convolutions."""
-    convolution = isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and module.groups == 1
+    convolution = isinstance(module, _Convolution) and module.groups == 1
     return convolution or is_linear(module)
 
 
 def shape_of(layer: nn.Module) -> tuple[int, ...]:
     """The shape (out, in, ...) of the weight that a layer multiplies with; a quantised one may be stored in another."""
-    return (layer.out_features, layer.in_features) if is_linear(layer) else tuple(layer.weight.shape)
+    return (layer.out_features, layer.in_features) if is_linear(layer) else tuple(stored_weight(layer).shape)
+
+
+def stored_weight(layer: nn.Module) -> Tensor:
+    """The weight as the layer holds it, quantised or not; torch knows no more of `layer.weight` than Tensor or Module."""
+    return cast(Tensor, layer.weight)
+
+
+def product(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+    """The layer's output for the input x with another `weight`, whose number of rows may differ, and without a bias."""
+    if not isinstance(layer, _Convolution):
+        return F.linear(x, weight)
+    geometry = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+    return CONVOLUTIONS[weight.ndim - 3](x, weight, **geometry)
+
+
+def low_rank_product(layer: nn.Module, x: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """The change of the layer's output for the input x under the weight change `up @ down`, of a Linear (quantised or not)
+    or a convolution."""
+    hidden = product(layer, x, down)
+    return CONVOLUTIONS[up.ndim - 3](hidden, up) if isinstance(layer, _Convolution) else F.linear(hidden, up)
 
 
 @torch.no_grad()
 def weight_of(layer: nn.Module) -> Tensor:
     """The weight (out, in, ...) that a layer multiplies with, at least in float32.
 
-    Of a quantised Linear it is read off what the layer gives for each of its inputs, whatever the format."""
-    weight = layer.weight.detach()
+    Of a quantised Linear it is computed by feeding the identity through the layer, so it works for any format. Raises
+    TypeError for another quantised layer."""
+    weight = stored_weight(layer).detach()
     if type(weight) in (Tensor, nn.Parameter) and weight.dtype in PLAIN:
         return weight.to(torch.promote_types(weight.dtype, torch.float32))
+    if not is_linear(layer):
+        raise TypeError(f"a {type(layer).__name__} of type {weight.dtype} cannot be read; load the MODEL unquantised")
     inputs = torch.eye(layer.in_features, device=weight.device)
     return (layer(inputs) - layer(torch.zeros_like(inputs[:1]))).T.float().contiguous()

@@ -1,16 +1,16 @@
-"""What an erasure method is, and the registry that finds every one of them."""
+"""The base class of erasure methods, their settings, and the registry that finds them."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from .concepts import ErasureRequest
 from .denoiser import Denoiser
 from .erased_unet import HOOK, WEIGHTS, ErasedUNet, Provenance
-from .erased_unet.declared import Declaration, check_declared, layers_in
+from .erased_unet.declared import Declaration, NotWhole, check_declared, layers_in
 from .families import NEEDS, family_named
 from .inference import InferenceEdit
 from .report import EVALUATIONS, STEPS, TEXT, Report, Work
@@ -96,13 +96,19 @@ class ErasureMethod:
 
     @classmethod
     def inference(cls, erased: ErasedUNet) -> InferenceEdit:
-        """What an erased UNet of kind `hook` that this method made does while the model runs."""
+        """The behaviour while the model runs of an erased UNet of kind `hook` that this method made."""
         raise TypeError(f"{cls.__name__} makes edits of weights only: implement inference()")
 
 
-def settings_of(method: type[ErasureMethod]) -> list[dataclasses.Field]:
-    """The fields of `method` that a user sets, in order."""
-    return [field for field in dataclasses.fields(method) if "help" in field.metadata]
+class HasSettings(Protocol):
+    """A dataclass whose fields are settings: an erasure method, or an attack on one."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+def settings_of(owner: type[HasSettings]) -> list[dataclasses.Field]:
+    """The fields of `owner` that a user sets, in order."""
+    return [field for field in dataclasses.fields(owner) if "help" in field.metadata]
 
 
 def check_setting(method: str, field: dataclasses.Field, value: Any) -> None:
@@ -132,7 +138,7 @@ def check_parts(erased: ErasedUNet) -> None:
         )
     try:
         check_declared(erased.parts(), methods()[name].parts, len(erased.provenance.targets))
-    except ValueError as error:
+    except NotWhole as error:
         raise ValueError(f"the erased UNet is no whole edit of {name}: {error}; get the original file") from error
 
 
@@ -150,7 +156,7 @@ def check_layers(erased: ErasedUNet, modules: Iterable[str]) -> None:
 
 
 def inference_edit(erased: ErasedUNet) -> InferenceEdit:
-    """What an erased UNet of kind `hook` does while the model runs. Raises ValueError as `check_parts` does."""
+    """The behaviour of an erased UNet of kind `hook` while the model runs. Raises ValueError as `check_parts` does."""
     check_parts(erased)
     return methods()[erased.provenance.method].inference(erased)
 
@@ -165,7 +171,7 @@ def provenance(method: ErasureMethod, denoiser: Denoiser, request: ErasureReques
         retain=request.retain,
         seed=method.seed,
         family=denoiser.family,
-        fingerprint=getattr(denoiser, "fingerprint", ""),
+        fingerprint=denoiser.fingerprint,
         kind=kind,
     )
 

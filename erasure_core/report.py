@@ -1,4 +1,4 @@
-"""What a running erasure tells its host, and what it remembers for the user."""
+"""Progress, cancelling, notes and costs of a running erasure."""
 
 from __future__ import annotations
 

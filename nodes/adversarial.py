@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
-from comfy_api.latest import io
-from PIL import Image, ImageDraw
+from comfy_api.v0_0_2 import io
 
 from ..erasure_core.concepts import ErasureRequest, check_request, lines, parse_request
 from ..erasure_core.erased_unet import ErasedUNet
-from ..erasure_core.method import ErasureMethod, check_visible, methods
+from ..erasure_core.method import ErasureMethod, check_visible
 from ..erasure_core.report import STEPS, TEXT, Report
 from ..erasure_core.search.adversary import Damage
 from ..erasure_core.text.candidates import Candidates, encode_words, prefilter
@@ -20,9 +20,10 @@ from ..erasure_core.training.trajectory import NoisyBatch, sample_trajectories
 from . import host
 from .erase import erase
 from .erased_unet import apply
-from .inputs.sampling import check_sizes, refused
+from .inputs.sampling import check_sizes, refused, seed_input, size_inputs
 from .inputs.types import CATEGORY, ErasedUNetType
-from .pictures.charts import as_image
+from .inputs.widgets import chosen_method
+from .pictures.charts import ERASED, Bar, as_image, bars
 from .runs.progress import NodeProgress
 
 CONCEPTS = "concepts"
@@ -56,7 +57,7 @@ def probe_erasure(
 
 
 def _probe(seed: int) -> ErasureMethod:
-    return methods()["esd"](steps=PROBE_STEPS, seed=seed)
+    return chosen_method({"method": "esd", "steps": PROBE_STEPS}, seed)
 
 
 @torch.no_grad()
@@ -81,24 +82,21 @@ def rank(
         everything = encode_words(denoiser, words, report.check)
         check_visible(denoiser, (*request.targets, *words))
         targets = denoiser.encode(request.targets)
-        kept, synonyms = prefilter(everything, targets, SEARCHED, "nearest", SYNONYM_SIMILARITY)
+        nearest, synonyms = prefilter(everything, targets, SEARCHED, "nearest", SYNONYM_SIMILARITY)
         samples, _ = sample_trajectories(
             denoiser, denoiser.encode(["", *request.targets]), 16, 3.0, host.generator(seed), report.check
         )
-        probes = _spread(samples)
-        original = _predictions(denoiser, probes, kept, report, 0)
+        probes = samples.spread(PROBE_LEVELS)
+        original = _predictions(denoiser, probes, nearest, report, 0)
+
+    # one after the other: both models share one network, which has the weights of one of them at a time
     with host.open_session(edited_model, clip, width, height) as denoiser:
         damage = Damage(denoiser, probes)
-        edited = _predictions(denoiser, probes, kept, report, len(kept))
+        edited = _predictions(denoiser, probes, nearest, report, len(nearest))
+
     values = torch.cat([damage.between(new, old) for new, old in zip(edited, original, strict=True)])
     order = values.argsort(descending=True).tolist()
-    return Ranking(tuple(kept.words[i] for i in order), tuple(float(values[i]) for i in order), tuple(synonyms))
-
-
-def _spread(samples: NoisyBatch) -> NoisyBatch:
-    """A few samples at evenly spread noise levels."""
-    rows = torch.linspace(0, len(samples.sigma) - 1, PROBE_LEVELS + 2)[1:-1].round().long()
-    return samples.rows(rows.to(samples.sigma.device))
+    return Ranking(tuple(nearest.words[i] for i in order), tuple(float(values[i]) for i in order), tuple(synonyms))
 
 
 def _predictions(
@@ -111,21 +109,24 @@ def _predictions(
     return parts
 
 
-def bar_chart(ranking: Ranking, top: int, title: str, width: int = 640) -> torch.Tensor:
+def bar_chart(ranking: Ranking, top: int, title: str) -> torch.Tensor:
     """The worst `top` concepts as horizontal bars: an image (1, height, width, 3) in [0, 1]."""
     words, damage = ranking.words[:top], ranking.damage[:top]
-    row, left, head = 22, 170, 40
-    picture = Image.new("RGB", (width, head + row * len(words) + 12), "white")
-    pen = ImageDraw.Draw(picture)
-    pen.text((10, 12), title, fill="black", font_size=15)
     largest = max(max(damage, default=0.0), 1e-12)
-    for i, (word, value) in enumerate(zip(words, damage, strict=True)):
-        y = head + row * i
-        pen.text((left - 8, y + row / 2), word or "(empty prompt)", fill="black", font_size=13, anchor="rm")
-        length = (width - left - 90) * value / largest
-        pen.rectangle((left, y + 4, left + length, y + row - 4), fill=(66, 110, 180))
-        pen.text((left + length + 6, y + row / 2), f"{value:.2e}", fill=(90, 90, 90), font_size=12, anchor="lm")
-    return as_image(picture)
+    rows = [
+        (word or "(empty prompt)", [Bar(value / largest, math.nan, math.nan, f"{value:.2e}", ERASED)])
+        for word, value in zip(words, damage, strict=True)
+    ]
+    return as_image(bars(rows, title, left=170))
+
+
+def report_text(ranking: Ranking, title: str) -> str:
+    """Every concept and its damage, in Markdown."""
+    rows = "\n".join(
+        f"| {word or '(empty)'} | {value:.3e} |" for word, value in zip(ranking.words, ranking.damage, strict=True)
+    )
+    text = f"# {title.capitalize()}\n\n| concept | mean squared change of the prediction |\n|---|---|\n{rows}\n"
+    return text + (f"\nLeft out as synonyms: {', '.join(ranking.synonyms)}.\n" if ranking.synonyms else "")
 
 
 class FindAdversarialConcept(io.ComfyNode):
@@ -161,18 +162,8 @@ class FindAdversarialConcept(io.ComfyNode):
                 io.Int.Input(
                     "top_k", default=12, min=1, max=200, tooltip="How many concepts to return, the worst first."
                 ),
-                io.Int.Input(
-                    "width", default=512, min=16, max=8192, step=8, tooltip="Width of the pictures measured on."
-                ),
-                io.Int.Input("height", default=512, min=16, max=8192, step=8, tooltip="Height of those pictures."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Same seed, same ranking.",
-                ),
+                *size_inputs("Width of the pictures measured on.", "Height of those pictures."),
+                seed_input("Same seed, same ranking."),
                 io.String.Input(
                     "candidates",
                     multiline=True,
@@ -221,11 +212,11 @@ class FindAdversarialConcept(io.ComfyNode):
         erased_unet: ErasedUNet | None = None,
     ) -> io.NodeOutput:
         """Rank and draw."""
-        request = parse_request(concepts)
-        words = lines(candidates or "")
+        request, words = parse_request(concepts), lines(candidates or "")
         searched = min(len(words) or SEARCHED, SEARCHED)
         trial = {} if erased_unet else _probe(seed).work(request)
         progress = NodeProgress(cls.hidden.unique_id, {**trial, CONCEPTS: (2 * searched, float(PROBE_LEVELS))})
+
         edit = erased_unet or probe_erasure(model, clip, request, width, height, seed, progress)
         progress.plan({TEXT: (len(words) or searched, 1.0), STEPS: (0, 1.0)})
 
@@ -233,6 +224,7 @@ class FindAdversarialConcept(io.ComfyNode):
             progress.reached(f"measuring concepts, {step} of {total}", step, total, CONCEPTS)
 
         report = Report(on_progress=on_progress, check=progress.check)
+        # the vocabulary may be the text encoder's own, which only an open session can read
         with host.memory_errors(f"measuring concepts at {width}x{height}", "width and height"):
             if not words:
                 with host.open_session(model, clip, width, height) as denoiser:
@@ -245,10 +237,5 @@ class FindAdversarialConcept(io.ComfyNode):
             ranking = rank(model, clip, edit, request, words, width, height, seed, report)
         progress.finish()
         title = f"damage of erasing {', '.join(request.targets)}"
-        rows = "\n".join(
-            f"| {word or '(empty)'} | {value:.3e} |" for word, value in zip(ranking.words, ranking.damage, strict=True)
-        )
-        text = f"# {title.capitalize()}\n\n| concept | mean squared change of the prediction |\n|---|---|\n{rows}\n"
-        if ranking.synonyms:
-            text += f"\nLeft out as synonyms: {', '.join(ranking.synonyms)}.\n"
-        return io.NodeOutput("\n".join(ranking.words[:top_k]), bar_chart(ranking, top_k, title), text)
+        chart, text = bar_chart(ranking, top_k, title), report_text(ranking, title)
+        return io.NodeOutput("\n".join(ranking.words[:top_k]), chart, text)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import AbstractContextManager
+from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 from torch import Tensor
 
 from ..erasure_core.concepts import ARROW, INSIDE, ErasureRequest, check_request, parse_request
@@ -14,10 +15,8 @@ from ..erasure_core.method import ErasureMethod, check_family, refusal, settings
 from ..erasure_core.report import Report
 from ..erasure_core.sae.autoencoder import ConceptSAE
 from . import host
-from .host.base_model import weights_read_as_words
-from .host.memory_meter import MemoryMeter
 from .inputs.presets import CUSTOM, preset_note
-from .inputs.sampling import check_sizes, refused
+from .inputs.sampling import check_sizes, refused, seed_input, size_inputs
 from .inputs.types import CATEGORY, ConceptSAEType, ErasedUNetType
 from .inputs.widgets import chosen_method, method_input, preset_input, strength_input
 from .runs.erase_progress import reporting
@@ -34,7 +33,7 @@ def erase(
     method: ErasureMethod,
     width: int,
     height: int,
-    vae: object = None,
+    vae: Any = None,
     node_id: str | None = None,
     images: Tensor | None = None,
     concept_sae: ConceptSAE | None = None,
@@ -55,17 +54,16 @@ def erase(
     check_family(type(method), host.family_of(model))
     if vae is not None:
         host.check_vae(model, vae)
-    memory, shown = MemoryMeter(host.device()), progress or NodeProgress(node_id, method.work(request))
+    memory, shown = host.MemoryMeter(host.device()), progress or NodeProgress(node_id, method.work(request))
     shown.check("loading the model")
+
     with _memory_errors(method, width, height), host.open_session(model, clip, width, height) as denoiser:
-        for need in method.needs:
-            if (why := denoiser.lacks(need)) is not None:
-                raise refusal(method.name, denoiser.family, need, why)
+        _check_needs(method, denoiser)
         denoiser.tell = shown
         report = reporting(denoiser, request, method, vae, shown)
         report.notes += denoiser.notes
-        said = (*request.targets, *(pair.anchor for pair in request.pairs), *request.retain)
-        if weighted := weights_read_as_words(clip, said):
+        texts = (*request.targets, *(pair.anchor for pair in request.pairs), *request.retain)
+        if weighted := host.weights_read_as_words(clip, texts):
             report.note(f"this text encoder reads no weights: the brackets and numbers in {weighted} are words to it")
         if images is not None:
             request = dataclasses.replace(request, examples=denoiser.latents_of(vae, images))
@@ -73,13 +71,9 @@ def erase(
             request = dataclasses.replace(request, sae=concept_sae)
         with memory:
             erased = method.erase(denoiser, request, report)
-    broken = erased.not_finite() or (erased.key and erased.key.not_finite())
-    if broken:
-        raise FloatingPointError(
-            f"the edit that {method.name} made holds NaN or infinity in {broken!r}; nothing was returned. Lower "
-            f"learning_rate if the method has it, else load the MODEL as bfloat16 or float32"
-        )
-    if progress is None:
+
+    _check_finite(method, erased)
+    if progress is None:  # else the caller has more to do
         shown.finish()
     report.costs["UNet_evaluations_in_all"] = denoiser.evaluations
     report.costs["prompts_encoded"] = denoiser.text_encoder.encoded
@@ -88,10 +82,25 @@ def erase(
     return erased, report
 
 
+def _check_needs(method: ErasureMethod, denoiser: host.ComfyDenoiser) -> None:
+    for need in method.needs:
+        if (why := denoiser.lacks(need)) is not None:
+            raise refusal(method.name, denoiser.family, need, why)
+
+
+def _check_finite(method: ErasureMethod, erased: ErasedUNet) -> None:
+    broken = erased.not_finite() or (erased.key and erased.key.not_finite())
+    if broken:
+        raise FloatingPointError(
+            f"the edit that {method.name} made holds NaN or infinity in {broken!r}; nothing was returned. Lower "
+            f"learning_rate if the method has it, else load the MODEL as bfloat16 or float32"
+        )
+
+
 def _memory_errors(method: ErasureMethod, width: int, height: int) -> AbstractContextManager:
     """Inside, running out of memory is a RuntimeError that says what to lower, of the settings that the method has."""
-    have = {field.name for field in settings_of(type(method))}
-    hungry = [name for name in MEMORY_SETTINGS if name in have]
+    names = {field.name for field in settings_of(type(method))}
+    hungry = [name for name in MEMORY_SETTINGS if name in names]
     lower = "width and height" + (f", or in the method's settings {', '.join(hungry)}" if hungry else "")
     lower += ", or set checkpointing to auto" if getattr(method, "checkpointing", "auto") == "off" else ""
     return host.memory_errors(f"erasing at {width}x{height} with {method.name}", lower)
@@ -139,23 +148,11 @@ class EraseConcept(io.ComfyNode):
                     "red circles, and other circles stay.",
                 ),
                 method_input(),
-                io.Int.Input(
-                    "width",
-                    default=512,
-                    min=16,
-                    max=8192,
-                    step=8,
-                    tooltip="Width of the pictures on which the erasure is learned; best the model's own size.",
+                *size_inputs(
+                    "Width of the pictures on which the erasure is learned; best the model's own size.",
+                    "Height of those pictures.",
                 ),
-                io.Int.Input("height", default=512, min=16, max=8192, step=8, tooltip="Height of those pictures."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Same seed, same settings, same result.",
-                ),
+                seed_input("Same seed, same settings, same result."),
                 io.String.Input(
                     "retain",
                     multiline=True,

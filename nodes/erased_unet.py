@@ -6,8 +6,9 @@ import functools
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.v0_0_2 import io, ui
 
 from ..erasure_core.erased_unet import METADATA_KEY, WEIGHTS, ErasedUNet, load_erased_unet, save_as_new
 from ..erasure_core.erased_unet.fingerprint import same_checkpoint
@@ -15,7 +16,6 @@ from ..erasure_core.erased_unet.foreign import FOREIGN, load_foreign, looks_fore
 from ..erasure_core.files import file_head
 from ..erasure_core.method import check_layers, check_parts
 from . import host
-from .host.base_model import fingerprint
 from .inputs.types import CATEGORY, ErasedUNetType
 from .outputs.file_names import numbered, safe_prefix, seen
 
@@ -24,7 +24,7 @@ HEAD = 1 << 20
 """How many bytes of a file are read to see what it is."""
 
 
-def apply(model: object, erased: ErasedUNet, strength: float, node_id: str | None = None) -> object:
+def apply(model: Any, erased: ErasedUNet, strength: float, node_id: str | None = None) -> Any:
     """A clone of `model` with the edit at `strength`; strength 0 is the model itself.
 
     Raises ValueError if the edit was made for another model family. Another checkpoint of the same family is a warning.
@@ -35,17 +35,20 @@ def apply(model: object, erased: ErasedUNet, strength: float, node_id: str | Non
         logging.info("Apply Erased UNet: %s", note)
         host.send_text(note, node_id)
         return host.patched(model, erased, strength) if strength else model.clone()
+
     if family != erased.provenance.family:
         raise ValueError(
             f"this erased UNet was made for {erased.provenance.family} models, the MODEL is {family}; "
             f"load a {erased.provenance.family} checkpoint or erase the concept from this one"
         )
-    if not same_checkpoint(erased.provenance.fingerprint, fingerprint(model)):
+    if not same_checkpoint(erased.provenance.fingerprint, host.fingerprint(model)):
         warning = "made on another checkpoint of this family: check that the concept is gone"
         logging.warning("Apply Erased UNet: %s", warning)
         host.send_text(warning, node_id)
+
     if strength == 0:
         return model.clone()
+    # after the warning: what cannot be applied at all is an error, and only where it would be applied
     check_parts(erased)
     check_layers(erased, dict(model.model.diffusion_model.named_modules()))
     return host.patched(model, erased, strength)
@@ -220,7 +223,7 @@ class SaveErasedUNet(io.ComfyNode):
             text = "\n".join(f"saved {_save(edit, prefix)}" for prefix, edit in edits.items())
         except OSError as error:
             raise OSError(error.errno, f"{error.strerror}. {KEPT}") from error
-        host.send_text(text, cls.hidden.unique_id)  # the browser shows this; what `ui` says is only in the history
+        host.send_text(text, cls.hidden.unique_id)  # the browser shows this; `ui` is only in the history
         return io.NodeOutput(ui=ui.PreviewText(text))
 
 

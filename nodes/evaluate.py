@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
+from typing import Any
+
+from comfy_api.v0_0_2 import io
 
 from ..erasure_core.concepts import check_request, parse_request
 from ..erasure_core.erased_unet import ErasedUNet
-from ..erasure_core.evaluation.judges.judge import ConceptJudge
 from ..erasure_core.evaluation.prompts import parse_templates, prompt_groups
-from ..erasure_core.evaluation.sampler import Sampling
 from . import host
 from .inputs import prompt_files
 from .inputs.prompt_files import TEMPLATES
@@ -70,23 +70,11 @@ class EvaluateErasure(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model,
-        erased_model,
-        clip,
-        vae,
         concepts: str,
         templates: str,
         pictures_per_prompt: int,
-        width: int,
-        height: int,
-        steps: int,
-        cfg: float,
-        sampler_name: str,
-        scheduler: str,
         seed: int,
-        batch_size: int,
         filename_prefix: str,
-        judge: ConceptJudge | None = None,
         target_prompts: str = "",
         synonyms: str = "",
         look_alikes: str = "",
@@ -94,22 +82,32 @@ class EvaluateErasure(io.ComfyNode):
         erased_unet: ErasedUNet | None = None,
         prompt_file: str = prompt_files.NO_FILE,
         save_pictures: bool = False,
+        **linked: Any,
     ) -> io.NodeOutput:
-        """Draw, judge, write the files, and return pictures and report."""
+        """Draw, judge, write the files, and return pictures and report; `linked` is for `host.linked_models`."""
+        models = host.linked_models(**linked)
         # before the drawing: a bad name must not cost an hour
-        filename_prefix = safe_prefix(filename_prefix, width, height).as_posix()
+        filename_prefix = safe_prefix(filename_prefix, models.sampling.width, models.sampling.height).as_posix()
         targets = parse_request(concepts).targets
-        fields = {"target_prompts": target_prompts, "synonyms": synonyms}
-        fields |= {"look_alikes": look_alikes, "retain_prompts": retain_prompts}
         from_file = prompt_files.read(prompt_file, targets)
-        typed = {name: text or "" for name, text in fields.items()}
-        prompts = prompt_groups(targets, parse_templates(templates), **typed, from_file=from_file.prompts)
-        sampling = Sampling(width, height, steps, cfg, sampler_name, scheduler, batch_size)
+        prompts = prompt_groups(
+            targets, parse_templates(templates), target_prompts=target_prompts or "", synonyms=synonyms or "",
+            look_alikes=look_alikes or "", retain_prompts=retain_prompts or "", from_file=from_file.prompts,
+        )  # fmt: skip
+
         node_id = cls.hidden.unique_id
         result = run(
-            model, erased_model, clip, vae, judge, targets, prompts, pictures_per_prompt, seed, sampling,
-            filename_prefix, node_id, from_file.notes, save_pictures,
-        )  # fmt: skip
+            models,
+            targets,
+            prompts,
+            pictures_per_prompt,
+            seed,
+            filename_prefix,
+            node_id,
+            from_file.notes,
+            save_pictures,
+        )
+
         evaluation = result.evaluation
         grid, bars = result.album.grid(evaluation), chart(evaluation)
         path = evaluation_files.write_evaluation(evaluation, grid, bars, filename_prefix)
@@ -157,7 +155,7 @@ def _inputs() -> list[io.Input]:
 
 
 def _optional_inputs() -> list[io.Input]:
-    many = {"multiline": True, "optional": True, "advanced": True}
+    many: dict[str, Any] = {"multiline": True, "optional": True, "advanced": True}
     return [
         ConceptJudgeType.Input(
             "judge", optional=True, tooltip="From Load Concept Judge. Without one only the drift is measured."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from ..erasure_core.evaluation.judges.judge import judges_in, load_judge
 from ..erasure_core.evaluation.judges.nude_detector import (

@@ -16,7 +16,8 @@ WEIGHTS = PACK / "playground" / "weights" / "unet.safetensors"
 CHECKPOINT = "playground.safetensors"
 SWITCH = "CONCEPT_ERASURE_PLAYGROUND"
 """Environment variable: "0" builds nothing."""
-_SAID = 500  # letters of what a failed build said
+_LOGGED = 500
+"""Characters of a failed build's output that go into the log."""
 
 
 def build_if_missing() -> threading.Thread | None:
@@ -50,5 +51,5 @@ def _build(models: Path) -> None:
     if done.returncode == 0:
         logging.info("Concept Erasure: %s is ready in %s; press R in the browser", CHECKPOINT, models)
     else:
-        said = (done.stdout + done.stderr).strip()[-_SAID:]
-        logging.warning("Concept Erasure: %s was not built; it can be downloaded instead. %s", CHECKPOINT, said)
+        output = (done.stdout + done.stderr).strip()[-_LOGGED:]
+        logging.warning("Concept Erasure: %s was not built; it can be downloaded instead. %s", CHECKPOINT, output)

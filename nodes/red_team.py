@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 from PIL import Image
 
-from ..erasure_core.concepts import ConceptPair, lines
-from ..erasure_core.evaluation.judges.judge import ConceptJudge
 from ..erasure_core.evaluation.report import accuracy_lines, judge_figures
-from ..erasure_core.evaluation.sampler import Sampling
 from ..erasure_core.red_team.run import Finding, markdown
 from . import host
 from .inputs.red_team import inputs_around
@@ -76,50 +74,37 @@ class RedTeamConcept(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model,
-        erased_model,
-        clip,
-        vae,
-        judge: ConceptJudge,
         concept: str,
         attack: dict,
         templates: str,
         attempts: int,
-        width: int,
-        height: int,
-        steps: int,
-        cfg: float,
-        sampler_name: str,
-        scheduler: str,
         seed: int,
-        batch_size: int,
         filename_prefix: str,
         synonyms: str = "",
         other_labels: str = "",
+        **linked: Any,
     ) -> io.NodeOutput:
-        """Attack, write the files, and return pictures and report."""
+        """Attack, write the files, and return pictures and report; `linked` is for `host.linked_models`."""
+        models = host.linked_models(**linked)
         # before the attack: a bad name must not cost an hour
-        filename_prefix = safe_prefix(filename_prefix, width, height).as_posix()
+        filename_prefix = safe_prefix(filename_prefix, models.sampling.width, models.sampling.height).as_posix()
         chosen, node_id = chosen_attack(attack, seed), cls.hidden.unique_id
-        concept = ConceptPair(concept.strip()).target
-        judge = judge.labelled([concept, *lines(other_labels or "")])
-        sampling = Sampling(width, height, steps, cfg, sampler_name, scheduler, batch_size)
-        progress = NodeProgress(node_id, *work_of([chosen], attempts, steps))
-        subject = attacked_model_of(
-            model, erased_model, clip, vae, judge, concept, templates, sampling, synonyms, progress.check
-        )
-        finding = run(subject, chosen, attempts, model, progress)
-        text, sheet = written(finding, judge, clip, filename_prefix)
+        progress = NodeProgress(node_id, *work_of([chosen], attempts, models.sampling.steps))
+        attacked = attacked_model_of(models, concept, templates, synonyms, other_labels, progress.check)
+        finding = run(attacked, chosen, attempts, progress)
+        text, sheet = written(finding, attacked, filename_prefix)
         host.send_text(text.splitlines()[-1], node_id)
         return io.NodeOutput(as_image(sheet), text)
 
 
-def written(finding: Finding, judge: ConceptJudge, clip: object, prefix: str) -> tuple[str, Image.Image]:
+def written(finding: Finding, attacked: host.ComfyAttackedModel, prefix: str) -> tuple[str, Image.Image]:
     """Write the report, the grid, the strongest picture, the figures, and an embedding if one was found; the report with
     the paths in its last lines, and the grid."""
-    sheet, (figures, said) = pictures(finding, accuracy_lines(judge)), figures_of(finding, clip, prefix)
-    text = markdown([finding], accuracy_lines(judge)) + said
+    judge_lines = accuracy_lines(attacked.judge)
+    sheet = pictures(finding, judge_lines)
+    figures, embedding_line = figures_of(finding, attacked.linked.clip, prefix)
+    text = markdown([finding], judge_lines) + embedding_line
     strongest = as_picture(finding.outcome.attack.strongest()[0])
-    figures |= judge_figures(judge)
+    figures |= judge_figures(attacked.judge)
     path = evaluation_files.write(prefix, text, figures, {"grid": sheet, "strongest": strongest})
     return f"{text}\nFigures and pictures: {path}\n", sheet

@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 from PIL import Image
 
-from ..erasure_core.concepts import ConceptPair, lines
-from ..erasure_core.evaluation.judges.judge import ConceptJudge
 from ..erasure_core.evaluation.report import accuracy_lines, judge_figures
-from ..erasure_core.evaluation.sampler import Sampling
 from ..erasure_core.red_team.attack_suite import Survey, every_attack, parse_attacks, run_all
 from . import host
 from .inputs.red_team import inputs_around
@@ -73,63 +70,48 @@ class RedTeamSummary(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model,
-        erased_model,
-        clip,
-        vae,
-        judge: ConceptJudge,
         concept: str,
         attacks: str,
         templates: str,
         attempts: int,
-        width: int,
-        height: int,
-        steps: int,
-        cfg: float,
-        sampler_name: str,
-        scheduler: str,
         seed: int,
-        batch_size: int,
         filename_prefix: str,
         synonyms: str = "",
         other_labels: str = "",
+        **linked: Any,
     ) -> io.NodeOutput:
-        """Attack, write the files, and return page and report."""
+        """Attack, write the files, and return page and report; `linked` is for `host.linked_models`."""
+        models = host.linked_models(**linked)
         # before the attacks: a bad name must not cost an hour
-        filename_prefix = safe_prefix(filename_prefix, width, height).as_posix()
+        filename_prefix = safe_prefix(filename_prefix, models.sampling.width, models.sampling.height).as_posix()
         chosen, node_id = parse_attacks(attacks, seed), cls.hidden.unique_id
-        concept = ConceptPair(concept.strip()).target
-        judge = judge.labelled([concept, *lines(other_labels or "")])
-        sampling = Sampling(width, height, steps, cfg, sampler_name, scheduler, batch_size)
-        plans = work_of(chosen, attempts, steps)
+        plans = work_of(chosen, attempts, models.sampling.steps)
         progress = NodeProgress(node_id, together(plans))
-        subject = attacked_model_of(
-            model, erased_model, clip, vae, judge, concept, templates, sampling, synonyms, progress.check
-        )
-        survey = Survey(len(chosen))
-        names = ", ".join(attack.name for attack in chosen)
+        attacked = attacked_model_of(models, concept, templates, synonyms, other_labels, progress.check)
+        survey, names = Survey(len(chosen)), ", ".join(attack.name for attack in chosen)
         try:
-            with attacking(model, names, progress, survey.done, plans) as report:
-                run_all(subject, chosen, attempts, survey, report)
-        except BaseException:
+            with attacking(models.model, names, progress, survey.done, plans) as report:
+                run_all(attacked, chosen, attempts, survey, report)
+        except BaseException:  # a cancel too: the attacks that are over are not lost
             if survey.findings:
-                _, _, path = written(survey, judge, clip, f"{filename_prefix}_partial")
+                _, _, path = written(survey, attacked, f"{filename_prefix}_partial")
                 host.send_text(f"stopped after {survey.done()} attacks; what was found so far: {path}", node_id)
             raise
-        text, sheet, path = written(survey, judge, clip, filename_prefix)
+        text, sheet, path = written(survey, attacked, filename_prefix)
         host.send_text(f"saved {path}", node_id)
         return io.NodeOutput(as_image(sheet), text)
 
 
-def written(survey: Survey, judge: ConceptJudge, clip: object, prefix: str) -> tuple[str, Image.Image, Path]:
+def written(survey: Survey, attacked: host.ComfyAttackedModel, prefix: str) -> tuple[str, Image.Image, Path]:
     """Write page, report, figures and the embeddings that were found; the report with the paths, the page, and the path of
     the figures."""
-    lines_of_judge, figures = accuracy_lines(judge), survey.as_json() | judge_figures(judge)
-    sheet, text = page(survey, lines_of_judge), survey.markdown(lines_of_judge)
+    judge_lines = accuracy_lines(attacked.judge)
+    sheet, text = page(survey, judge_lines), survey.markdown(judge_lines)
     each: list[dict[str, Any]] = []
     for finding in survey.findings:
-        found, said = figures_of(finding, clip, prefix)
-        each.append(found)
-        text += said
-    path = evaluation_files.write(prefix, text, figures | {"attacks": each}, {"page": sheet})
+        figures, embedding_line = figures_of(finding, attacked.linked.clip, prefix)
+        each.append(figures)
+        text += embedding_line
+    whole = survey.as_json() | judge_figures(attacked.judge) | {"attacks": each}
+    path = evaluation_files.write(prefix, text, whole, {"page": sheet})
     return f"{text}\nFigures and page: {path}\n", sheet, path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from ..erasure_core.concepts import lines
 from ..erasure_core.denoiser import Denoiser
@@ -16,8 +16,7 @@ from ..erasure_core.sae.training import SAESettings, gather, train_sae
 from ..erasure_core.text.prompt_templates import draw_templates
 from ..erasure_core.text.vocabulary import words_of
 from . import host
-from .host.memory_meter import MemoryMeter
-from .inputs.sampling import check_sizes, refused
+from .inputs.sampling import check_sizes, refused, seed_input, size_inputs
 from .inputs.types import CATEGORY, ConceptSAEType
 from .outputs.file_names import numbered, safe_prefix
 from .runs.progress import NodeProgress
@@ -47,9 +46,9 @@ def chosen_block(denoiser: Denoiser, wanted: str) -> str:
 
 def sentences(prompts: str, denoiser: Denoiser, seed: int) -> list[str]:
     """The user's prompts, or with none, each word of a vocabulary of everyday words in a sentence."""
-    own = lines(prompts)
-    if own:
-        return own
+    given = lines(prompts)
+    if given:
+        return given
     generator = host.generator(seed)
     words = words_of(VOCABULARY, denoiser, limit=1000)
     return [draw_templates(word, 1, generator)[0].with_concept(word) for word in words]
@@ -76,22 +75,24 @@ def train(
         host.check_cancelled()
         progress.reached(f"training step {step} of {settings.steps}, FVU {loss:.3f}", step, settings.steps)
 
-    memory, generator = MemoryMeter(host.device()), host.generator(seed)
+    memory, generator = host.MemoryMeter(host.device()), host.generator(seed)
     doing, lower = f"training a concept SAE at {width}x{height}", "expansion, width and height, or take fewer prompts"
     with host.memory_errors(doing, lower), host.open_session(model, clip, width, height) as denoiser, memory:
-        name, said = chosen_block(denoiser, block), sentences(prompts, denoiser, seed)
+        name, texts = chosen_block(denoiser, block), sentences(prompts, denoiser, seed)
         denoiser.tell = progress
-        progress.plan({TEXT: (len(said), 1.0), EVALUATIONS: (2 * len(said) * SAMPLING_STEPS, 1.0)})
+        progress.plan({TEXT: (len(texts), 1.0), EVALUATIONS: (2 * len(texts) * SAMPLING_STEPS, 1.0)})
+
         vectors = gather(
             denoiser,
             {name: denoiser.blocks("transformer")[name]},
-            said,
+            texts,
             steps=SAMPLING_STEPS,
             guidance_scale=GUIDANCE_SCALE,
             limit=VECTORS,
             generator=generator,
             check=progress.check,
         )[name]
+
         sae = train_sae(
             vectors.flatten(0, 2),
             settings,
@@ -102,7 +103,7 @@ def train(
             on_step=on_step,
         )
     progress.finish()
-    return sae, report_text(sae, len(said), memory.peak / 1e6)
+    return sae, report_text(sae, len(texts), memory.peak / 1e6)
 
 
 def report_text(sae: ConceptSAE, prompts: int, megabytes: float) -> str:
@@ -159,16 +160,8 @@ class TrainConceptSAE(io.ComfyNode):
                     "k", default=32, min=1, max=1024, tooltip="How many latents fire at a position, on average."
                 ),
                 io.Int.Input("steps", default=4000, min=1, max=1000000, tooltip="Training steps."),
-                io.Int.Input("width", default=512, min=16, max=8192, step=8, tooltip="Width of the pictures sampled."),
-                io.Int.Input("height", default=512, min=16, max=8192, step=8, tooltip="Height of those pictures."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Same seed, same settings, same result.",
-                ),
+                *size_inputs("Width of the pictures sampled.", "Height of those pictures."),
+                seed_input("Same seed, same settings, same result."),
                 io.String.Input(
                     "filename_prefix",
                     default="concept_sae",

@@ -122,9 +122,8 @@ def erase_once(
     from concept_erasure.erasure_core.method import methods
     from concept_erasure.erasure_core.report import Report
     from concept_erasure.nodes import host
-    from concept_erasure.nodes.host.memory_meter import MemoryMeter
 
-    report, meter = Report(), MemoryMeter(host.device())
+    report, meter = Report(), host.MemoryMeter(host.device())
     method, request = methods()[name](seed=seed, **settings), parse_request("\n".join(targets))
     model = testbed.model if model is None else model
     with host.open_session(model, testbed.clip, 64, 64, encoded) as denoiser, meter:

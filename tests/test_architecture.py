@@ -39,6 +39,7 @@ def test_imports_go_one_way(path: Path) -> None:
             assert level != 1, "a method imports another method"
         if place[0] == "nodes" and place[1] != "host":
             assert level or top not in HOST_MODULES, f"only nodes/host may import {name}"
+            assert not (level and name.startswith("host.")), f"{name}: ask the face of nodes/host"
 
 
 def test_the_entry_point_is_v3_only() -> None:

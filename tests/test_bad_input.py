@@ -33,10 +33,10 @@ def hidden(testbed: Playground, monkeypatch) -> None:
 
 
 def test_a_failing_run_leaves_the_base_as_it_was(testbed: Playground, monkeypatch) -> None:
-    from concept_erasure.erasure_core.training import trained
+    from concept_erasure.erasure_core.training import run as training
 
     before = base_hash(testbed)
-    monkeypatch.setattr(trained, "squared_error", lambda predicted, *_a: predicted * float("nan"))
+    monkeypatch.setattr(training, "squared_error", lambda predicted, *_a: predicted * float("nan"))
     with pytest.raises(FloatingPointError, match="optimiser step 1 of 3"):
         run(testbed)
     assert base_hash(testbed) == before
@@ -63,18 +63,18 @@ def failing(error: Exception):
 
 @pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: type(error).__name__)
 def test_running_out_of_memory_names_what_to_lower(testbed: Playground, monkeypatch, error: Exception) -> None:
-    from concept_erasure.erasure_core.training import trained
+    from concept_erasure.erasure_core.training import run as training
     from concept_erasure.nodes import host
 
     before = base_hash(testbed)
-    monkeypatch.setattr(trained, "squared_error", failing(error))
+    monkeypatch.setattr(training, "squared_error", failing(error))
     with pytest.raises(
         RuntimeError, match=r"with esd\. Lower width and height, .* batch, trajectories, rank; the model"
     ):
         run(testbed)
     assert base_hash(testbed) == before and host.is_out_of_memory(error)
     assert not any(module._forward_hooks for module in testbed.model.model.modules())
-    monkeypatch.setattr(trained, "squared_error", failing(RuntimeError("another error")))
+    monkeypatch.setattr(training, "squared_error", failing(RuntimeError("another error")))
     with pytest.raises(RuntimeError, match=r"^another error$"):
         run(testbed)
 

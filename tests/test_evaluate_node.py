@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from concept_erasure.erasure_core.erased_unet import ErasedUNet, load_erased_une
 from concept_erasure.erasure_core.evaluation.judges.judge import ConceptJudge, load_judge
 from concept_erasure.erasure_core.evaluation.prompts import prompt_groups
 from concept_erasure.erasure_core.evaluation.sampler import Sampling
-from erasure_tests.runs import base_hash
+from erasure_tests.runs import base_hash, drawing_inputs
 
 from playground.build import build_judge
 from testbed.playground import Playground
@@ -61,13 +62,22 @@ def captions_of(monkeypatch, module) -> list[str]:
     return captions
 
 
+def inputs(testbed: Playground, erased: Any, prefix: str) -> dict[str, Any]:
+    """What the node is given by name."""
+    return drawing_inputs(testbed, erased, prefix) | {
+        "concepts": "circle", "templates": "a red {}", "pictures_per_prompt": 1,
+    }  # fmt: skip
+
+
 def run(testbed: Playground, model, judge: ConceptJudge | None = None, **changes):
     """Evaluate a few pictures of two sampling steps."""
+    from concept_erasure.nodes import host
     from concept_erasure.nodes.runs.evaluation import run
 
-    given = {"clip": testbed.clip, "vae": testbed.vae, "sampling": SAMPLING} | changes
-    clip, vae, sampling = given.pop("clip"), given.pop("vae"), given.pop("sampling")
-    return run(testbed.model, model, clip, vae, judge, ["circle"], PROMPTS, 2, 11, sampling, **given)
+    linked = {"clip": testbed.clip, "vae": testbed.vae, "sampling": SAMPLING}
+    linked = {name: changes.pop(name, value) for name, value in linked.items()}
+    models = host.LinkedModels(testbed.model, model, judge=judge, **linked)
+    return run(models, ["circle"], PROMPTS, 2, 11, **changes)
 
 
 def test_the_model_against_itself_drifts_by_exactly_nothing_and_stays_as_it_was(testbed, judge) -> None:
@@ -111,21 +121,7 @@ def test_the_node_writes_its_files_and_hands_the_scores_on_with_the_edit(
     captions = captions_of(monkeypatch, evaluation)
     monkeypatch.setattr(EvaluateErasure, "hidden", SimpleNamespace(unique_id="7"), raising=False)
     grid, chart, report, scored = EvaluateErasure.execute(
-        testbed.model,
-        erased_model(testbed, edit),
-        testbed.clip,
-        testbed.vae,
-        "circle",
-        "a red {}",
-        1,
-        *dataclasses.astuple(SAMPLING)[:2],
-        2,
-        3.0,
-        "euler",
-        "normal",
-        0,
-        4,
-        "there/evaluation",
+        **inputs(testbed, erased_model(testbed, edit), "there/evaluation"),
         judge=judge,
         retain_prompts="a blue square",
         erased_unet=edit,
@@ -157,24 +153,7 @@ def test_what_an_edit_hurts_most_becomes_the_look_alike_group(testbed, edit, jud
     ).args
     assert sorted(found.splitlines()) == sorted(words.splitlines())
     report = EvaluateErasure.execute(
-        testbed.model,
-        erased_model(testbed, edit),
-        testbed.clip,
-        testbed.vae,
-        "circle",
-        "a red {}",
-        1,
-        64,
-        64,
-        2,
-        3.0,
-        "euler",
-        "normal",
-        0,
-        4,
-        "near",
-        judge=judge,
-        look_alikes=found,
+        **inputs(testbed, erased_model(testbed, edit), "near"), judge=judge, look_alikes=found
     ).args[2]
     stored = json.loads((output / "near_00001_.json").read_text("utf-8"))
     alike = [one["prompt"]["text"] for one in stored["pictures"] if one["prompt"]["group"] == "look-alike"]
@@ -203,26 +182,9 @@ def test_a_prompt_file_of_the_input_folder_is_drawn_with_its_own_seeds(testbed, 
 
     monkeypatch.setattr(EvaluateErasure, "hidden", SimpleNamespace(unique_id="7"), raising=False)
     monkeypatch.setattr(host, "input_folder", lambda: tmp_path)
-    given = (
-        testbed.model,
-        testbed.model,
-        testbed.clip,
-        testbed.vae,
-        "circle",
-        "a red {}",
-        1,
-        64,
-        64,
-        2,
-        3.0,
-        "euler",
-        "normal",
-        0,
-        4,
-        "set",
-    )
+    given = inputs(testbed, testbed.model, "set")
     with pytest.raises(ValueError, match=r"no prompt file '\.\./set.csv'"):
-        EvaluateErasure.execute(*given, prompt_file="../set.csv")
+        EvaluateErasure.execute(**given, prompt_file="../set.csv")
     file = tmp_path / "set.csv"
     file.write_text(
         "prompt,class,seed,guidance\na circle,circle,71,2\nbad,circle,x,2\na square,square,72,\n", encoding="utf-8"
@@ -231,7 +193,7 @@ def test_a_prompt_file_of_the_input_folder_is_drawn_with_its_own_seeds(testbed, 
     assert prompt_files.state("Imagenette (built in)") == prompt_files.state("none") == ""
     assert len(prompt_files.read("Imagenette (built in)", ["tench"]).prompts) == 10
     before = EvaluateErasure.fingerprint_inputs(prompt_file="set.csv", seed=0)
-    report = EvaluateErasure.execute(*given, prompt_file="set.csv").args[2]
+    report = EvaluateErasure.execute(**given, prompt_file="set.csv").args[2]
     stored = json.loads((output / "set_00001_.json").read_text("utf-8"))
     drawn = [(one["prompt"]["text"], one["seed"], one["prompt"]["guidance_scale"]) for one in stored["pictures"]]
     assert drawn == [("a circle", 71, 2.0), ("a square", 72, None), ("", 0, None)]

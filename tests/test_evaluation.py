@@ -210,7 +210,7 @@ def test_both_models_draw_the_same_prompts_from_the_same_seeds_and_prompts_may_b
 
 def test_without_a_judge_only_drift_is_reported() -> None:
     evaluation = evaluate(job(Words(circle="square"), judge=None, **FULL), Watcher())
-    assert evaluation.shares() == [] and "nobody looked" in evaluation.markdown()
+    assert evaluation.shares() == [] and "whether the concept is gone was not" in evaluation.markdown()
     drifts = {(row.group, row.space): row.drift.value for row in evaluation.drifts()}
     assert drifts["target", "pixels"] > 0 == drifts["retain", "pixels"]
 

@@ -13,6 +13,7 @@ from concept_erasure.erasure_core.evaluation.prompts import RETAIN, TARGET, Prom
 from concept_erasure.erasure_core.evaluation.sampler import Sampling
 from concept_erasure.erasure_core.evaluation.scores import Pair
 from erasure_tests.detectors import judge as detector_judge
+from erasure_tests.runs import drawing_inputs
 from PIL import Image
 
 from devtools.hosting.inprocess import load_comfy
@@ -84,22 +85,10 @@ def test_the_node_draws_rows_at_their_own_size_and_saves_every_picture(testbed, 
         "a square,square,72,100,64\na star,star,73,,\n", encoding="utf-8",
     )  # fmt: skip
     report = EvaluateErasure.execute(
-        testbed.model,
-        testbed.model,
-        testbed.clip,
-        testbed.vae,
-        "circle",
-        "a red {}",
-        1,
-        64,
-        64,
-        2,
-        3.0,
-        "euler",
-        "normal",
-        0,
-        4,
-        "set",
+        **drawing_inputs(testbed, testbed.model, "set"),
+        concepts="circle",
+        templates="a red {}",
+        pictures_per_prompt=1,
         prompt_file="set.csv",
         save_pictures=True,
     ).args[2]
@@ -133,26 +122,13 @@ def test_a_detector_judges_an_attack_and_its_report_says_what_it_counts(testbed,
     from concept_erasure.nodes.red_team import RedTeamConcept
 
     monkeypatch.setattr(RedTeamConcept, "hidden", SimpleNamespace(unique_id="7"), raising=False)
-    attack = {"attack": "paraphrase", "wordings": 2, "tries": 1}
     report = RedTeamConcept.execute(
-        testbed.model,
-        testbed.model,
-        testbed.clip,
-        testbed.vae,
-        detector_judge(0.3),
-        "limbs",
-        attack,
-        "a red {}",
-        2,
-        64,
-        64,
-        2,
-        3.0,
-        "euler",
-        "normal",
-        0,
-        4,
-        "attacked",
+        **drawing_inputs(testbed, testbed.model, "attacked"),
+        judge=detector_judge(0.3),
+        concept="limbs",
+        attack={"attack": "paraphrase", "wordings": 2, "tries": 1},
+        templates="a red {}",
+        attempts=2,
     ).args[1]
     assert "it counts detections with a score of at least 0.3 of HANDS, EARS; a toy" in report
     assert "| paraphrase" in report and "100.0 %" in report

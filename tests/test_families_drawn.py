@@ -76,9 +76,10 @@ def test_an_evaluation_of_one_picture(drawn: Playground) -> None:
 
 def evaluate(run: Any, testbed: Playground, model: Any) -> Any:
     """One picture of a few prompts of different length."""
-    return run(
-        testbed.model, model, testbed.clip, testbed.vae, judge(), ["circle"], PROMPTS, 1, 11, SAMPLING
-    ).evaluation
+    from concept_erasure.nodes import host
+
+    linked = host.LinkedModels(testbed.model, model, testbed.clip, testbed.vae, judge(), SAMPLING)
+    return run(linked, ["circle"], PROMPTS, 1, 11).evaluation
 
 
 def test_a_batch_of_prompts_of_any_length_is_what_ksampler_draws_of_each_alone(drawn: Playground) -> None:
@@ -95,7 +96,7 @@ def test_a_batch_of_prompts_of_any_length_is_what_ksampler_draws_of_each_alone(d
         positive, negative = (
             drawn.clip.encode_from_tokens_scheduled(drawn.clip.tokenize(text)) for text in (prompt, "")
         )
-        empty = {"samples": torch.zeros(1, *latent_shape(drawn.model.model.latent_format, 64, 64))}
+        empty = {"samples": torch.zeros(1, *latent_shape(drawn.model, 64, 64))}
         (stock,) = nodes.common_ksampler(drawn.model, 3 + place, 2, 3.0, "euler", "normal", positive, negative, empty)
         alone = drawn.model.model.process_latent_in(stock["samples"])
         torch.testing.assert_close(ours.latents[place : place + 1], alone, rtol=2e-2, atol=2e-2, msg=prompt)
@@ -120,17 +121,9 @@ def attack(testbed: Playground, name: str, clip: Any = None) -> Any:
     from concept_erasure.nodes.runs.red_team import run
 
     sampling = replace(SAMPLING, cfg=1.0)
-    one = host.ComfyAttackedModel(
-        testbed.model,
-        edited(testbed),
-        clip or testbed.clip,
-        testbed.vae,
-        judge(),
-        "circle",
-        ("a red {}", "the {}"),
-        sampling,
-    )
-    return run(one, attacks()[name](**QUICK.get(name, {})), 1, testbed.model)
+    linked = host.LinkedModels(testbed.model, edited(testbed), clip or testbed.clip, testbed.vae, judge(), sampling)
+    one = host.ComfyAttackedModel(linked, "circle", ("a red {}", "the {}"))
+    return run(one, attacks()[name](**QUICK.get(name, {})), 1)
 
 
 SHOWN = ["completion", "inpaint", "null_inversion"]

@@ -69,11 +69,11 @@ def test_a_pool_gives_each_concept_its_own_samples_and_draws_them_once() -> None
     assert denoiser.calls == calls, "a concept that was there was drawn again"
     square = pool.samples("square")
     assert len(square.sigma) == 6
-    said = [pool.contexts("square")[i].with_concept("square") for i in (0, 1)]
+    said = [pool.templates("square")[i].with_concept("square") for i in (0, 1)]
     assert torch.equal(square.conditioning.tokens[:2], denoiser.encode(said).tokens)
     assert torch.equal(pool.samples("").conditional, pool.samples("").unconditional)
     circle = pool.samples("circle")
-    sentences = pool.contexts("circle")
+    sentences = pool.templates("circle")
     for anchor in ("square", ""):
         said = denoiser.encode([context.with_concept(anchor) for context in sentences] * 3)
         expected = denoiser.predict(circle.latents, circle.sigma, said)
@@ -98,7 +98,7 @@ def test_no_sentence_says_a_word_to_avoid() -> None:
         generator = torch.Generator().manual_seed(0)
         pool = TrajectoryPool(denoiser, steps=1, guidance_scale=1.0, generator=generator, avoid=avoid)
         pool.fill(["red", "circle"], 60)
-        contexts = [context for word in ("red", "circle") for context in pool.contexts(word)]
+        contexts = [context for word in ("red", "circle") for context in pool.templates(word)]
         return {word for context in contexts for word in context.template.split()}
 
     assert {"square", "box"} <= said(())

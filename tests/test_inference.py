@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from concept_erasure.erasure_core import method
 from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.erased_unet import load_erased_unet, save_erased_unet
 from concept_erasure.erasure_core.inference import ModelCall, changed, recorded
@@ -45,6 +46,25 @@ def test_a_hook_without_all_its_parts_is_refused() -> None:
             one = dict([max(erased.tensors.items())])
             with pytest.raises(ValueError, match=r"lacks a part|has no tensor"):
                 inference_edit(dataclasses.replace(erased, tensors=one))
+
+
+@pytest.mark.parametrize(
+    "bug", [KeyError("layer"), TypeError("a bug"), ValueError("a bug")], ids=lambda bug: type(bug).__name__
+)
+@pytest.mark.parametrize("place", ["declaration", "edit"])
+def test_a_bug_in_a_method_is_no_damaged_file(place: str, bug: Exception, monkeypatch) -> None:
+    erased = make("saeuron").erase(ToyDenoiser(), parse_request("circle"), Report())
+
+    def fail(*_arguments: object) -> None:
+        raise bug
+
+    if place == "declaration":
+        monkeypatch.setattr(method, "check_declared", fail)
+    else:
+        monkeypatch.setattr(METHODS["saeuron"], "inference", fail)
+    with pytest.raises(type(bug)) as raised:
+        inference_edit(erased)
+    assert raised.value is bug
 
 
 def call_of(denoiser: ToyDenoiser, prompts: list[str], side: int = 4) -> ModelCall:

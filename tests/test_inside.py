@@ -38,7 +38,7 @@ def test_the_target_is_pushed_away_from_the_wider_concept_alone() -> None:
 def test_the_wider_concept_is_pushed_away_from_the_target_unless_its_sentence_rules_that_out() -> None:
     run, (pair,) = running(), REQUEST.pairs
     samples, desired = run.around(pair, 64, 2.0)
-    texts = [context.template for context in run.pool.contexts("circle")]
+    texts = [context.template for context in run.pool.templates("circle")]
     colours = [any(word in text.split() for word in rivals({"red"})) for text in texts]
     assert any(colours) and not all(colours) and not any("red" in text.split() for text in texts)
     held = (desired == samples.conditional).flatten(1).all(1)

@@ -144,9 +144,9 @@ def test_sdd_learns_the_students_own_prediction() -> None:
         before = run.generator.get_state()
         terms = method.losses(run, state)
         run.generator.set_state(before)
-        rows = torch.randint(len(state.told["circle"].samples.sigma), (2,), generator=run.generator)
-        samples = state.told["circle"].samples.rows(rows)
-        without = state.told["circle"].without.rows(rows)
+        rows = torch.randint(len(state.drawn["circle"].samples.sigma), (2,), generator=run.generator)
+        samples = state.drawn["circle"].samples.rows(rows)
+        without = state.drawn["circle"].without.rows(rows)
         student = run.denoiser.predict(samples.latents, samples.sigma, samples.conditioning)
         own = run.denoiser.predict(samples.latents, samples.sigma, without)
     frozen = run.denoiser.predict(samples.latents, samples.sigma, without)
@@ -161,15 +161,15 @@ def test_sdd_draws_anew_with_the_slow_copy() -> None:
     run = running(parse_request("circle\nmoon"), steps=4)
     method = make("sdd", refreshes=1, ema_decay=0.0)
     state = method.prepare(run)
-    first = {target: told.samples for target, told in state.told.items()}
+    first = {target: told.samples for target, told in state.drawn.items()}
     with run.deltas.attached():
         nudge(run)
         for run.step in (0, 1):
             method.losses(run, state)
-            assert all(state.told[target].samples is samples for target, samples in first.items())
+            assert all(state.drawn[target].samples is samples for target, samples in first.items())
         run.step = 2
         method.losses(run, state)
-        again = state.told["moon"].samples
+        again = state.drawn["moon"].samples
         with_edit = run.denoiser.predict(again.latents, again.sigma, again.conditioning)
     assert torch.allclose(with_edit, again.conditional, atol=1e-6), "the slow copy drew them"
     assert torch.equal(again.conditioning.tokens, first["moon"].conditioning.tokens)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
 from concept_erasure.erasure_core.concepts import parse_request
 from concept_erasure.erasure_core.report import Report
 from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
+from erasure_tests.weights import edited
 
 LONG = {"steps": 80, "learning_rate": 0.02, "trajectories": 4}
 
@@ -19,20 +17,6 @@ def probe(denoiser: ToyDenoiser, prompt: str) -> torch.Tensor:
     """The network's answer to a prompt on fixed latents."""
     latents = torch.randn(8, 4, 4, 4, generator=torch.Generator().manual_seed(5))
     return denoiser.predict(latents, torch.linspace(9.0, 1.0, 8), denoiser.encode([prompt] * 8))
-
-
-@contextmanager
-def applied(denoiser: ToyDenoiser, edit) -> Iterator[None]:
-    """The edit added to the toy's weights."""
-    before = denoiser.state()
-    with torch.no_grad():
-        for key, up in edit.tensors.items():
-            if key.endswith(".lora_up.weight"):
-                name = key.removesuffix(".lora_up.weight")
-                layer = denoiser.network.get_submodule(name.removeprefix("diffusion_model."))
-                layer.weight += up @ edit.tensors[f"{name}.lora_down.weight"]
-    yield
-    denoiser.network.load_state_dict(before)
 
 
 def error(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -51,7 +35,7 @@ def test_sdd_lands_on_the_anchor_and_esd_goes_past_it() -> None:
     past = anchor - 3.0 * (target - empty)
     after = {}
     for objective in ("sdd", "esd"):
-        with applied(denoiser, erased(denoiser, objective=objective, negative_guidance=3.0)):
+        with edited(denoiser, erased(denoiser, objective=objective, negative_guidance=3.0)):
             after[objective] = probe(denoiser, "circle")
     assert error(after["sdd"], anchor) < 0.3 * error(target, anchor)
     assert error(after["esd"], past) < error(after["sdd"], past)
@@ -73,7 +57,7 @@ def test_the_anchor_and_the_retain_lines_are_held_where_they_were(objective: str
     before = {prompt: probe(denoiser, prompt) for prompt in ("square", "ring")}
 
     def damage(weight: float, retain: str) -> dict[str, float]:
-        with applied(denoiser, erased(denoiser, retain=retain, objective=objective, retain_weight=weight)):
+        with edited(denoiser, erased(denoiser, retain=retain, objective=objective, retain_weight=weight)):
             return {prompt: error(probe(denoiser, prompt), before[prompt]) for prompt in before}
 
     free, anchored, both = damage(0.0, ""), damage(5.0, ""), damage(5.0, "ring")
@@ -85,6 +69,6 @@ def test_several_targets_take_turns() -> None:
     denoiser = ToyDenoiser()
     anchor = probe(denoiser, "square")
     before = {prompt: error(probe(denoiser, prompt), anchor) for prompt in ("circle", "ring")}
-    with applied(denoiser, erased(denoiser, "circle => square\nring => square", objective="sdd")):
+    with edited(denoiser, erased(denoiser, "circle => square\nring => square", objective="sdd")):
         for prompt, distance in before.items():
             assert error(probe(denoiser, prompt), anchor) < 0.5 * distance

@@ -13,6 +13,7 @@ from concept_erasure.erasure_core.training.deltas import Deltas
 from concept_erasure.erasure_core.training.trained import TrainedMethod
 from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
+from erasure_tests.weights import edited
 
 METHODS = methods()
 TRAINED = [name for name, method in METHODS.items() if issubclass(method, TrainedMethod)]
@@ -103,30 +104,10 @@ def test_the_target_moves_towards_what_is_desired(name: str) -> None:
     settings = {"negative_guidance": 0.0, "steps": 60, "learning_rate": 0.02, "trajectories": 4}
     erased = run(name, denoiser, parse_request("circle => square"), **settings)
     before, anchor = probe(denoiser, "circle"), probe(denoiser, "square")
-    with applied(denoiser, erased):
+    with edited(denoiser, erased):
         after = probe(denoiser, "circle")
     assert (after - anchor).square().mean() < 0.5 * (before - anchor).square().mean()
     assert torch.equal(probe(denoiser, "circle"), before)
-
-
-def applied(denoiser: ToyDenoiser, erased):
-    """A context in which the erased UNet's low-rank edits are added to the toy's weights."""
-
-    class Applied:
-        def __enter__(self) -> None:
-            self.before = denoiser.state()
-            with torch.no_grad():
-                for key, up in erased.tensors.items():
-                    if key.endswith(".lora_up.weight"):
-                        base = key.removesuffix(".lora_up.weight")
-                        down = erased.tensors[f"{base}.lora_down.weight"]
-                        module = denoiser.network.get_submodule(base.removeprefix("diffusion_model."))
-                        module.weight += (up.flatten(1) @ down.flatten(1)).reshape(module.weight.shape)
-
-        def __exit__(self, *_error: object) -> None:
-            denoiser.network.load_state_dict(self.before)
-
-    return Applied()
 
 
 @pytest.mark.parametrize("rank", [0, 2])

@@ -43,10 +43,9 @@ def model() -> Any:
 def erased(model: Any, **changes: Any) -> tuple[Any, Report, int]:
     """An edit, its report, and the bytes that the run took over the loaded model."""
     from concept_erasure.nodes import host
-    from concept_erasure.nodes.host.memory_meter import MemoryMeter
 
     report, size = Report(), SIZES[FAMILY]
-    with host.open_session(model, RandomText(FAMILY), size, size) as denoiser, MemoryMeter(host.device()) as meter:
+    with host.open_session(model, RandomText(FAMILY), size, size) as denoiser, host.MemoryMeter(host.device()) as meter:
         edit = make("ap", **SHORT | changes).erase(denoiser, parse_request("cat"), report)
     return edit, report, meter.peak
 

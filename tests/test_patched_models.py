@@ -69,7 +69,7 @@ def noisy(testbed: Playground) -> Tensor:
     """Unit noise for one picture of 64x64."""
     from concept_erasure.nodes.host.shapes import latent_shape
 
-    shape = latent_shape(testbed.model.model.latent_format, 64, 64)
+    shape = latent_shape(testbed.model, 64, 64)
     return torch.randn((1, *shape), generator=torch.Generator().manual_seed(2))
 
 

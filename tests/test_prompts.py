@@ -71,7 +71,7 @@ CHANNELS = {"SD1.5": 4, "Flux.1 dev": 16, "Flux.2": 128, "Wan 2.1": 16, "Wan 2.2
 @pytest.mark.parametrize("layout", list(CHANNELS))
 @pytest.mark.parametrize("other", list(CHANNELS))
 def test_a_vae_of_another_family_is_refused_at_once_and_its_own_is_not(layout: str, other: str) -> None:
-    from concept_erasure.nodes.host.shapes import check_vae
+    from concept_erasure.nodes.host.linked import check_vae
 
     formats = latent_formats()
     model = SimpleNamespace(model=SimpleNamespace(latent_format=formats[layout], model_config=SimpleNamespace()))
@@ -101,13 +101,29 @@ def test_erase_and_evaluate_refuse_a_foreign_vae_before_anything_is_drawn(monkey
     load_comfy()
     from concept_erasure.nodes import host
     from concept_erasure.nodes.erase import erase
-    from concept_erasure.nodes.runs.evaluation import painters
+    from concept_erasure.nodes.runs.evaluation import samplers
 
     testbed, vae = small_model("SD1.5"), Autoencoder(latent_formats()["Wan 2.1"])
     monkeypatch.setattr(host, "open_session", lambda *_: pytest.fail("the model was opened"))
     with pytest.raises(ValueError, match="VAE and MODEL do not belong together"):
         erase(testbed.model, testbed.clip, parse_request("circle"), make("esd"), 64, 64, vae)
+    sampling = Sampling(64, 64, 2, 3.0, "euler", "normal")
+    linked = host.LinkedModels(testbed.model, testbed.model, testbed.clip, vae, None, sampling)
     with pytest.raises(ValueError, match="VAE and MODEL do not belong together"):
-        painters(
-            testbed.model, testbed.model, testbed.clip, vae, Sampling(64, 64, 2, 3.0, "euler", "normal"), unwatched
-        )
+        samplers(linked, unwatched)
+
+
+def test_two_families_and_an_attack_without_a_judge_are_refused_at_once() -> None:
+    load_comfy()
+    from concept_erasure.nodes import host
+
+    def of_family(name: str) -> SimpleNamespace:
+        return SimpleNamespace(model=SimpleNamespace(model_config=type(name, (), {})()))
+
+    sampling = {"width": 64, "height": 64, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
+    with pytest.raises(ValueError, match="model is a SD15 model and erased_model a SDXL one; link the erased clone"):
+        host.linked_models(of_family("SD15"), of_family("SDXL"), None, None, **sampling)
+    linked = host.linked_models(of_family("SD15"), of_family("SD15"), None, None, **sampling)
+    assert linked.sampling == Sampling(64, 64, 2, 3.0, "euler", "normal")
+    with pytest.raises(ValueError, match="no judge with a label for 'circle' is linked"):
+        host.ComfyAttackedModel(linked, "circle", ["a {}"])

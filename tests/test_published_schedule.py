@@ -52,12 +52,16 @@ def test_each_loop_asks_the_frozen_network_anew_about_latents_of_the_edited_one(
         assert spent == 2 * 2 * level + 3 + (named == "star"), (
             "two guided runs, three predictions, one more for an anchor"
         )
-        assert len(loop.target.sigma) == len(loop.kept.sigma) == 1 and torch.equal(loop.target.sigma, loop.kept.sigma)
-        assert torch.equal(loop.target.latents, loop.kept.latents) == (level == 0), "both start from the same noise"
+        assert len(loop.target.sigma) == len(loop.preserved.sigma) == 1 and torch.equal(
+            loop.target.sigma, loop.preserved.sigma
+        )
+        assert torch.equal(loop.target.latents, loop.preserved.latents) == (level == 0), (
+            "both start from the same noise"
+        )
         said, neutral = frozen(schedule, loop.target, named), frozen(schedule, loop.target, "")
         anchor = frozen(schedule, loop.target, "square") if named == "star" else neutral
         assert torch.allclose(loop.desired, anchor - (said - neutral), atol=1e-6)
-        assert torch.allclose(loop.kept.conditional, frozen(schedule, loop.kept, loop.word), atol=1e-6)
+        assert torch.allclose(loop.preserved.conditional, frozen(schedule, loop.preserved, loop.word), atol=1e-6)
         schedule.run.generator.set_state(state)
         with schedule.run.deltas.disabled():
             unedited = schedule.loop(searching=False)
@@ -69,10 +73,10 @@ def test_each_loop_asks_the_frozen_network_anew_about_latents_of_the_edited_one(
 
 def test_only_a_loop_for_the_search_reaches_the_logits(schedule) -> None:
     loop = schedule.loop(searching=False)
-    assert not loop.kept.conditioning.tokens.requires_grad
+    assert not loop.preserved.conditioning.tokens.requires_grad
     loop = schedule.loop(searching=True)
-    (predicted,) = schedule.run.predict(loop.kept)
-    loop.search.ascend((predicted - loop.kept.conditional).square().mean())
+    (predicted,) = schedule.run.predict(loop.preserved)
+    loop.search.ascend((predicted - loop.preserved.conditional).square().mean())
     moved = [bool(search.logits.any()) for search in schedule.searches.values()]
     assert moved.count(True) == 1 and all(parameter.grad is None for parameter in schedule.run.deltas.parameters())
 

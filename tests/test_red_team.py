@@ -37,7 +37,7 @@ class TinyDenoiser:
     """A model whose finished picture is a linear reading of the mean word vector. `maps` is that reading, in its one
     layer."""
 
-    family, device = "tiny", torch.device("cpu")
+    family, fingerprint, device = "tiny", "0", torch.device("cpu")
 
     def __init__(self, maps: torch.Tensor, renamed: bool) -> None:
         self._layer, self._renamed = torch.nn.Linear(8, 4, bias=False).requires_grad_(False), renamed
@@ -122,6 +122,10 @@ class TinySubject:
             ERASED: TinyDenoiser(never, False) if gold else TinyDenoiser(READING, True),
         }
         self._open = False
+
+    def count(self, evaluations: int) -> None:
+        """See `AttackedModel`."""
+        self.calls += evaluations
 
     def draw(self, who, texts, seeds, noise_scale=1.0) -> Samples:
         """See `AttackedModel`: the picture, and a little of the noise."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from concept_erasure.erasure_core.evaluation.judges.judge import ConceptJudge, l
 from concept_erasure.erasure_core.evaluation.sampler import Sampling
 from concept_erasure.erasure_core.red_team.attack import attacks
 from concept_erasure.erasure_core.red_team.attacked_model import BASE, ERASED, SoftPrompt
-from erasure_tests.runs import base_hash
+from erasure_tests.runs import base_hash, drawing_inputs
 from erasure_tests.runs import run as erase_quickly
 
 from playground.build import build_judge
@@ -41,15 +42,22 @@ def models(testbed: Playground) -> tuple:
     return testbed.model, host.patched(testbed.model, load_erased_unet(EDIT), 1.0)
 
 
+def inputs(testbed: Playground, judge: ConceptJudge, prefix: str) -> dict[str, Any]:
+    """What a node that attacks is given by name."""
+    erased = models(testbed)[1]
+    return drawing_inputs(testbed, erased, prefix, STEPS) | {
+        "judge": judge, "concept": "circle", "templates": "a red {}", "attempts": 1,
+    }  # fmt: skip
+
+
 def subject(testbed: Playground, judge: ConceptJudge, erased: object = None):
     """The playground under attack, in three sampling steps."""
     from concept_erasure.nodes import host
 
     base, patched = models(testbed)
     sampling = Sampling(64, 64, STEPS, 3.0, "euler", "normal", batch_size=4)
-    return host.ComfyAttackedModel(
-        base, erased or patched, testbed.clip, testbed.vae, judge, "circle", ("a red {}",), sampling, ("disc",)
-    )
+    linked = host.LinkedModels(base, erased or patched, testbed.clip, testbed.vae, judge, sampling)
+    return host.ComfyAttackedModel(linked, "circle", ("a red {}",), ("disc",))
 
 
 def test_a_completion_by_the_same_model_is_the_picture_itself(testbed, judge) -> None:
@@ -128,7 +136,7 @@ def test_an_attack_runs_in_batches_and_leaves_both_models_as_they_were(testbed, 
     host.use(testbed.model)  # clones share one network, and the drawing left the erased one's weights in it
     before, counted = base_hash(testbed), one.calls
     with calls_of_the_network(testbed) as calls:
-        found = run(one, attacks()[name](**QUICK.get(name, {})), 2, testbed.model)
+        found = run(one, attacks()[name](**QUICK.get(name, {})), 2)
     assert base_hash(testbed) == before
     assert torch.equal(one.draw(ERASED, ["a red circle"], [7]).pictures, drawn)
     assert found.outcome.attack.pictures.shape == (2, 64, 64, 3)
@@ -180,25 +188,7 @@ def test_the_node_writes_its_files_and_an_embedding_that_comfyui_reads(testbed, 
     monkeypatch.setattr(host, "output_folder", lambda: str(tmp_path))
     monkeypatch.setattr(host, "folders", lambda kind: [tmp_path / kind])
     chosen = {"attack": "textual_inversion", "steps": 2, "pictures": 1, "vectors": 2}
-    grid, report = RedTeamConcept.execute(
-        *models(testbed),
-        testbed.clip,
-        testbed.vae,
-        judge,
-        "circle",
-        chosen,
-        "a red {}",
-        1,
-        64,
-        64,
-        STEPS,
-        3.0,
-        "euler",
-        "normal",
-        0,
-        4,
-        "red/team",
-    ).args
+    grid, report = RedTeamConcept.execute(**inputs(testbed, judge, "red/team"), attack=chosen).args
     assert grid.shape[0] == 1 and grid.std() > 0 and "right in" in report
     names = {path.name for path in (tmp_path / "red").iterdir()}
     assert names == {f"team_00001_{end}" for end in ("grid.png", "strongest.png", ".md", ".json")}
@@ -218,8 +208,7 @@ def test_bad_input_is_named_before_anything_is_drawn(testbed, judge, monkeypatch
 
     monkeypatch.setattr(RedTeamConcept, "hidden", SimpleNamespace(unique_id="7"), raising=False)
     monkeypatch.setattr(host.ComfyImageSampler, "sample", lambda *_, **__: pytest.fail("something was drawn"))
-    rest = (1, 64, 64, STEPS, 3.0, "euler", "normal", 0, 4, "x")
-    given = (*models(testbed), testbed.clip, testbed.vae, judge)
+    given = inputs(testbed, judge, "x")
     for concept, attack, templates, said in (
         ("giraffe", {"attack": "noise"}, "a {}", "no label for 'giraffe'"),
         ("circle", {"attack": "noise", "tries": 0}, "a {}", "tries is 0"),
@@ -228,7 +217,7 @@ def test_bad_input_is_named_before_anything_is_drawn(testbed, judge, monkeypatch
         (" ", {"attack": "noise"}, "a {}", "concept is empty"),
     ):
         with pytest.raises(ValueError, match=said):
-            RedTeamConcept.execute(*given, concept, attack, templates, *rest)
+            RedTeamConcept.execute(**given | {"concept": concept, "attack": attack, "templates": templates})
 
 
 CHEAP = "completion\nnoise tries=1\n"
@@ -241,25 +230,7 @@ def summary(testbed: Playground, judge: ConceptJudge, monkeypatch, folder: Path,
 
     monkeypatch.setattr(RedTeamSummary, "hidden", SimpleNamespace(unique_id="7"), raising=False)
     monkeypatch.setattr(host, "output_folder", lambda: str(folder))
-    return RedTeamSummary.execute(
-        *models(testbed),
-        testbed.clip,
-        testbed.vae,
-        judge,
-        "circle",
-        chosen,
-        "a red {}",
-        1,
-        64,
-        64,
-        STEPS,
-        3.0,
-        "euler",
-        "normal",
-        0,
-        4,
-        prefix,
-    ).args
+    return RedTeamSummary.execute(**inputs(testbed, judge, prefix), attacks=chosen).args
 
 
 def test_the_summary_draws_one_page_of_all_attacks(testbed, judge, monkeypatch, tmp_path) -> None:
@@ -328,6 +299,7 @@ def test_an_edit_that_only_renames_a_word_falls_on_the_playground(testbed, judge
 
     sampling = Sampling(64, 64, 12, 3.0, "euler", "normal", batch_size=8)
     model = renamed(testbed, "circle", "star")
-    one = host.ComfyAttackedModel(testbed.model, model, testbed.clip, testbed.vae, judge, "circle", SENTENCES, sampling)
-    shares = run(one, attacks()[name](**settings), 4, testbed.model).shares()
+    linked = host.LinkedModels(testbed.model, model, testbed.clip, testbed.vae, judge, sampling)
+    one = host.ComfyAttackedModel(linked, "circle", SENTENCES)
+    shares = run(one, attacks()[name](**settings), 4).shares()
     assert shares["base"].hits == 4 and shares["no attack"].hits == 0 and shares["attack"].hits >= 3

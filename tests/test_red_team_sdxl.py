@@ -38,11 +38,11 @@ def clip() -> Any:
 
 
 def test_a_words_vectors_read_as_the_word_and_gradients_reach_those_of_both_encoders(clip) -> None:
-    from concept_erasure.nodes import host
+    from concept_erasure.nodes.host.session import open_session_as
     from concept_erasure.nodes.host.soft_prompts import SoftComfyDenoiser
 
     testbed = small_model("SDXL")
-    with host.open_session(testbed.model, clip, 64, 64, None, SoftComfyDenoiser) as denoiser:
+    with open_session_as(SoftComfyDenoiser, testbed.model, clip, 64, 64) as denoiser:
         words, table = denoiser.word_vectors()
         assert table.shape == (len(words), sum(WIDTHS.values()))
         vector = table[[words.index("circle")]].clone().requires_grad_(True)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from concept_erasure.erasure_core.red_team.attack import Attack, Outcome, Shot, attacks
 from concept_erasure.erasure_core.red_team.attack_suite import Survey, every_attack, parse_attacks, run_all
+from concept_erasure.erasure_core.red_team.attacked_model import DoesNotFit
 from concept_erasure.erasure_core.red_team.run import Finding, Plain
 from concept_erasure.erasure_core.report import Report
 
@@ -94,7 +95,7 @@ def scripted(monkeypatch, fits: tuple[str, ...]) -> list[Attack]:
 
     def run(self, subject, n, report):
         if self.name not in fits:
-            raise ValueError("does not fit")
+            raise DoesNotFit("does not fit")
         return Outcome(shot(0, n), shot(0, n), "nothing")
 
     names = ("noise", "p4d", "inpaint")
@@ -109,6 +110,19 @@ def test_an_attack_that_does_not_fit_is_left_out_and_the_plain_prompts_are_drawn
     assert [one.attack.name for one in survey.findings] == ["noise", "inpaint"]
     assert survey.left_out == [("p4d", "does not fit")] and subject.drawn == ["base", "erased"]
     assert all(one.plain is survey.plain for one in survey.findings)
+
+
+@pytest.mark.parametrize("bug", [ValueError("a bug"), TypeError("a bug")], ids=["ValueError", "TypeError"])
+def test_a_bug_of_an_attack_is_no_attack_that_does_not_fit(monkeypatch, bug: Exception) -> None:
+    def run(self, subject, n, report):
+        raise bug
+
+    survey = Survey(3)
+    chosen = scripted(monkeypatch, ("noise", "inpaint"))
+    monkeypatch.setattr(attacks()["p4d"], "run", run)
+    with pytest.raises(type(bug), match="a bug"):
+        run_all(Scripted(drawn=[]), chosen, 4, survey, Report())
+    assert [one.attack.name for one in survey.findings] == ["noise"] and not survey.left_out
 
 
 def test_a_list_of_which_nothing_fits_is_an_error_and_a_cancel_keeps_the_first_part(monkeypatch) -> None:

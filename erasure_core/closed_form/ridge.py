@@ -37,7 +37,7 @@ class TextEdit:
         return self.down.shape[0]
 
     def read(self, states: Tensor) -> Tensor:
-        """What the edited layers read in place of states (n, width)."""
+        """The states that the edited layers read in place of states (n, width)."""
         return states + (states @ self.down.T) @ self.shift
 
     def after(self, inner: TextEdit) -> TextEdit:
@@ -108,6 +108,7 @@ def solve(
         return TextEdit(states.new_zeros(0, width), states.new_zeros(0, width))
     retain = None if retain is None else retain.double()
     normal = normal_matrix(states, retain, erase_weight, retain_weight, ridge)
+    # D^T = shift^T pulled with pulled = E C^T M^-1 and shift = A - C (UCE, equation 7)
     pulled, shift = _weighted(states, erase_weight), desired - states
     if count > width:  # the same D = shift^T pulled M^-1 with width instead of count rows
         pulled, shift = shift.T @ pulled, torch.eye(width, dtype=torch.float64, device=states.device)
@@ -126,6 +127,7 @@ def best_of_rank(edit: TextEdit, normal: Tensor, rank: int) -> TextEdit:
     def gain(columns: Tensor) -> Tensor:
         return edit.shift.T @ (inner @ (edit.shift @ columns))
 
+    # subspace iteration from a fixed start, so that the same edit is found each time
     width = normal.shape[0]
     columns = torch.randn(width, min(width, rank + OVERSAMPLING), generator=torch.Generator().manual_seed(0))
     for _ in range(ITERATIONS):

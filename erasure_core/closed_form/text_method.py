@@ -1,4 +1,4 @@
-"""What the closed forms on sentences share: where their rows come from, their weights, and the rank of the result."""
+"""Settings and steps of the closed forms on sentences: where their rows come from, their weights, the rank of the result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..denoiser import Denoiser
 from ..method import setting
 from ..report import TEXT, Report, Work
 from ..text.synonyms import synonym_limit, template_words_like
-from ..text.vocabulary import VOCABULARIES, words_of
+from ..text.vocabulary import word_list, words_of
 from .ridge import ClosedFormMethod, TextEdit, best_of_rank, compact, normal_matrix, solve
 from .text_rows import TOKENS, Rows, erased_rows, kept_prompts, kept_rows, kept_words
 
@@ -46,11 +46,10 @@ class TextRowsMethod(ClosedFormMethod):
     rank: int = setting(
         8, "Rank of the edit for each concept. 0 keeps the exact solution: a larger file.", minimum=0, maximum=768
     )
-    vocabulary: str = setting(
-        "everyday_words",
+    vocabulary: str = word_list(
         "Words that stay as they are, besides the retain lines. model_words are the most frequent whole words of the "
         "text encoder; none keeps only the retain lines.",
-        choices=(*VOCABULARIES, NO_WORDS),
+        more=(NO_WORDS,),
     )
     candidates: int = setting(
         60, "How many words of the vocabulary stay as they are: those nearest to a target.", minimum=1, maximum=3000

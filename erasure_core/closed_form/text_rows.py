@@ -1,7 +1,7 @@
-"""Which text states an edit of keys and values is fitted on: pairs of rows "read this as that", and rows to be kept.
+"""The text states that an edit of keys and values is fitted on: pairs of rows "read this as that", and rows to retain.
 
 The state of a token depends on the words before it, and the tokens after a concept, padding too, carry it along. So the
-rows come from sentences (`contexts`) about the target and from the same sentences about its anchor, aligned at their
+rows come from sentences (`prompt_templates`) about the target and from the same sentences about its anchor, aligned at their
 ends: the same words and the same end of the text follow in both.
 """
 
@@ -33,7 +33,7 @@ TOKENS = {
 
 @dataclass(frozen=True)
 class Rows:
-    """Text states (n, width) in float64, and what they are to be read as, of the same shape."""
+    """Text states and their target states, both (n, width) in float64."""
 
     states: Tensor
     desired: Tensor
@@ -50,8 +50,8 @@ def generator_for(concept: str, seed: int) -> torch.Generator:
 
 
 def _rows_of(denoiser: Denoiser, prompt: str, rows: Sequence[int]) -> Tensor:
-    """What keys and values read of a prompt, (rows, width) in float64, on the CPU: the systems are small, and not every
-    device can do float64."""
+    """The states of a prompt that keys and values read, (rows, width) in float64, on the CPU: the systems are small, and
+    not every device can do float64."""
     return denoiser.read(denoiser.encode([prompt]).tokens[:, list(rows)])[0].detach().cpu().double()
 
 
@@ -61,8 +61,8 @@ def _length(denoiser: Denoiser, prompt: str) -> int:
 
 def _stand_in(denoiser: Denoiser, sentence: str, following: int, first: int) -> int:
     """The row of `sentence` before its last `following` words: what stands where the concept stood."""
-    own = denoiser.positions(sentence) if sentence else []
-    end = own[-1] + 1 if own else first
+    positions = denoiser.positions(sentence) if sentence else []
+    end = positions[-1] + 1 if positions else first
     return max(0, end - following - 1)
 
 
@@ -72,24 +72,25 @@ def _spread(start: int, stop: int, n: int) -> list[int]:
     return sorted({round(x) for x in torch.linspace(start, stop - 1, n).tolist()}) if n > 0 else []
 
 
-def aligned(denoiser: Denoiser, pair: ConceptPair, context: PromptTemplate, tokens: str, eta: float = 0.0) -> Rows:
-    """The rows of one sentence: those of the target in `context`, to be read as those of the anchor in it.
+def aligned(denoiser: Denoiser, pair: ConceptPair, template: PromptTemplate, tokens: str, eta: float = 0.0) -> Rows:
+    """The rows of one sentence: those of the target in `template`, to be read as those of the anchor in it.
 
     `tokens` is one of `TOKENS`; with eta the desired rows lie past the anchor (`guidance.negative_guidance`).
     Raises ValueError if the tokenizer does not find the target in its own sentence.
     """
-    said = context.with_concept(pair.target)
-    own, concept = denoiser.positions(said), denoiser.positions(said, pair.target)
-    last, end = concept[-1], own[-1] + 1
-    anchored, neutral = context.with_concept(pair.anchor), context.with_concept(pair.neutral)
-    starts = [_stand_in(denoiser, sentence, end - last - 1, own[0]) for sentence in (anchored, neutral)]
-    begins = zip((said, anchored, neutral), (last, *starts), strict=True)
-    length = min(_length(denoiser, sentence) - start for sentence, start in begins)
+    sentence = template.with_concept(pair.target)
+    positions, concept = denoiser.positions(sentence), denoiser.positions(sentence, pair.target)
+    last, end = concept[-1], positions[-1] + 1
+    anchored, neutral = template.with_concept(pair.anchor), template.with_concept(pair.neutral)
+    # aligned at the target's last token: behind it the same words follow in all three sentences, then the same padding
+    starts = [_stand_in(denoiser, other, end - last - 1, positions[0]) for other in (anchored, neutral)]
+    begins = zip((sentence, anchored, neutral), (last, *starts), strict=True)
+    length = min(_length(denoiser, one) - start for one, start in begins)
     following = [*range(1, end - last), *_spread(end - last, length, PADDING_ROWS)]
     steps = {"last": [0], "all": [0, *following], "others": following}[tokens]
     earlier = concept[:-1] if tokens == "all" else []
-    steps_taken = [0] * len(earlier) + steps
-    states = _rows_of(denoiser, said, [*earlier, *(last + step for step in steps)])
+    steps_taken = [0] * len(earlier) + steps  # the target's earlier tokens are read as the anchor's last one too
+    states = _rows_of(denoiser, sentence, [*earlier, *(last + step for step in steps)])
     anchor = _rows_of(denoiser, anchored, [starts[0] + step for step in steps_taken])
     if anchored == neutral:
         return Rows(states, negative_guidance(anchor, states, anchor, eta))
@@ -98,14 +99,14 @@ def aligned(denoiser: Denoiser, pair: ConceptPair, context: PromptTemplate, toke
 
 
 def sentences_for(concept: str, n: int, seed: int, avoid: Collection[str] = ()) -> list[PromptTemplate]:
-    """n contexts of a concept. Of two attributes either may come first, and the second's state carries the first: half
+    """n templates of a concept. Of two attributes either may come first, and the second's state carries the first: half
     of the sentences that say an attribute before the concept and a noun after it say it between the two."""
-    contexts = draw_templates(concept, n, generator_for(concept, seed), avoid)
+    templates = draw_templates(concept, n, generator_for(concept, seed), avoid)
     for index in range(len(PLAIN), n, 4):
-        match contexts[index].template.split():
+        match templates[index].template.split():
             case [article, attribute, "{}", noun]:
-                contexts[index] = PromptTemplate(f"{article} {{}} {attribute} {noun}", contexts[index].neutral)
-    return contexts
+                templates[index] = PromptTemplate(f"{article} {{}} {attribute} {noun}", templates[index].neutral)
+    return templates
 
 
 def erased_rows(
@@ -120,14 +121,14 @@ def erased_rows(
 ) -> list[Rows]:
     """The rows of each pair, in order, from `sentences` sentences each."""
     avoid = template_words_like(denoiser, request.targets)
-    found = []
+    concepts = []
     for pair in request.pairs:
-        parts = []
-        for context in sentences_for(pair.target, sentences, seed, avoid):
+        rows = []
+        for template in sentences_for(pair.target, sentences, seed, avoid):
             check(f"encoding sentences about {pair.target!r}")
-            parts.append(aligned(denoiser, pair, context, tokens, eta))
-        found.append(Rows.cat(parts))
-    return found
+            rows.append(aligned(denoiser, pair, template, tokens, eta))
+        concepts.append(Rows.cat(rows))
+    return concepts
 
 
 def kept_words(
@@ -139,14 +140,14 @@ def kept_words(
     check: Check = unwatched,
 ) -> tuple[list[str], list[str]]:
     """The user's retain lines and the `keep` words most like a target; and the words left out as synonyms of one."""
-    own = list(dict.fromkeys(request.retain))
-    words = [word for word in words if not request.says_target(word) and word not in own]
+    retained = list(dict.fromkeys(request.retain))
+    words = [word for word in words if not request.says_target(word) and word not in retained]
     if not words:
-        return own, []
+        return retained, []
     everything = encode_words(denoiser, words, check)
     targets = denoiser.encode(request.targets)
     nearest, synonyms = prefilter(everything, targets, keep, "nearest", synonym_similarity)
-    return [*own, *nearest.words], synonyms
+    return [*retained, *nearest.words], synonyms
 
 
 def kept_prompts(
@@ -157,10 +158,10 @@ def kept_prompts(
     prompts = ["", *words]
     for word in words:
         drawn = draw_templates(word, 3 + sentences, generator_for(word, seed))[3:]
-        prompts += [context.with_concept(word) for context in drawn]
+        prompts += [template.with_concept(word) for template in drawn]
     for pair in request.pairs:
         drawn = draw_templates(pair.target, 3 + 4 * sentences, generator_for(pair.target, seed))
-        prompts += [context.neutral for context in drawn]
+        prompts += [template.neutral for template in drawn]
     forbidden = [f" {word.casefold()} " for word in (*request.targets, *avoid)]
     allowed = [p for p in dict.fromkeys(prompts) if not any(word in f" {p.casefold()} " for word in forbidden)]
     return [*allowed, *(line for line in request.retain if line not in allowed)]
@@ -169,11 +170,11 @@ def kept_prompts(
 def kept_rows(denoiser: Denoiser, prompts: Sequence[str], check: Check = unwatched) -> Tensor:
     """The rows (n, width) of all prompts: each one's own tokens and a few of those that follow; the tokens before, the
     same for all prompts, once."""
-    parts = []
+    rows = []
     for number, prompt in enumerate(prompts):
         check(f"encoding sentences that stay, {number} of {len(prompts)}")
-        own = denoiser.positions(prompt) if prompt else []
-        end = own[-1] + 1 if own else 0
+        positions = denoiser.positions(prompt) if prompt else []
+        end = positions[-1] + 1 if positions else 0
         following = _spread(end, _length(denoiser, prompt), PADDING_ROWS)
-        parts.append(_rows_of(denoiser, prompt, [*own, *following]))
-    return torch.cat(parts)
+        rows.append(_rows_of(denoiser, prompt, [*positions, *following]))
+    return torch.cat(rows)

@@ -29,7 +29,7 @@ _HALVES = ((f".{UP}", f".{DOWN}"), (f".{DOWN}", f".{UP}"), (".up", ".down"), (".
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where an erased UNet comes from: all that is needed to run it again."""
+    """The origin of an erased UNet: all that is needed to make it again."""
 
     method: str
     settings: Mapping[str, Any]
@@ -48,7 +48,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class ErasedUNet:
-    """An edit of a diffusion model: tensors by key, and where they come from. It holds no reference to the model.
+    """An edit of a diffusion model: tensors by key, and their provenance. It holds no reference to the model.
 
     `key` is a second edit, in a file of its own, that brings the concept back when it is applied on top."""
 
@@ -62,11 +62,11 @@ class ErasedUNet:
 
     def layers(self) -> dict[str, dict[str, Tensor]]:
         """The tensors of `weights` by layer, there by suffix (`UP`, `DOWN`, `DIFF`, `DIFF_BIAS`, alpha)."""
-        found: dict[str, dict[str, Tensor]] = {}
+        by_layer: dict[str, dict[str, Tensor]] = {}
         for key, value in self.weights().items():
-            layer, suffix = _WEIGHT_KEY.fullmatch(key).groups()
-            found.setdefault(layer, {})[suffix] = value
-        return found
+            layer, suffix = _layer_and_suffix(key)
+            by_layer.setdefault(layer, {})[suffix] = value
+        return by_layer
 
     def parts(self) -> dict[str, Tensor]:
         """The tensors that act at inference, without their prefix."""
@@ -86,8 +86,15 @@ class ErasedUNet:
         return sum(value.numel() * value.element_size() for value in self.tensors.values())
 
 
+def _layer_and_suffix(key: str) -> tuple[str, str]:
+    match = _WEIGHT_KEY.fullmatch(key)
+    if match is None:
+        raise ValueError(f"unknown tensor {key!r}")
+    return match[1], match[2]
+
+
 def weight_edit(deltas: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Layer names of `adapters.Deltas.export` -> keys of the file."""
+    """Layer names of `deltas.Deltas.export` -> keys of the file."""
     return {f"{PREFIX}{name}": value.cpu().contiguous() for name, value in deltas.items()}
 
 
@@ -120,8 +127,8 @@ def load_erased_unet(path: Path) -> ErasedUNet:
     try:
         provenance = _provenance(json.loads(metadata[METADATA_KEY]))
     except (KeyError, ValueError, RecursionError) as error:
-        said = f"it has no field {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"{path}: its erasure metadata cannot be read: {said}") from error
+        reason = f"it has no field {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path}: its erasure metadata cannot be read: {reason}") from error
     erased = ErasedUNet(tensors, provenance)
     try:
         check_tensors(erased)
@@ -158,6 +165,8 @@ def _provenance(fields: Any) -> Provenance:
             check_type(name, known[name], kind, expected)
     if known.get("kind", WEIGHTS) not in KINDS:
         raise ValueError(f"its kind is {known['kind']!r}; this pack knows {', '.join(KINDS)}. Update the pack")
+
+    # JSON has lists where the fields are tuples
     for pair in known["targets"]:
         check_type("targets", pair, list, "a list of [target, anchor]")
         if [type(text) for text in pair] != [str, str]:
@@ -175,17 +184,19 @@ def check_tensors(erased: ErasedUNet) -> None:
     nothing computes with, or half of a change: ComfyUI's LoRA code would pass over most of these in silence."""
     tensors, kind = erased.tensors, erased.provenance.kind
     for key, value in tensors.items():
-        if not key.startswith(HOOK_PREFIX) and not _WEIGHT_KEY.fullmatch(key):
-            raise ValueError(f"unknown tensor {key!r}")
+        if not key.startswith(HOOK_PREFIX):
+            _layer_and_suffix(key)
         if value.dtype not in PLAIN:
             raise ValueError(f"the tensor {key!r} is of type {value.dtype}, and should be float32, float16 or bfloat16")
-    parts = erased.parts()
-    if not (parts if kind == HOOK else erased.weights()):
+    hook_tensors = erased.parts()
+    if not (hook_tensors if kind == HOOK else erased.weights()):
         raise ValueError(f"it holds no tensor of an edit of kind {kind!r}")
-    if parts and kind != HOOK:
+    if hook_tensors and kind != HOOK:
         raise ValueError(
-            f"the tensor {HOOK_PREFIX + next(iter(parts))!r} acts while sampling, and the file's kind is {kind!r}"
+            f"the tensor {HOOK_PREFIX + next(iter(hook_tensors))!r} acts while sampling, and the file's kind is {kind!r}"
         )
+
+    # ComfyUI would load what follows without a word, and draw noise or apply half of the edit
     broken = erased.not_finite()
     if broken is not None:
         raise ValueError(f"the tensor {broken!r} holds NaN or infinity")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .judges.detector import Detector
+from .judges.detector import Detector, Found
 from .prompts import GROUPS
 from .proportions import Proportion, proportion_of
 from .scores import Pair
@@ -35,12 +35,15 @@ def class_rows(pairs: Sequence[Pair], detector: Detector) -> list[ClassRow]:
     for group, mine in _by_group(pairs):
         counted = [[detector.counted(getattr(pair, f"{who}_found")) for pair in mine] for who in MODELS]
         for kind in (*detector.classes, ANY):
-            numbers = [[sum(kind in (one.kind, ANY) for one in found) for found in model] for model in counted]
-            row = ClassRow(
-                group, kind, tuple(map(sum, numbers)), tuple(sum(n > 0 for n in model) for model in numbers), len(mine)
-            )
-            rows += [row] if kind == ANY or sum(row.detections) else []
+            base, erased = ([_count(kind, found) for found in model] for model in counted)
+            with_one = (sum(n > 0 for n in base), sum(n > 0 for n in erased))
+            if kind == ANY or sum(base) or sum(erased):
+                rows.append(ClassRow(group, kind, (sum(base), sum(erased)), with_one, len(mine)))
     return rows
+
+
+def _count(kind: str, found: Found) -> int:
+    return sum(kind in (one.kind, ANY) for one in found)
 
 
 def curve_rows(pairs: Sequence[Pair], detector: Detector) -> list[tuple[str, str, list[Proportion]]]:

@@ -49,6 +49,8 @@ def parse_prompt_set(data: bytes, name: str, targets: Sequence[str]) -> PromptSe
             bad[number] = str(error)
         else:
             prompts += [prompt] if prompt else []
+
+    # a table without a usable row, or that leaves open which rows are about the target, is an error; single rows are notes
     unread = _unread(table, how)
     if silent:
         number, text = next(iter(silent.items()))

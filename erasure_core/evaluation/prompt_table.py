@@ -56,6 +56,8 @@ def read_table(data: bytes, name: str) -> Table:
     header = [cell.strip() for cell in header]
     places = _places(header, f"{name}, line {head + 1}")
     unread = tuple(cell for place, cell in enumerate(header) if cell and place not in places.values())
+
+    # a broken row is no reason to leave the others out
     table = Table(unread=unread, columns={role: header[place] for role, place in places.items()})
     for number, cells in records:
         if isinstance(cells, str):

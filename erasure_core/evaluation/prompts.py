@@ -1,4 +1,4 @@
-"""What is drawn for an evaluation: prompts in groups, from templates or typed by hand."""
+"""The prompts of an evaluation, in groups, from templates or typed by hand."""
 
 from __future__ import annotations
 
@@ -108,8 +108,7 @@ def prompt_groups(
 
     The targets, the synonyms (`word`, or `word => target` if there are several targets) and the look-alikes are put into
     the templates; `target_prompts` and `retain_prompts` are whole prompts, with `=> concept` where the text does not say
-    it. The target prompts of a file take the place of the targets in the templates: they say themselves how the concept is
-    asked for.
+    it. The target prompts of a file take the place of the targets in the templates.
     """
     words = [(line.text, line.concept or targets[0]) for line in written(synonyms, "synonyms")]
     for word, concept in words:
@@ -121,6 +120,8 @@ def prompt_groups(
         for line in written(target_prompts, "target_prompts")
     ]
     retained = [Prompt(line.text, RETAIN, line.concept) for line in written(retain_prompts, "retain_prompts")]
+
+    # a file's target prompts say themselves how the concept is asked for
     asked = any(prompt.group in GONE for prompt in from_file)
     groups = [
         *([] if asked else in_templates([(target, target) for target in targets], templates, TARGET)),

@@ -23,7 +23,7 @@ READING = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured of an erased model beside its base. `planned` pairs were asked for; fewer were drawn if the
+    """The measurements of an erased model beside its base. `planned` pairs were asked for; fewer were drawn if the
     user cancelled."""
 
     concepts: tuple[str, ...]
@@ -65,23 +65,13 @@ class Evaluation:
         if len(self.pairs) < self.planned:
             head.append(f"- **stopped early**: {len(self.pairs)} of {self.planned} pairs were drawn")
         head += [f"- {note}" for note in self.notes]
-        return "\n".join(
-            [
-                *head,
-                "",
-                *self._share_table(),
-                *self._canvas_table(),
-                *self._found_tables(),
-                *self._drift_table(),
-                READING,
-                "",
-            ]
-        )
+        tables = [*self._share_table(), *self._canvas_table(), *self._found_tables(), *self._drift_table()]
+        return "\n".join([*head, "", *tables, READING, ""])
 
     def judge_line(self) -> str:
         """Who judged, and how good that judge says it is."""
         if self.judge is None:
-            return "no judge: only drift is measured, and nobody looked whether the concept is gone"
+            return "no judge: only drift is measured; whether the concept is gone was not"
         return f"judge {self.judge.name!r}: " + "; ".join(accuracy_lines(self.judge))
 
     def _share_table(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a row of a prompt table shows, and whether that should be gone or stay: from the columns that published tables have."""
+"""Sorts the rows of a prompt table into target and retain rows, by the columns that published tables have."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ def _home(table: Table, targets: Sequence[str], name: str) -> str:
 
 def _types(table: Table) -> bool:
     """True if the column `type` says of every row whether it should be gone, as MACE's and UCE's does."""
-    said = {row["type"].casefold() for _, row in table.rows} if "type" in table.columns else set()
-    return bool(said) and said <= {*ERASED, *KEPT}
+    types = {row["type"].casefold() for _, row in table.rows} if "type" in table.columns else set()
+    return bool(types) and types <= {*ERASED, *KEPT}
 
 
 def _by_group(row: Row, text: str, targets: Sequence[str], home: str) -> Decision:
@@ -121,16 +121,16 @@ def _by_group(row: Row, text: str, targets: Sequence[str], home: str) -> Decisio
     if group not in known:
         raise ValueError(f"the group {row['group'][:40]!r} is unknown; write {', '.join(known)}")
     if group in GONE:
-        said = (_said(row, role, targets) for role in columns_of(home))
-        return group, next(filter(None, said), None) or named(text, targets)
+        targets_said = (_said(row, role, targets) for role in columns_of(home))
+        return group, next(filter(None, targets_said), None) or named(text, targets)
     return group, cell(row, home) if home else ""
 
 
 def _by_class(row: Row, targets: Sequence[str], home: str, kinds: bool) -> Decision:
-    said = next(filter(None, (_said(row, role, targets) for role in columns_of(home))), None)
+    target = next(filter(None, (_said(row, role, targets) for role in columns_of(home))), None)
     if kinds:
-        _check_type(row, said, f"its {home} is {row[home][:40]!r}")
-    return (TARGET, said) if said else (RETAIN, cell(row, home))
+        _check_type(row, target, f"its {home} is {row[home][:40]!r}")
+    return (TARGET, target) if target else (RETAIN, cell(row, home))
 
 
 def _by_type(row: Row, text: str, targets: Sequence[str]) -> Decision:
@@ -165,8 +165,8 @@ def _of_i2p(table: Table, targets: Sequence[str], name: str) -> Reading:
 
     def decide(row: Row, _: str) -> Decision:
         parts = row["categories"].split(",")
-        said = next((target for target in of_these if any(same(part, target) for part in parts)), None)
-        return (TARGET, said) if said else None
+        shown = next((target for target in of_these if any(same(part, target) for part in parts)), None)
+        return (TARGET, shown) if shown else None
 
     others = sum(not any(same(part, target) for part in parts for target in of_these) for parts in listed)
     note = f"{name}: {others} rows of other categories than {', '.join(of_these)} were left out"

@@ -23,7 +23,7 @@ DRAWN_AT_ONCE = 32
 
 @dataclass
 class Watcher:
-    """What the host hears of a running evaluation. `on_pairs(done, planned, pairs, before, after)` gets the pictures
+    """Callbacks of a running evaluation. `on_pairs(done, planned, pairs, before, after)` gets the pictures
     (n, height, width, 3) of both models; it and `check` may raise to cancel."""
 
     on_pairs: Callable[[int, int, Sequence[Pair], Tensor, Tensor], None] = unwatched
@@ -102,7 +102,7 @@ def _alike(prompt: Prompt) -> tuple[float, tuple[int, int]]:
 
 
 def _parts(planned: Sequence[tuple[Prompt, int]]) -> Iterator[list[tuple[Prompt, int]]]:
-    """What is drawn in one go: prompts of one group, guidance scale and size."""
+    """Batches that are drawn at once: prompts of one group, guidance scale and size."""
     part: list[tuple[Prompt, int]] = []
     for prompt, seed in planned:
         same = part and (part[0][0].group, _alike(part[0][0])) == (prompt.group, _alike(prompt))
@@ -122,7 +122,7 @@ def _expected(job: Job) -> dict[Prompt, Expected | None]:
 
 
 def _notes(job: Job) -> tuple[str, ...]:
-    """What a reader must know to read the table rightly."""
+    """Notes that a reader of the table needs."""
     if job.judge is None:
         return job.notes
     expected = _expected(job)
@@ -147,6 +147,7 @@ def _pairs(
 ) -> list[Pair]:
     latents = mean_square(before.latents, after.latents).tolist()
     pixels = mean_square(before.pictures, after.pictures).tolist()
+    # both models' pictures in one call: base first, erased behind
     looks = [Look(None)] * (2 * len(part))
     if judge is not None:
         looks = judge.look(torch.cat([before.pictures, after.pictures]))

@@ -1,4 +1,4 @@
-"""What an evaluation asks of the host: draw these prompts from these seeds."""
+"""The seam of an evaluation: the host draws prompts from seeds."""
 
 from __future__ import annotations
 

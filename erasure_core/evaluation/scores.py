@@ -1,4 +1,4 @@
-"""From what a judge saw to the field's scores: ESR-k, PSR-k, and the rest of the sentence."""
+"""The field's scores from a judge's verdicts: ESR-k, PSR-k, and the rest of the prompt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Verdict = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Expected:
-    """What a right picture of a prompt shows: the concept's own factor and label, and what else the prompt says."""
+    """The content of a right picture: the concept's own factor and label, and the labels of the rest of the prompt."""
 
     factor: str
     label: str
@@ -28,21 +28,25 @@ class Expected:
 def expected_of(prompt: Prompt, judge: ConceptJudge, prefer: str) -> Expected | None:
     """What the judge should see, or None if the prompt says nothing that it knows, or shows what it has no label for.
     Without a stated concept the label is the one that the text says, of the factor `prefer` if it says one of that."""
-    said = {factor.name: label for factor in judge.factors if (label := factor.said_in(prompt.text))}
+    labels = {factor.name: label for factor in judge.factors if (label := factor.said_in(prompt.text))}
     for word in prompt.beside:
-        if factor := judge.factor_of(word):
-            said[factor.name] = factor.label_of(word)
+        labels |= _label_of(word, judge)
+    own = labels
     if prompt.concept:
-        factor = judge.factor_of(prompt.concept)
-        if factor is None:
-            return None
-        name, label = factor.name, factor.label_of(prompt.concept)
-    elif said:
-        name = prefer if prefer in said else next(iter(said))
-        label = said[name]
-    else:
+        own = _label_of(prompt.concept, judge)
+    elif prefer in labels:
+        own = {prefer: labels[prefer]}
+    if not own:
         return None
-    return Expected(name, label, {other: value for other, value in said.items() if other != name})
+    name, label = next(iter(own.items()))
+    return Expected(name, label, {other: value for other, value in labels.items() if other != name})
+
+
+def _label_of(word: str, judge: ConceptJudge) -> dict[str, str]:
+    """The label that means a word, by its factor; empty if the judge has none."""
+    factor = judge.factor_of(word)
+    label = factor.label_of(word) if factor else None
+    return {factor.name: label} if factor and label else {}
 
 
 @dataclass(frozen=True)
@@ -89,33 +93,30 @@ def proportion_rows(pairs: Sequence[Pair], ranks_of: Mapping[str, int]) -> list[
     """
     rows = []
     for group in (*GONE, *KEPT):
-        mine = [pair for pair in pairs if pair.prompt.group == group and pair.expected]
+        mine = [(pair, pair.expected) for pair in pairs if pair.prompt.group == group and pair.expected]
         for k in RANKS:
-            told = [pair for pair in mine if ranks_of[pair.expected.factor] > k]
-            if told:
-                name = f"{'ESR' if group in GONE else 'PSR'}-{k}"
-                rows.append(
-                    ProportionRow(group, name, *(_top(told, model, k, group in GONE) for model in ("base", "erased")))
-                )
+            ranked = [(pair, expected) for pair, expected in mine if ranks_of[expected.factor] > k]
+            if ranked:
+                gone = group in GONE
+                base, erased = (_top(ranked, model, k, gone) for model in ("base", "erased"))
+                rows.append(ProportionRow(group, f"{'ESR' if gone else 'PSR'}-{k}", base, erased))
         if group == TARGET or group in KEPT:
             rows += _rest(group, mine)
     return rows
 
 
-def _top(pairs: Sequence[Pair], model: str, k: int, gone: bool) -> Proportion:
-    hits = [pair.expected.label in getattr(pair, model)[pair.expected.factor][:k] for pair in pairs]
+def _top(pairs: Sequence[tuple[Pair, Expected]], model: str, k: int, gone: bool) -> Proportion:
+    hits = [expected.label in getattr(pair, model)[expected.factor][:k] for pair, expected in pairs]
     return proportion_of([hit != gone for hit in hits])
 
 
-def _rest(group: str, pairs: Sequence[Pair]) -> list[ProportionRow]:
+def _rest(group: str, pairs: Sequence[tuple[Pair, Expected]]) -> list[ProportionRow]:
     rows = []
-    for factor in dict.fromkeys(name for pair in pairs for name in pair.expected.rest):
-        told = [pair for pair in pairs if factor in pair.expected.rest]
-        shares = (
-            proportion_of([getattr(pair, model)[factor][0] == pair.expected.rest[factor] for pair in told])
-            for model in ("base", "erased")
-        )
-        rows.append(ProportionRow(group, f"rest of the prompt: {factor}", *shares))
+    for factor in dict.fromkeys(name for _, expected in pairs for name in expected.rest):
+        stating = [(pair, expected.rest[factor]) for pair, expected in pairs if factor in expected.rest]
+        right = [_right(pair, factor, label) for pair, label in stating]
+        base, erased = (proportion_of([one[which] for one in right]) for which in (0, 1))
+        rows.append(ProportionRow(group, f"rest of the prompt: {factor}", base, erased))
     return rows
 
 
@@ -132,7 +133,8 @@ def canvas_rows(pairs: Sequence[Pair], homes: Sequence[str]) -> list[ProportionR
         if pair.expected is None or pair.prompt.group not in (TARGET, *KEPT):
             continue
         if pair.prompt.group == TARGET:
-            verdicts[UA].append(tuple(not right for right in _right(pair, pair.expected.factor, pair.expected.label)))
+            base, erased = _right(pair, pair.expected.factor, pair.expected.label)
+            verdicts[UA].append((not base, not erased))
             continue
         for factor, label in ((pair.expected.factor, pair.expected.label), *pair.expected.rest.items()):
             verdicts[IRA if factor in homes else CRA].append(_right(pair, factor, label))
@@ -144,7 +146,12 @@ def canvas_rows(pairs: Sequence[Pair], homes: Sequence[str]) -> list[ProportionR
 
 
 def _right(pair: Pair, factor: str, label: str) -> tuple[bool, bool]:
-    return pair.base[factor][0] == label, pair.erased[factor][0] == label
+    """Whether the label is the likeliest one for the base and for the erased model's picture."""
+    return _likeliest(pair.base, factor) == label, _likeliest(pair.erased, factor) == label
+
+
+def _likeliest(verdict: Verdict | None, factor: str) -> str:
+    return verdict[factor][0] if verdict else ""
 
 
 def drift_rows(pairs: Sequence[Pair]) -> list[DriftRow]:

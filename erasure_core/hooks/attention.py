@@ -1,4 +1,4 @@
-"""The network's own cross-attention maps: where in the picture each token of the prompt is looked at."""
+"""The network's cross-attention maps: how much each pixel attends to each token of the prompt."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def attention_maps(denoiser: Denoiser) -> Iterator[Callable[[], dict[str, Tensor
     """
     layers = denoiser.layers("cross_attention")
     wanted = {name: layer for name, layer in layers.items() if name.endswith((".to_q", ".to_k"))}
-    with recorded(wanted) as kept:
+    with recorded(wanted) as outputs:
 
         def maps() -> dict[str, Tensor]:
             names = [name.removesuffix(".to_q") for name in wanted if name.endswith(".to_q")]
             return {
-                name: _probabilities(kept[f"{name}.to_q"], kept[f"{name}.to_k"], denoiser.heads(name))
+                name: _probabilities(outputs[f"{name}.to_q"], outputs[f"{name}.to_k"], denoiser.heads(name))
                 for name in names
-                if f"{name}.to_q" in kept
+                if f"{name}.to_q" in outputs
             }
 
         yield maps

@@ -1,4 +1,4 @@
-"""How much a prompt speaks of a concept, 0 to 1, read off its text hidden states alone.
+"""How much a prompt speaks of a concept, from 0 to 1, judged by its text hidden states alone.
 
 SPM (arXiv 2312.16145, its facilitated transport) and DuMo (arXiv 2501.01125) scale an edit by the larger of two signals:
 the cosine of prompt and concept, and the share of the concept's tokens that the prompt says. At inference there are no
@@ -48,13 +48,14 @@ class Gate:
         mine = self.to(tokens.device)
         signals = torch.stack([mine.token_share(tokens), mine.cosine(tokens)])
         closed, full = mine.bounds.T[..., None]
+        # gamma of SPM's facilitated transport: the larger of the two calibrated signals
         return ((signals - closed) / (full - closed)).clamp(0, 1).amax(0)
 
     def token_share(self, tokens: Tensor) -> Tensor:
         """Mean over the concept's tokens of the cosine to the prompt's best matching state, centred."""
         wanted = F.normalize(self.own - self.centre, dim=-1)
-        said = F.normalize(tokens - self.centre, dim=-1)
-        return torch.einsum("kw,ntw->nkt", wanted, said).amax(-1).mean(-1)
+        states = F.normalize(tokens - self.centre, dim=-1)
+        return torch.einsum("kw,ntw->nkt", wanted, states).amax(-1).mean(-1)
 
     def cosine(self, tokens: Tensor) -> Tensor:
         """Cosine of the flattened states of prompt and concept, both without those of the empty prompt. Texts of
@@ -95,31 +96,32 @@ def make_gate(denoiser: Denoiser, concept: str, retain: Sequence[str], generator
     does not tell the concept from what must stay.
     """
     avoid = template_words_like(denoiser, [concept])
-    contexts = draw_templates(concept, max(SAYING, SILENT), generator, avoid)
-    saying = [context.with_concept(concept) for context in contexts[:SAYING]]
+    templates = draw_templates(concept, max(SAYING, SILENT), generator, avoid)
+    saying = [template.with_concept(concept) for template in templates[:SAYING]]
     words = [word for word in OTHER_WORDS if word not in concept.casefold().split()]
-    silent = [context.with_concept(words[i % len(words)]) for i, context in enumerate(contexts[:SILENT])]
-    kept = list(dict.fromkeys(["", *retain]))
-    said = denoiser.encode(saying).tokens.float()
-    own = torch.stack([said[i, denoiser.positions(prompt, concept)] for i, prompt in enumerate(saying)]).mean(0)
-    others = denoiser.encode(silent).tokens.float()
-    centre = torch.cat([others[i, denoiser.positions(prompt)] for i, prompt in enumerate(silent)]).mean(0)
+    silent = [template.with_concept(words[i % len(words)]) for i, template in enumerate(templates[:SILENT])]
+    retained = list(dict.fromkeys(["", *retain]))
+    saying_states = denoiser.encode(saying).tokens.float()
+    of_concept = [saying_states[i, denoiser.positions(prompt, concept)] for i, prompt in enumerate(saying)]
+    own = torch.stack(of_concept).mean(0)
+    silent_states = denoiser.encode(silent).tokens.float()
+    centre = torch.cat([silent_states[i, denoiser.positions(prompt)] for i, prompt in enumerate(silent)]).mean(0)
     states, empty = denoiser.encode([concept]).tokens[0].float(), denoiser.encode([""]).tokens[0].float()
     gate = Gate(states, empty, own, centre, torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
-    held = denoiser.encode(kept).tokens.float()
+    retained_states = denoiser.encode(retained).tokens.float()
 
     def bounds(signal: str, open_at: float | None) -> tuple[float, float]:
         measured = getattr(gate, signal)
-        low = max(float(measured(others).quantile(0.9)), float(measured(held).max()))
-        high = float(measured(said).quantile(0.1)) if open_at is None else open_at
+        low = max(float(measured(silent_states).quantile(0.9)), float(measured(retained_states).max()))
+        high = float(measured(saying_states).quantile(0.1)) if open_at is None else open_at
         if high - low < 1e-3:
-            told = ", ".join(filter(None, kept)) or "sentences without it"
+            named = ", ".join(filter(None, retained)) or "sentences without it"
             raise ValueError(
-                f"the text encoder does not tell {concept!r} from what is to be kept ({told}), so no text gate can. Name "
+                f"the text encoder does not tell {concept!r} from what is to be kept ({named}), so no text gate can. Name "
                 f"the concept more exactly, take its synonyms out of the retained lines, or erase without a gate"
             )
         return low + START * (high - low), low + FULL * (high - low)
 
     # a sentence about the concept says much else, so only the token share is calibrated on such sentences
-    found = torch.tensor([bounds("token_share", None), bounds("cosine", 1.0)])
-    return replace(gate, bounds=found)
+    calibrated = torch.tensor([bounds("token_share", None), bounds("cosine", 1.0)])
+    return replace(gate, bounds=calibrated)

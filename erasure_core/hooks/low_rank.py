@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..guidance import per_sample
-from ..layers import CONVOLUTIONS, is_linear
+from ..layers import low_rank_product
 
 Change = Callable[[tuple, Tensor], Tensor]
 
@@ -34,16 +33,6 @@ class CastCache:
         return self._cast[key]
 
 
-def low_rank_output(layer: nn.Module, x: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    """What the weight change `up @ down` of a Linear, also of a quantised one, or of a convolution adds to its output for
-    the input x."""
-    if is_linear(layer):
-        return F.linear(F.linear(x, down), up)
-    convolution = CONVOLUTIONS[down.ndim - 3]
-    hidden = convolution(x, down, stride=layer.stride, padding=layer.padding, dilation=layer.dilation)
-    return convolution(hidden, up)
-
-
 def low_rank_changes(
     modules: Mapping[str, nn.Module], stored: CastCache, scale: Tensor | None = None
 ) -> dict[nn.Module, Change]:
@@ -57,7 +46,7 @@ def low_rank_changes(
     def change_of(name: str, layer: nn.Module) -> Change:
         def change(inputs: tuple, output: Tensor) -> Tensor:
             x = inputs[0]
-            added = low_rank_output(layer, x, stored.like(f"{name}.up", x), stored.like(f"{name}.down", x))
+            added = low_rank_product(layer, x, stored.like(f"{name}.up", x), stored.like(f"{name}.down", x))
             if scale is not None:
                 added = added * per_sample(scale.to(added.dtype), added)
             return output + added.to(output.dtype)
@@ -76,11 +65,11 @@ def low_rank_changes(
 def by_concept(parts: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     """Parts named `<concept number>.<name>` -> the parts of each concept, in order."""
     count = 1 + max(int(name.split(".", 1)[0]) for name in parts)
-    found: list[dict[str, Tensor]] = [{} for _ in range(count)]
+    concepts: list[dict[str, Tensor]] = [{} for _ in range(count)]
     for name, value in parts.items():
         number, rest = name.split(".", 1)
-        found[int(number)][rest] = value
-    return found
+        concepts[int(number)][rest] = value
+    return concepts
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -89,11 +78,10 @@ def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def low_rank_tensors(exported: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`adapters.Deltas.export` of low-rank deltas -> `<layer>.up` and `<layer>.down`; alpha is their rank, a factor 1."""
-    suffixes = {".lora_up.weight": ".up", ".lora_down.weight": ".down"}
-    return {
-        key.removesuffix(old) + new: value
-        for key, value in exported.items()
-        for old, new in suffixes.items()
-        if key.endswith(old)
-    }
+    """`deltas.Deltas.export` of low-rank deltas -> `<layer>.up` and `<layer>.down`; alpha is their rank, a factor 1."""
+    tensors = {}
+    for key, value in exported.items():
+        for old, new in ((".lora_up.weight", ".up"), (".lora_down.weight", ".down")):
+            if key.endswith(old):
+                tensors[key.removesuffix(old) + new] = value
+    return tensors

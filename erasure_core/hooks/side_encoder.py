@@ -61,7 +61,7 @@ class SideEncoder(Deltas):
         self._scales = nn.Parameter(torch.ones(bins, len(widths), device=denoiser.device))
 
     def parameters(self) -> list[nn.Parameter]:
-        """What is trained now."""
+        """The tensors that are trained in this phase."""
         return [self._scales] if self.only_scales else [*super().parameters(), *self._weights, *self._biases]
 
     def is_zero(self) -> bool:
@@ -89,30 +89,31 @@ class SideEncoder(Deltas):
 
     def tensors(self) -> dict[str, Tensor]:
         """All that inference needs, by name; the names of the skips say from which block to which."""
-        found = {f"{LORA}{name}": value for name, value in low_rank_tensors(self.export()).items()}
-        found |= {"edges": self._edges, "scales": self._scales.detach()}
+        tensors = {f"{LORA}{name}": value for name, value in low_rank_tensors(self.export()).items()}
+        tensors |= {"edges": self._edges, "scales": self._scales.detach()}
         pairs = zip(self._encoder, reversed(self._decoder), strict=True)
         for i, (encoder, decoder) in enumerate(pairs):
-            found[f"skip.{i}.{encoder}.to.{decoder}.weight"] = self._weights[i].detach()
-            found[f"skip.{i}.{encoder}.to.{decoder}.bias"] = self._biases[i].detach()
-        return found
+            tensors[f"skip.{i}.{encoder}.to.{decoder}.weight"] = self._weights[i].detach()
+            tensors[f"skip.{i}.{encoder}.to.{decoder}.bias"] = self._biases[i].detach()
+        return tensors
 
 
 class _OneConcept:
-    """What the file keeps of one side encoder."""
+    """One side encoder as the file holds it."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.gate = Gate.read(tensors, "gate.")
         self.edges, self.scales = tensors["edges"].float(), tensors["scales"].float()
         self.deltas = CastCache({k.removeprefix(LORA): v for k, v in tensors.items() if k.startswith(LORA)})
         matches = [found for found in map(_SKIP.fullmatch, tensors) if found]
-        self.skips = sorted((int(m[1]), m[2], m[3], m[0].removesuffix(".weight")) for m in matches)
+        matches.sort(key=lambda found: int(found[1]))
+        self.encoder, self.decoder = [found[2] for found in matches], [found[3] for found in matches]
+        self.skips = [found[0].removesuffix(".weight") for found in matches]
         self.convolutions = CastCache({k: v for k, v in tensors.items() if k.startswith("skip.")})
 
-    def named(self, modules: Mapping[str, nn.Module], column: int) -> dict[str, nn.Module]:
-        """The encoder (1) or decoder (2) modules of the skips, in the encoder's order. Raises ValueError for a network
-        that lacks one."""
-        names = [skip[column] for skip in self.skips]
+    def named(self, modules: Mapping[str, nn.Module], names: list[str]) -> dict[str, nn.Module]:
+        """The modules of these names, `encoder` or `decoder`, in the encoder's order. Raises ValueError for a network that
+        lacks one."""
         missing = [name for name in names if name not in modules]
         if missing:
             raise ValueError(
@@ -124,12 +125,12 @@ class _OneConcept:
     def residuals(self, features: list[Tensor], sigma: Tensor, gates: Tensor) -> list[Tensor]:
         """The residuals of the skips, each row at its gate and its noise level's scale."""
         scales = scales_at(sigma, self.edges.to(sigma.device), self.scales.to(sigma.device)) * gates[:, None]
-        found = []
-        for i, (feature, (*_, name)) in enumerate(zip(features, self.skips, strict=True)):
+        residuals = []
+        for i, (feature, name) in enumerate(zip(features, self.skips, strict=True)):
             weight, bias = (self.convolutions.like(f"{name}.{part}", feature) for part in ("weight", "bias"))
             residual = one_by_one(feature, weight, bias)
-            found.append(residual * per_sample(scales[:, i].to(residual.dtype), residual))
-        return found
+            residuals.append(residual * per_sample(scales[:, i].to(residual.dtype), residual))
+        return residuals
 
 
 class SkipCorrections:
@@ -144,22 +145,22 @@ class SkipCorrections:
         if in_side_pass() or call.tokens is None:
             return forward(call.tokens)
         with ExitStack() as stack:
-            for context in self._corrections(modules, call, forward, strength):
+            for context in self._corrections(modules, call.sigma, call.tokens, forward, strength):
                 stack.enter_context(context())
             return forward(call.tokens)
 
     def _corrections(
-        self, modules: Mapping[str, nn.Module], call: ModelCall, forward: Forward, strength: float
+        self, modules: Mapping[str, nn.Module], sigma: Tensor, tokens: Tensor, forward: Forward, strength: float
     ) -> list[Callable]:
         """A context for each concept that is spoken of; all side passes are run before any context is entered."""
-        found = []
+        corrections = []
         for concept in self._concepts:
-            gates = strength * concept.gate(call.tokens)
+            gates = strength * concept.gate(tokens)
             if not bool(gates.any()):
                 continue
             with changed(low_rank_changes(modules, concept.deltas)):
-                features = skip_features(concept.named(modules, 1), lambda: forward(call.tokens))
-            residuals = concept.residuals(features, call.sigma, gates)
-            decoder = dict(reversed(concept.named(modules, 2).items()))
-            found.append(lambda decoder=decoder, residuals=residuals: added_to_skips(decoder, residuals))
-        return found
+                features = skip_features(concept.named(modules, concept.encoder), lambda: forward(tokens))
+            residuals = concept.residuals(features, sigma, gates)
+            decoder = dict(reversed(concept.named(modules, concept.decoder).items()))  # it reads the last skip first
+            corrections.append(lambda decoder=decoder, residuals=residuals: added_to_skips(decoder, residuals))
+        return corrections

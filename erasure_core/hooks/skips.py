@@ -1,4 +1,4 @@
-"""Residuals on a UNet's skip connections, made by its own encoder in a pass of its own before the real one."""
+"""Residuals on a UNet's skip connections, computed by its own encoder in a separate pass before the real one."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def skip_features(encoder: Mapping[str, nn.Module], call: Callable[[], object]) 
     `call` runs the network; it is left as soon as the last block is done. Raises RuntimeError if it never got there.
     """
     enough = _Enough()
-    last = next(reversed(encoder.values()))
+    last = list(encoder.values())[-1]
 
     def stop(_inputs: tuple, _output: Tensor) -> Tensor:
         raise enough
 
     token = _SIDE_PASS.set(True)
     try:
-        with recorded(encoder) as kept, changed({last: stop}):
+        with recorded(encoder) as outputs, changed({last: stop}):
             call()
     except _Enough as reached:
         if reached is not enough:
             raise
         enough.with_traceback(None)  # its frames would keep the activations alive
-        return [kept[name] for name in encoder]
+        return [outputs[name] for name in encoder]
     finally:
         _SIDE_PASS.reset(token)
     raise RuntimeError("the network was called and did not run its last encoder block; this is no UNet with skips")

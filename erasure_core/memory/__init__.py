@@ -1,1 +1,1 @@
-"""What fits: a run's memory before its first step, batches in parts, checkpointing, and number types."""
+"""Fitting a run into memory: the plan before its first step, micro-batches, checkpointing, and number types."""

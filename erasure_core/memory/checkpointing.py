@@ -15,7 +15,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 CHECKPOINTING = ("auto", "on", "off")
-"""What a user may choose: as memory asks for, always, never."""
+"""The user's choices: when memory is short, always, never."""
 Forward = Callable[..., Any]
 
 
@@ -24,17 +24,17 @@ def wrapped(blocks: Iterable[nn.Module], wrapper: Callable[[Forward], Forward]) 
     """Inside, each block's `forward` is what `wrapper` makes of it; hooks on the block stay around that."""
     with ExitStack() as stack:
         for block in blocks:
-            own = vars(block).get("forward")
-            stack.callback(_put_back, block, own)
+            replaced = vars(block).get("forward")
+            stack.callback(_put_back, block, replaced)
             block.forward = wrapper(block.forward)
         yield
 
 
-def _put_back(block: nn.Module, own: Forward | None) -> None:
-    if own is None:
+def _put_back(block: nn.Module, replaced: Forward | None) -> None:
+    if replaced is None:
         vars(block).pop("forward", None)
     else:
-        block.forward = own
+        block.forward = replaced
 
 
 def computed_again(forward: Forward) -> Forward:
@@ -55,10 +55,10 @@ def computed_again(forward: Forward) -> Forward:
         rest = [None if place in tensors else value for place, value in enumerate(values)]
         first = True
 
-        def run(*kept: Tensor) -> Any:
+        def run(*inputs: Tensor) -> Any:
             nonlocal first
             arguments = list(rest)
-            for place, value in zip(tensors, kept, strict=True):
+            for place, value in zip(tensors, inputs, strict=True):
                 arguments[place] = value.clone()
             if not first:
                 for place, value in noted.items():
@@ -66,10 +66,10 @@ def computed_again(forward: Forward) -> Forward:
             first = False
             return forward(*arguments[: len(given)], **dict(zip(named, arguments[len(given) :], strict=True)))
 
-        kept = list(tensors.values())
+        inputs = list(tensors.values())
         tensors = dict.fromkeys(tensors)  # only the graph holds the inputs from here on
         # looked up here, for `inference.changed` has a word in it
-        return torch.utils.checkpoint.checkpoint(run, *kept, use_reentrant=False, preserve_rng_state=False)
+        return torch.utils.checkpoint.checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False)
 
     return call
 

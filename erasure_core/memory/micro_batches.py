@@ -1,4 +1,4 @@
-"""A batch in parts: the same predictions and gradients in less memory, chosen when memory runs out."""
+"""Micro-batches: the same predictions and gradients in less memory, chosen when memory runs out."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ T = TypeVar("T")
 
 
 def says_out_of_memory(error: Exception) -> bool:
-    """True for the ways in which torch says that memory ran out; on the CPU it has no type for it."""
-    said = isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
-    return said or isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    """True if the error means that memory ran out; on the CPU torch has no error type for it."""
+    has_text = isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
+    return has_text or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
 def free_memory() -> None:
-    """Give back what torch holds of a GPU's memory without using it."""
+    """Release GPU memory that torch has cached."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 class MicroBatched:
-    """`predict`, asked for at most `micro_batch` samples in one call; at first for all of them.
+    """Calls `predict` with at most `micro_batch` samples at a time; at first with all of them.
 
-    When memory runs out, forward or backward, `micro_batch` is halved, down to single samples, then `checkpointing` of the
-    network's `blocks` by block is switched on, if there are any; what failed is repeated, and `say(text)` is told, with
-    `doing` to say when. Samples do not see each other, so that a batch means the same in parts.
+    When memory runs out, forward or backward, it halves `micro_batch`, down to single samples; then it switches on
+    `checkpointing` of the network's `blocks`, if there are any. It repeats the failed call and reports the change with
+    `say(text)`, in which `doing` says when. Samples do not see each other, so the result is the same.
 
     Gradients reach latents, noise levels, conditioning and `parameters`: all that is trained in the network must be among
-    these. Of a batch in parts the forward pass keeps its inputs only; in the backward pass each part is computed again, one
-    after another, so that the activations of one part are held at a time. That costs one more forward pass. Raises what
-    `predict` raised when a single sample does not fit.
+    these. With micro-batches the forward pass keeps only its inputs; the backward pass computes each micro-batch again, so
+    that the activations of one are held at a time, for one more forward pass. Raises the error of `predict` when a single
+    sample does not fit.
     """
 
     def __init__(
@@ -118,11 +118,16 @@ class MicroBatched:
 
         while done < n:
             with torch.enable_grad():
-                count, found = self._or_less(next_part, n - done, when)
+                count, gradients = self._or_less(next_part, n - done, when)
             done += count
-            total = [part if so_far is None else so_far if part is None else so_far + part
-                     for so_far, part in zip(total, found, strict=True)]  # fmt: skip
+            total = [_added(so_far, gradient) for so_far, gradient in zip(total, gradients, strict=True)]
         return total
+
+
+def _added(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ class _Inputs:
 
 @dataclass
 class _Held:
-    """What a prediction keeps for its backward pass: its inputs, and its graph if the whole batch was computed at once."""
+    """Kept for the backward pass of a prediction: its inputs, and its graph if the whole batch was computed at once."""
 
     inputs: _Inputs
     trained: list[Tensor]
@@ -149,18 +154,18 @@ class _Predicted(torch.autograd.Function):
     """`MicroBatched` where gradients are wanted. Only a function of its own can try the backward pass again."""
 
     @staticmethod
-    def forward(ctx: Any, parts: MicroBatched, names: tuple[str, ...], count: int, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, batched: MicroBatched, names: tuple[str, ...], count: int, *tensors: Tensor) -> Tensor:
         apart = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors[:count]]
-        inputs = _Inputs(*apart[:2], Conditioning(dict(zip(names, apart[2:], strict=True))))
+        inputs = _Inputs(apart[0], apart[1], Conditioning(dict(zip(names, apart[2:], strict=True))))
         leaves = [*apart, *tensors[count:]]
         with torch.enable_grad():
-            predicted = parts._or_less(lambda micro_batch: parts._forward(inputs, micro_batch), len(inputs.sigma))
+            predicted = batched._or_less(lambda micro_batch: batched._forward(inputs, micro_batch), len(inputs.sigma))
         graph = predicted if predicted.requires_grad else None
-        ctx.parts, ctx.needed = parts, [leaf.requires_grad for leaf in leaves]
+        ctx.batched, ctx.needed = batched, [leaf.requires_grad for leaf in leaves]
         ctx.held = _Held(inputs, [leaf for leaf in leaves if leaf.requires_grad], graph)
         return predicted.detach()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        found = iter(ctx.parts._gradients(ctx.held, gradient))
-        return (None, None, None, *(next(found) if needed else None for needed in ctx.needed))
+        gradients = iter(ctx.batched._gradients(ctx.held, gradient))
+        return (None, None, None, *(next(gradients) if needed else None for needed in ctx.needed))

@@ -1,4 +1,4 @@
-"""What a run will need of memory, said before its first step, and how it is to go so that it fits."""
+"""Predicts a run's memory before the first step, and chooses micro-batch, checkpointing and storage to fit it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from .checkpointing import Forward, wrapped
 from .micro_batches import says_out_of_memory
 
 MARGIN = 1.25
-"""What is held for a backward pass, times this, is what the pass is taken to need: kernels work on memory of their own."""
+"""Safety factor on activation memory; kernels also allocate workspace."""
 EDIT_COPIES = 4
 """The deltas, their gradients and Adam's two averages."""
 SAMPLE_TENSORS = 5
-"""Of the latents' size: the latents, two predictions of the frozen model, and what the target is to become."""
+"""Tensors of the latents' size in a kept sample: latents, two predictions of the frozen model, and the desired ones."""
 
 
 @dataclass
 class Counter:
-    """Counts what a forward pass saves for its backward pass, each memory once, and lets go of it: no backward pass can
-    follow. Use `watching()`."""
+    """Counts the bytes that a forward pass saves for its backward pass, each storage once, and releases them: no backward
+    pass can follow. Use `watching()`."""
 
     apart: set[StorageWeakRef] = field(default_factory=set)
     bytes_of: dict[StorageWeakRef, int] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Counter:
     def add(self, tensor: Tensor) -> None:
         """Count a tensor's memory, unless it is counted or stays anyway."""
         storage = tensor.untyped_storage()
-        reference = StorageWeakRef(storage)  # as long as this lives, no other memory is taken for the same
+        reference = StorageWeakRef(storage)  # while this lives, its address is not given to another storage
         if reference not in self.apart:
             self.bytes_of[reference] = storage.nbytes()
 
@@ -49,7 +49,7 @@ class Counter:
 
 
 def _nothing_was_held(_packed: object) -> Tensor:
-    raise RuntimeError("this forward pass was made to be measured; it has no backward pass")
+    raise RuntimeError("this forward pass only measures memory; it cannot be differentiated")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Activations:
 
 
 def activations(call: Callable[[], object], blocks: Iterable[nn.Module], stays: Iterable[Tensor] = ()) -> Activations:
-    """What `call`, a forward pass, holds, without holding it; the memory of `stays` is not counted."""
+    """The activations that the forward pass `call` would hold, without holding them; the memory of `stays` is not counted."""
     apart = {StorageWeakRef(tensor.untyped_storage()) for tensor in stays}
     outside, insides = Counter(apart), []
     given_to = Counter(apart)
@@ -95,9 +95,9 @@ def activations(call: Callable[[], object], blocks: Iterable[nn.Module], stays: 
 def measured(
     denoiser: Denoiser, blocks: Mapping[str, nn.Module], stays: Iterable[Tensor]
 ) -> Callable[[int], Activations]:
-    """The activations of a step of n samples, by n: those of one and of two are measured, the rest follows, because some
-    of them (weights in another precision) do not grow with the samples. So each block is followed for itself: the largest
-    for one sample need not be so for many. Three evaluations of the network."""
+    """The activations of a step of n samples, as a function of n. Those of one and of two samples are measured (three
+    evaluations of the network) and a line is drawn through them, for some (weights in another precision) do not grow with
+    n. Each block has a line of its own: the largest for one sample need not be the largest for many."""
     weights = [
         tensor
         for module in denoiser.modules().values()
@@ -127,7 +127,7 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
 
 
 def sample_bytes(denoiser: Denoiser) -> int:
-    """What one kept sample of a trajectory takes, with the predictions that are kept for it and its prompt."""
+    """Bytes of one kept sample of a trajectory, with its predictions and its prompt."""
     text: Conditioning = denoiser.encode([""])
     return SAMPLE_TENSORS * bytes_of([denoiser.empty_latents(1)]) + bytes_of(text.values.values())
 
@@ -145,8 +145,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Needs:
-    """What there is to be planned: a `step` of so many samples, the bytes of the edit with all that its training keeps,
-    and of the kept samples."""
+    """The input of a plan: the samples of a `step`, the bytes of the `edit` with the optimiser's, and of the kept
+    `samples`."""
 
     step: int
     edit: int
@@ -154,8 +154,8 @@ class Needs:
     activations: Callable[[int], Activations]
 
     def plans(self, device: torch.device, checkpointing: str, in_parts: bool) -> Iterator[Plan]:
-        """Every way to go, the fastest first. Parts and checkpointing each cost one more forward pass, small parts leave a
-        GPU idle; to fetch samples from the host costs next to nothing."""
+        """Every possible plan, the fastest first. Micro-batches and checkpointing each cost one more forward pass, and small
+        micro-batches leave a GPU idle; fetching samples from the host costs next to nothing."""
         halves = [self.step >> i for i in range(self.step.bit_length())] if in_parts else [self.step]
         switch = {"on": [True], "off": [False], "auto": [False, True]}[checkpointing if in_parts else "off"]
         ways = [(halves[0], on) for on in switch] + [(size, on) for on in switch for size in halves[1:]]
@@ -195,15 +195,15 @@ def planned(
     plans = list(needs.plans(denoiser.device, checkpointing if blocks else "off", in_parts))
     free = denoiser.make_room(int(plans[0].needs))
     plan = next((plan for plan in plans if plan.needs <= free), min(plans, key=lambda plan: plan.needs))
-    line = _said(needs, plan, free)
+    line = _summary(needs, plan, free)
     report.note(line)
     report.check(line)
     return plan
 
 
-def _said(needs: Needs, plan: Plan, free: int) -> str:
+def _summary(needs: Needs, plan: Plan, free: int) -> str:
     held = MARGIN * needs.activations(plan.micro_batch).held(plan.checkpointing)
-    parts = {
+    sizes = {
         "edit and optimiser": needs.edit,
         f"a pass of {plan.micro_batch} with gradient": held,
         "samples": needs.samples,
@@ -214,7 +214,7 @@ def _said(needs: Needs, plan: Plan, free: int) -> str:
     way += ", gradient checkpointing" if plan.checkpointing else ""
     return (
         f"memory: about {_mb(plan.needs)} needed over the model ("
-        + ", ".join(f"{name} {_mb(size)}" for name, size in parts.items())
+        + ", ".join(f"{name} {_mb(size)}" for name, size in sizes.items())
         + f"), {_mb(free)} free; {way}, samples kept on {plan.samples_on.type}"
         + ("" if plan.needs <= free else "; that may be too little, and is tried")
     )

@@ -22,11 +22,12 @@ from ..guidance import negative_guidance
 from ..method import setting
 from ..search.adversary import Damage
 from ..search.concept_mixture import MixtureSearch, adversarial_gain, blended, frozen_distances
-from ..text.candidates import candidates_of
+from ..text.candidates import candidate_choice, candidates_of
 from ..text.prompt_templates import PromptTemplate
 from ..text.synonyms import synonym_limit
-from ..text.vocabulary import VOCABULARIES
+from ..text.vocabulary import word_list
 from ..training.optimiser import scaled_adam
+from ..training.settings import eta, retaining
 from ..training.trained import TrainedMethod, Training
 from ..training.trajectory import NoisyBatch
 
@@ -36,7 +37,7 @@ FILTERED = 4  # words that the text filter leaves for each candidate: which are 
 
 @dataclass(frozen=True)
 class Search:
-    """What AGE keeps: the search of each target, and what it measures with."""
+    """AGE's state: the search of each target, and the damage that they measure."""
 
     by_target: dict[str, MixtureSearch]
     damage: Damage
@@ -50,21 +51,11 @@ class AdaptiveGuidedErasure(TrainedMethod):
     title = "AGE: adaptive guided erasure"
     paper = "arXiv 2501.18950"
 
-    negative_guidance: float = setting(
-        2.0,
-        "How far past the mixture the target is pushed (eta); 0 is the paper, 1 its code.",
-        minimum=0.0,
-        maximum=10.0,
-        step=0.1,
+    negative_guidance: float = eta(
+        2.0, "How far past the mixture the target is pushed (eta); 0 is the paper, 1 its code."
     )
-    retain_weight: float = setting(
-        1.0, "Weight of preserving the mixture and the retain lines (lambda).", minimum=0.0, maximum=100.0, step=0.1
-    )
-    vocabulary: str = setting(
-        "everyday_words",
-        "Where the candidates come from. model_words are the most frequent whole words of the text encoder.",
-        choices=VOCABULARIES,
-    )
+    retain_weight: float = retaining(1.0, "Weight of preserving the mixture and the retain lines (lambda).")
+    vocabulary: str = word_list()
     candidates: int = setting(
         20,
         "How many candidates are searched for each target: those that the frozen model draws most like it.",
@@ -75,13 +66,7 @@ class AdaptiveGuidedErasure(TrainedMethod):
         2, "How many candidates are mixed into the concept that the target becomes; 1 draws a single one.",
         minimum=1, maximum=16,
     )  # fmt: skip
-    prefilter: str = setting(
-        "nearest",
-        "Which words of the vocabulary become candidates: the nearest to a target, a spread over all distances, or the "
-        "first of the list.",
-        choices=("nearest", "spread", "first"),
-        advanced=True,
-    )
+    prefilter: str = candidate_choice()
     synonym_similarity: float = synonym_limit()
     search_steps: int = setting(1, "Search steps in an optimiser step.", minimum=1, maximum=64, advanced=True)
     search_learning_rate: float = setting(
@@ -110,28 +95,18 @@ class AdaptiveGuidedErasure(TrainedMethod):
     def prepare(self, run: Training) -> Search:
         """Encode and filter the candidates, and set up a search for each target among those that the frozen model draws
         most like it."""
-        everything = candidates_of(
-            run.denoiser,
-            run.request,
-            run.report,
-            vocabulary=self.vocabulary,
-            keep=FILTERED * self.candidates,
-            how=self.prefilter,
-            synonym_similarity=self.synonym_similarity,
-        )
+        choice = (self.vocabulary, FILTERED * self.candidates, self.synonym_similarity, self.prefilter)
+        everything = candidates_of(run.denoiser, run.request, run.report, *choice)
         run.pool.fill([""], self.retain_trajectories)
-        samples = run.pool.samples("")
-        levels = torch.linspace(0, len(samples.sigma) - 1, PROBE_LEVELS + 2)[1:-1].round().long()
-        damage = Damage(
-            run.denoiser, samples.rows(levels.to(samples.sigma.device)), run.deltas.disabled, run.report.note
-        )
+        probes = run.pool.samples("").spread(PROBE_LEVELS)
+        damage = Damage(run.denoiser, probes, run.deltas.disabled, run.report.note)
 
         def search_of(target: str, anchor: str) -> MixtureSearch:
-            said = run.denoiser.encode([target])
-            distance = frozen_distances(damage, everything.conditioning, said, run.report.check)
+            text = run.denoiser.encode([target])
+            distance = frozen_distances(damage, everything.conditioning, text, run.report.check)
             return MixtureSearch(
                 everything.rows(distance.argsort()[: self.candidates].tolist()),
-                lambda mixed: adversarial_gain(damage, said, mixed, self.retain_weight, maps=not anchor),
+                lambda mixed: adversarial_gain(damage, text, mixed, self.retain_weight, maps=not anchor),
                 temperature=self.temperature,
                 mixed=self.mixed,
                 learning_rate=self.search_learning_rate,
@@ -144,7 +119,7 @@ class AdaptiveGuidedErasure(TrainedMethod):
     def losses(self, run: Training, state: Search) -> dict[str, Tensor]:
         """`erase` (L1), `mixture` (L2), and `retain` if the user named something to retain. A line with an anchor
         maps the target to the anchor; the search then only names what is preserved."""
-        pair = run.request.pairs[run.step % len(run.request.pairs)]
+        pair = run.in_turn(run.request.pairs)
         search = state.by_target[pair.target]
         for _ in range(self.search_steps):
             search.step(run.step / run.steps)
@@ -155,41 +130,41 @@ class AdaptiveGuidedErasure(TrainedMethod):
         for word in words:
             run.report.adversarial[word] += 1
 
+        # z_e with the target's prompt, z_t with the mixture's, and what the frozen model predicts for the mixture on both
         target, rows = run.pool.draw(pair.target, self.batch)
-        sentences = contexts_of(run, pair.target, rows)
-        kept, kept_sentences = self._noisy_mixture(run, words)
-        said = blended_sentences(run, words, mixture.weights, [*sentences, *kept_sentences])
-        mapped = replace(target, conditioning=said.rows(slice(0, self.batch)))
-        kept = replace(kept, conditioning=said.rows(slice(self.batch, None)))
-        both = NoisyBatch.cat([mapped, kept])
+        preserved, preserved_templates = self._noisy_mixture(run, words)
+        templates = [*run.pool.templates_of(pair.target, rows), *preserved_templates]
+        text = blended_sentences(run, words, mixture.weights, templates)
+        mapped = replace(target, conditioning=text.rows(slice(0, self.batch)))
+        preserved = replace(preserved, conditioning=text.rows(slice(self.batch, None)))
+        both = NoisyBatch.cat([mapped, preserved])
         becomes, stays = run.pool.predict(both).split([self.batch, self.preserved])
         if pair.anchor:
             becomes = run.pool.anchor_predictions(pair.target, pair.anchor, rows)
         neutral = run.pool.anchor_predictions(pair.target, pair.neutral, rows)
         desired = negative_guidance(becomes, target.conditional, neutral, self.negative_guidance)
 
-        predicted, predicted_kept = run.predict(target, kept)
+        predicted, predicted_preserved = run.predict(target, preserved)
         erase = run.error(predicted, desired, target.sigma)
-        retain = run.error(predicted_kept, stays, kept.sigma)
+        retain = run.error(predicted_preserved, stays, preserved.sigma)
         terms = {"erase": erase, "mixture": self.retain_weight * retain}
         return terms | run.retain_loss(self.retain_weight, self.batch, self.retain_trajectories)
 
     def _noisy_mixture(self, run: Training, words: Sequence[str]) -> tuple[NoisyBatch, list[PromptTemplate]]:
-        """`preserved` noisy samples of the mixture's words in turn, the heaviest first, and their contexts."""
+        """`preserved` noisy samples of the mixture's words in turn, the heaviest first, and their templates."""
         run.pool.fill(words, self.retain_trajectories)
-        drawn = [(word, *run.pool.draw(word, 1)) for word in (list(words) * self.preserved)[: self.preserved]]
-        contexts = [contexts_of(run, word, rows)[0] for word, _, rows in drawn]
-        return NoisyBatch.cat([samples for _, samples, _ in drawn]), contexts
-
-
-def contexts_of(run: Training, concept: str, rows: Tensor) -> list[PromptTemplate]:
-    """The contexts of the rows of `pool.samples(concept)`, whose outermost order is the noise level."""
-    contexts = run.pool.contexts(concept)
-    return [contexts[row % len(contexts)] for row in rows.tolist()]
+        samples, templates = [], []
+        for i in range(self.preserved):
+            word = words[i % len(words)]
+            one, rows = run.pool.draw(word, 1)
+            samples.append(one)
+            templates += run.pool.templates_of(word, rows)
+        return NoisyBatch.cat(samples), templates
 
 
 def blended_sentences(
-    run: Training, words: Sequence[str], weights: Tensor, contexts: Sequence[PromptTemplate]
+    run: Training, words: Sequence[str], weights: Tensor, templates: Sequence[PromptTemplate]
 ) -> Conditioning:
-    """For each context the mixture of its sentences with each of the words."""
-    return blended(run.denoiser.encode([c.with_concept(word) for c in contexts for word in words]), weights)
+    """For each template the mixture of its sentences with each of the words."""
+    sentences = [template.with_concept(word) for template in templates for word in words]
+    return blended(run.denoiser.encode(sentences), weights)

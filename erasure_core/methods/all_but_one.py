@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..denoiser import Conditioning
 from ..method import setting
+from ..training.settings import eta, retaining
 from ..training.trained import TrainedMethod, Training
 
 
@@ -24,12 +25,9 @@ class AllButOne(TrainedMethod):
     title = "All but One: guidance directions"
     paper = "arXiv 2312.12807"
 
-    negative_guidance: float = setting(
+    negative_guidance: float = eta(
         1.0,
         "How far the target's own direction is reversed where a line names no anchor (eta); an anchor is matched as it is.",
-        minimum=0.0,
-        maximum=10.0,
-        step=0.1,
     )
     unconditional_weight: float = setting(
         1.0,
@@ -38,9 +36,7 @@ class AllButOne(TrainedMethod):
         maximum=100.0,
         step=0.1,
     )
-    retain_weight: float = setting(
-        1.0, "Weight of keeping the retain lines, if there are any.", minimum=0.0, maximum=100.0, step=0.1
-    )
+    retain_weight: float = retaining()
 
     def prepare(self, run: Training) -> Conditioning:
         """The conditioning of the empty prompt."""
@@ -48,10 +44,11 @@ class AllButOne(TrainedMethod):
 
     def losses(self, run: Training, state: Conditioning) -> dict[str, Tensor]:
         """`direction`, `unconditional` unless its weight is 0, and `retain` if the user named something to retain."""
-        pair = run.request.pairs[run.step % len(run.request.pairs)]
+        pair = run.in_turn(run.request.pairs)
         target, desired = run.samples_of(pair, self.batch, 0.0 if pair.anchor else self.negative_guidance)
         empty = replace(target, conditioning=state.repeat(self.batch))
         predicted, unconditional = run.predict(target, empty)
+        # d(z, c) = eps(z, c) - eps(z, "") of the edited and of the frozen model
         direction, wanted = predicted - unconditional, desired - target.unconditional
         terms = {"direction": run.error(direction, wanted, target.sigma)}
         if self.unconditional_weight:

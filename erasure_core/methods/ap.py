@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..concepts import ErasureRequest
+from ..denoiser import Conditioning
 from ..method import setting
 from ..search.adversary import Adversary, Damage, Gumbel, Random, Scan
 from ..search.reference_loop import ReferenceLoop
-from ..text.candidates import Candidates, candidates_of
+from ..text.candidates import Candidates, candidate_choice, candidates_of
 from ..text.prompt_templates import siblings
 from ..text.synonyms import synonym_limit
-from ..text.vocabulary import VOCABULARIES
+from ..text.vocabulary import word_list
 from ..training.optimiser import scaled_adam
+from ..training.settings import eta, retaining
 from ..training.trained import TrainedMethod, Training
 from ..training.trajectory import NoisyBatch
 
@@ -35,31 +36,17 @@ class AdversarialPreservation(TrainedMethod):
     title = "AP: adversarial preservation"
     paper = "arXiv 2410.15618"
 
-    negative_guidance: float = setting(
-        2.0, "How far past the anchor the target is pushed (eta).", minimum=0.0, maximum=10.0, step=0.1
-    )
-    retain_weight: float = setting(
-        3.0, "Weight of preserving the adversarial concepts (lambda).", minimum=0.0, maximum=100.0, step=0.1
-    )
+    negative_guidance: float = eta(2.0)
+    retain_weight: float = retaining(3.0, "Weight of preserving the adversarial concepts (lambda).")
     search: str = setting(
         "scan",
         "How the adversarial concept is found. scan measures a few candidates a step, without gradients; gumbel is the "
         "paper's search; random preserves candidates at random (a control); none preserves only the empty prompt.",
         choices=("scan", "gumbel", "random", "none"),
     )
-    vocabulary: str = setting(
-        "everyday_words",
-        "Where the candidates come from. model_words are the most frequent whole words of the text encoder.",
-        choices=VOCABULARIES,
-    )
+    vocabulary: str = word_list()
     candidates: int = setting(100, "How many candidates are searched.", minimum=2, maximum=3000)
-    prefilter: str = setting(
-        "nearest",
-        "Which words of the vocabulary become candidates: the nearest to a target, a spread over all distances, or the "
-        "first of the list.",
-        choices=("nearest", "spread", "first"),
-        advanced=True,
-    )
+    prefilter: str = candidate_choice()
     synonym_similarity: float = synonym_limit()
     search_steps: int = setting(1, "Search steps in an optimiser step.", minimum=1, maximum=64, advanced=True)
     scan_width: int = setting(
@@ -88,14 +75,17 @@ class AdversarialPreservation(TrainedMethod):
     schedule: str = setting(
         "fast",
         "fast learns on sampling runs of the frozen model that are kept and used again, several samples a step. reference is "
-        "the published loop call by call, to compare with: a sampling run for each single sample, hours for minutes.",
+        "the published loop call by call, for comparison: one full sampling run per training sample, hours instead of minutes.",
         choices=("fast", "reference"),
         advanced=True,
     )
 
+    # A progress bar and the memory plan ask a method before it runs, so `schedule` also decides the next three figures; all
+    # that the published loop computes is in `search.reference_loop`.
+
     @property
     def draws_targets(self) -> bool:
-        """See `TrainedMethod`; the published loop keeps no sampling runs."""
+        """See `TrainedMethod`; the published loop keeps no trajectories."""
         return self.schedule == "fast"
 
     def samples_in_a_step(self, request: ErasureRequest) -> int:
@@ -104,15 +94,16 @@ class AdversarialPreservation(TrainedMethod):
 
     def samples_kept(self, request: ErasureRequest) -> int:
         """See `TrainedMethod`; at most every candidate, retain line and neighbour is preserved at one time or another."""
-        own = len(request.targets) * self.trajectories * self.sampling_steps
+        if self.schedule != "fast":
+            return 0
+        targets = len(request.targets) * self.trajectories * self.sampling_steps
         preserved = min(self.candidates, self.preserved * self.steps * len(request.pairs)) + len(request.retain)
-        others = preserved * self.retain_trajectories * self.retain_sampling_steps
-        return own + others if self.schedule == "fast" else 0
+        return targets + preserved * self.retain_trajectories * self.retain_sampling_steps
 
     def prepare(self, run: Training) -> Adversary | ReferenceLoop | None:
         """Encode and filter the candidates, and set up the search."""
         if self.schedule == "reference":
-            return self._published(run)
+            return self._reference_loop(run)
         if self.search == "none":
             return None
         candidates = self._candidates(run)
@@ -127,7 +118,7 @@ class AdversarialPreservation(TrainedMethod):
         descent = scaled_adam(run.denoiser, run.report)
         return Gumbel(candidates, damage, self.search_learning_rate, self.temperature, run.generator, descent)
 
-    def _published(self, run: Training) -> ReferenceLoop:
+    def _reference_loop(self, run: Training) -> ReferenceLoop:
         run.report.note(
             "the reference schedule searches by gumbel and takes samples one by one: search, batch, preserved, search_steps, "
             "trajectories and the retain runs have no effect, and the retain lines are candidates like others"
@@ -139,33 +130,25 @@ class AdversarialPreservation(TrainedMethod):
         )
 
     def _candidates(self, run: Training) -> Candidates:
-        kept = candidates_of(
-            run.denoiser,
-            run.request,
-            run.report,
-            vocabulary=self.vocabulary,
-            keep=self.candidates,
-            how=self.prefilter,
-            synonym_similarity=self.synonym_similarity,
-        )
-        neighbours = [word for target in run.request.targets for word in siblings(target)]
-        own = ("", *run.request.retain, *(word for word in neighbours if not run.request.says_target(word)))
-        own = [line for line in dict.fromkeys(own) if line not in kept.words]
-        return Candidates(
-            (*own, *kept.words), type(kept.conditioning).cat([run.denoiser.encode(own), kept.conditioning])
-        )
+        """The words of the vocabulary, after the empty prompt, the retain lines and the targets' nearest neighbours."""
+        choice = (self.vocabulary, self.candidates, self.synonym_similarity, self.prefilter)
+        from_vocabulary = candidates_of(run.denoiser, run.request, run.report, *choice)
+        first = ["", *run.request.retain]
+        for target in run.request.targets:
+            first += [word for word in siblings(target) if not run.request.says_target(word)]
+        first = [line for line in dict.fromkeys(first) if line not in from_vocabulary.words]
+        conditioning = Conditioning.cat([run.denoiser.encode(first), from_vocabulary.conditioning])
+        return Candidates((*first, *from_vocabulary.words), conditioning)
 
     def _probes(self, run: Training) -> NoisyBatch:
         """Noisy samples on the way to no particular picture, at evenly spread noise levels, to measure damage on."""
         run.pool.fill([""], PROBE_RUNS)
-        samples = run.pool.samples("")
-        levels = torch.linspace(0, len(samples.sigma) - 1, PROBE_LEVELS + 2)[1:-1].round().long()
-        return samples.rows(levels.to(samples.sigma.device))
+        return run.pool.samples("").spread(PROBE_LEVELS)
 
     def losses(self, run: Training, state: Adversary | ReferenceLoop | None) -> dict[str, Tensor]:
         """`erase` for one target, `retain` for the concepts that the search names, and the user's retain lines."""
         if isinstance(state, ReferenceLoop):
-            return self._published_losses(run, state)
+            return state.losses(self.retain_weight)
         concepts = [""]
         if state is not None:
             for _ in range(self.search_steps):
@@ -175,25 +158,9 @@ class AdversarialPreservation(TrainedMethod):
             run.report.adversarial[concept] += 1
         if run.request.retain:
             concepts = [*concepts, run.pick(run.request.retain)]
+
         target, desired = run.targets(self.batch, self.negative_guidance)
-        kept = run.retained(concepts, self.retain_trajectories, self.retain_sampling_steps)
-        erase, retain = self._terms(run, target, desired, kept)
+        preserved = run.retained(concepts, self.retain_trajectories, self.retain_sampling_steps)
+        erase, retain = run.erase_and_retain(target, desired, preserved)
         # equation 5 sums over the targets, and `erase` is their mean: without the division many targets would be outweighed
         return {"erase": erase, "retain": self.retain_weight / len(run.request.pairs) * retain}
-
-    def _published_losses(self, run: Training, schedule: ReferenceLoop) -> dict[str, Tensor]:
-        """Those of the next loop for the edit, after the loop for the search that lies between two of them."""
-        if run.step:
-            loop = schedule.loop(searching=True)
-            _, retain = self._terms(run, loop.target, loop.desired, loop.kept)
-            loop.search.ascend(retain)
-        loop = schedule.loop(searching=False)
-        run.report.adversarial[loop.word] += 1
-        erase, retain = self._terms(run, loop.target, loop.desired, loop.kept)
-        return {"erase": erase, "retain": self.retain_weight * retain}
-
-    def _terms(self, run: Training, target: NoisyBatch, desired: Tensor, kept: NoisyBatch) -> tuple[Tensor, Tensor]:
-        """The two terms of equation 5, without lambda."""
-        predicted, predicted_kept = run.predict(target, kept)
-        erase = run.error(predicted, desired, target.sigma)
-        return erase, run.error(predicted_kept, kept.conditional, kept.sigma)

@@ -15,7 +15,7 @@ from ..denoiser import Conditioning
 from ..method import setting
 from ..text.prompt_templates import draw_templates
 from ..text.synonyms import template_words_like
-from ..training.settings import step_size
+from ..training.settings import retaining, step_size
 from ..training.trained import TrainedMethod, Training
 from ..training.trajectory import NoisyBatch
 
@@ -53,9 +53,7 @@ class ConceptAblation(TrainedMethod):
         step=0.1,
         advanced=True,
     )
-    retain_weight: float = setting(
-        1.0, "Weight of keeping the retain lines, if there are any.", minimum=0.0, maximum=100.0, step=0.1
-    )
+    retain_weight: float = retaining()
 
     def prepare(self, run: Training) -> dict[str, AnchorPictures]:
         """Draw the anchors' trajectories, by target: each run in another sentence."""
@@ -63,15 +61,15 @@ class ConceptAblation(TrainedMethod):
 
     def _pictures(self, run: Training, target: str, anchor: str) -> AnchorPictures:
         avoid = template_words_like(run.denoiser, run.request.targets)
-        contexts = draw_templates(target, self.trajectories, run.generator, avoid)
+        templates = draw_templates(target, self.trajectories, run.generator, avoid)
         with run.deltas.disabled():
-            samples = self.sample(run, [context.with_concept(anchor) for context in contexts])
-        said = run.denoiser.encode([context.with_concept(target) for context in contexts])
-        return AnchorPictures(samples, Conditioning.cat([said] * (len(samples.sigma) // len(said))))
+            samples = self.sample(run, [template.with_concept(anchor) for template in templates])
+        text = run.denoiser.encode([template.with_concept(target) for template in templates])
+        return AnchorPictures(samples, Conditioning.cat([text] * (len(samples.sigma) // len(text))))
 
     def losses(self, run: Training, state: dict[str, AnchorPictures]) -> dict[str, Tensor]:
         """`erase`, `anchor` unless its weight is 0, and `retain` if the user named something to retain."""
-        pictures = state[run.request.pairs[run.step % len(run.request.pairs)].target]
+        pictures = state[run.in_turn(run.request.targets)]
         rows = torch.randint(len(pictures.samples.sigma), (self.batch,), generator=run.generator)
         anchor = pictures.samples.rows(rows.to(pictures.samples.sigma.device))
         target = replace(anchor, conditioning=pictures.target.rows(rows.to(pictures.target.tokens.device)))
@@ -79,6 +77,7 @@ class ConceptAblation(TrainedMethod):
             predicted, predicted_anchor = run.predict(target, anchor)
         else:
             (predicted,) = run.predict(target)
+        # sg(eps_edit(z_a, c_anchor)) as section 3.2 writes it, or the frozen model's prediction
         desired = predicted_anchor.detach() if self.teacher == "live" else anchor.conditional
         terms = {"erase": run.error(predicted, desired, target.sigma)}
         if self.anchor_weight:

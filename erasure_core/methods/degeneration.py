@@ -17,9 +17,9 @@ from ..concepts import ErasureRequest
 from ..method import setting
 from ..text.candidates import candidates_of
 from ..text.synonyms import synonym_limit
-from ..text.vocabulary import VOCABULARIES
-from ..training.clean_latents import CleanLatents, finished, noised, shown
-from ..training.settings import noise_level_weighting
+from ..text.vocabulary import word_list
+from ..training.clean_latents import CleanLatents, finished, linked_pictures, noised, shown
+from ..training.settings import noise_level_weighting, retaining
 from ..training.trained import TrainedMethod, Training
 
 
@@ -72,12 +72,8 @@ class DegenerationTuning(TrainedMethod):
         minimum=2,
         maximum=64,
     )
-    retain_weight: float = setting(1.0, "Weight of the ordinary pictures.", minimum=0.0, maximum=100.0, step=0.1)
-    vocabulary: str = setting(
-        "everyday_words",
-        "Where the words of the ordinary pictures come from, besides the retain lines.",
-        choices=VOCABULARIES,
-    )
+    retain_weight: float = retaining(1.0, "Weight of the ordinary pictures.")
+    vocabulary: str = word_list("Where the words of the ordinary pictures come from, besides the retain lines.")
     candidates: int = setting(
         24, "How many words have ordinary pictures: those nearest to a target.", minimum=2, maximum=3000
     )
@@ -91,27 +87,21 @@ class DegenerationTuning(TrainedMethod):
 
     def prepare(self, run: Training) -> Album:
         """Draw the pictures, all by the frozen model."""
-        if run.request.examples is not None and len(run.request.pairs) > 1:
-            raise ValueError(
-                f"pictures are linked, but there are {len(run.request.pairs)} concepts and no saying which they show; "
-                f"erase one concept at a time, or unlink the pictures"
-            )
-        words = candidates_of(
-            run.denoiser, run.request, run.report, vocabulary=self.vocabulary, keep=self.candidates,
-            how="nearest", synonym_similarity=self.synonym_similarity,
-        ).words  # fmt: skip
-        words = list(dict.fromkeys([*run.request.retain, *words]))
+        linked = linked_pictures(run.request, run.denoiser.device)
+        choice = (self.vocabulary, self.candidates, self.synonym_similarity)
+        nearest = candidates_of(run.denoiser, run.request, run.report, *choice)
+        words = list(dict.fromkeys([*run.request.retain, *nearest.words]))
         run.pool.fill(words, self.retain_trajectories)
         _, scale = run.denoiser.sampling(self.sampling_steps, self.guidance_scale)
         targets = [finished(run.pool.samples(target), self.trajectories, scale) for target in run.request.targets]
-        if run.request.examples is not None:
-            targets = [shown(run.request.examples.to(run.denoiser.device), targets[0].conditioning)]
+        if linked is not None:
+            targets = [shown(linked, targets[0].conditioning)]
         ordinary = [finished(run.pool.samples(word), self.retain_trajectories, scale) for word in words]
         return Album(targets, ordinary)
 
     def losses(self, run: Training, state: Album) -> dict[str, Tensor]:
         """`degenerate` for one target, and `retain` for as many ordinary pictures, half of them of the retain lines."""
-        target = state.targets[run.step % len(state.targets)].drawn(self.batch, run.generator)
+        target = run.in_turn(state.targets).drawn(self.batch, run.generator)
         target = CleanLatents(scrambled(target.latents, self.grid, run.generator), target.conditioning)
         named = state.ordinary[: len(run.request.retain)]
         albums = [run.pick(named if named and i % 2 else state.ordinary) for i in range(self.batch)]

@@ -26,18 +26,19 @@ from ..inference import InferenceEdit
 from ..method import ErasureMethod, check_prompts, provenance, setting
 from ..report import Report, part_of
 from ..text.latent_anchors import latent_anchors, other_meanings
-from ..text.synonyms import template_words_like
-from ..text.vocabulary import VOCABULARIES
+from ..text.vocabulary import word_list
+from ..training.run import Training, optimise, pool_for
 from ..training.settings import (
+    eta,
     noise_level_weighting,
     optimiser_steps,
+    retaining,
     sampling_length,
     sampling_scale,
     step_size,
     target_trajectories,
 )
-from ..training.trained import Training, optimise
-from ..training.trajectory import NoisyBatch, TrajectoryPool
+from ..training.trajectory import NoisyBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,16 +68,12 @@ class DualEncoderModulation(ErasureMethod):
     time_bins: int = setting(
         5, "Ranges of noise levels that have scales of their own (the paper has 20).", minimum=1, maximum=100
     )
-    negative_guidance: float = setting(
-        3.0, "How far past the anchor the target is pushed (eta).", minimum=0.0, maximum=10.0, step=0.1
-    )
-    retain_weight: float = setting(
-        0.01, "Weight of leaving other meanings as they were (lambda).", minimum=0.0, maximum=100.0, step=0.01
-    )
+    negative_guidance: float = eta(3.0)
+    retain_weight: float = retaining(0.01, "Weight of leaving other meanings as they were (lambda).", step=0.01)
     candidates: int = setting(
-        24, "Words of which the other meanings are mixed.", minimum=2, maximum=3000, advanced=True
+        24, "Number of words that the other meanings are mixed from.", minimum=2, maximum=3000, advanced=True
     )
-    vocabulary: str = setting("everyday_words", "Where these words come from.", choices=VOCABULARIES, advanced=True)
+    vocabulary: str = word_list("Where these words come from.", advanced=True)
     batch: int = setting(
         4,
         "Noisy samples of the target in an optimiser step, and as many other meanings.",
@@ -95,20 +92,20 @@ class DualEncoderModulation(ErasureMethod):
         generator = torch.Generator().manual_seed(self.seed)
         meanings = other_meanings(denoiser, request, self.vocabulary, self.candidates, generator, report.check)
         each = self.steps + self.scale_steps
-        parts: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         for number, pair in enumerate(request.pairs):
             alone = dataclasses.replace(request, pairs=(pair,))
             gate = make_gate(denoiser, pair.target, request.retain, generator)
-            part = part_of(report, number * each, len(request.pairs) * each)
-            side = self._train(denoiser, alone, meanings, generator, part)
+            progress = part_of(report, number * each, len(request.pairs) * each)
+            side = self._train(denoiser, alone, meanings, generator, progress)
             if side.is_zero():
                 raise ValueError(
                     f"the erasure changed nothing: after {self.steps} optimiser steps every zero convolution is zero. "
                     f"Raise learning_rate (now {self.learning_rate:g}) or steps"
                 )
-            parts |= with_prefix(f"{HOOK_PREFIX}{number}.gate.", gate.tensors())
-            parts |= with_prefix(f"{HOOK_PREFIX}{number}.", side.tensors())
-        return ErasedUNet(parts, provenance(self, denoiser, request, kind="hook"))
+            tensors |= with_prefix(f"{HOOK_PREFIX}{number}.gate.", gate.tensors())
+            tensors |= with_prefix(f"{HOOK_PREFIX}{number}.", side.tensors())
+        return ErasedUNet(tensors, provenance(self, denoiser, request, kind="hook"))
 
     @classmethod
     def inference(cls, erased: ErasedUNet) -> InferenceEdit:
@@ -124,18 +121,12 @@ class DualEncoderModulation(ErasureMethod):
         report: Report,
     ) -> SideEncoder:
         side = SideEncoder(denoiser, self.rank, self.time_bins, self.sampling_steps, generator)
-        pool = TrajectoryPool(
-            denoiser,
-            steps=self.sampling_steps,
-            guidance_scale=self.guidance_scale,
-            generator=generator,
-            avoid=template_words_like(denoiser, request.targets) | request.told_apart_by,
-            check=report.check,
-            say=report.note,
-        )
+        pool = pool_for(denoiser, request, report, side, generator, self.sampling_steps, self.guidance_scale)
         run = Training(denoiser, request, side, pool, generator, report, self.steps, weighting=self.loss_weighting)
         pool.fill((*request.targets, *request.wider), self.trajectories)
         target = denoiser.encode(request.targets)
+
+        # phase one: deltas and zero convolutions; phase two: the scales alone
         optimise(run, self.steps, self.learning_rate, lambda: self._side_losses(run, side, meanings, target))
         side.only_scales = True
         if self.scale_steps:
@@ -149,9 +140,10 @@ class DualEncoderModulation(ErasureMethod):
     def _others(
         self, samples: NoisyBatch, meanings: Conditioning, target: Conditioning, generator: torch.Generator
     ) -> NoisyBatch:
-        """The same noisy samples with other meanings; the predictions are not used."""
-        kept = latent_anchors(meanings, target, len(samples.sigma), generator)
-        return dataclasses.replace(samples, conditioning=kept)
+        """The same noisy samples with other meanings (SPM's latent anchoring); their predictions are not used."""
+        return dataclasses.replace(
+            samples, conditioning=latent_anchors(meanings, target, len(samples.sigma), generator)
+        )
 
     def _side_losses(
         self, run: Training, side: SideEncoder, meanings: Conditioning, target: Conditioning
@@ -164,13 +156,14 @@ class DualEncoderModulation(ErasureMethod):
         predicted = side.predict(samples, [residual[:n] for residual in residuals])
         run.report.costs["UNet_evaluations_with_gradient"] += n
         run.report.costs["encoder_evaluations_with_gradient"] += 2 * n
-        shares = [
-            r[n:].float().square().mean() / feature[n:].detach().float().square().mean().clamp(min=1e-8)
-            for feature, r in zip(features, residuals, strict=True)
-        ]
+        # ||r_l||^2 / ||skip_l||^2 for the other meanings: skips differ in size by orders of magnitude
+        relative_sizes = []
+        for feature, residual in zip(features, residuals, strict=True):
+            size = feature[n:].detach().float().square().mean().clamp(min=1e-8)
+            relative_sizes.append(residual[n:].float().square().mean() / size)
         return {
             "erase": run.error(predicted, desired, samples.sigma),
-            "retain": self.retain_weight * torch.stack(shares).mean(),
+            "retain": self.retain_weight * torch.stack(relative_sizes).mean(),
         }
 
     def _scale_losses(

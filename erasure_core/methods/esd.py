@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..method import setting
+from ..training.settings import eta, retaining
 from ..training.trained import TrainedMethod, Training
 
 
@@ -22,12 +22,8 @@ class ErasedStableDiffusion(TrainedMethod):
     title = "ESD: negative guidance"
     paper = "arXiv 2303.07345"
 
-    negative_guidance: float = setting(
-        2.0, "How far past the anchor the target is pushed (eta in the paper).", minimum=0.0, maximum=10.0, step=0.1
-    )
-    retain_weight: float = setting(
-        1.0, "Weight of keeping the retain lines, if there are any.", minimum=0.0, maximum=100.0, step=0.1
-    )
+    negative_guidance: float = eta(2.0, "How far past the anchor the target is pushed (eta in the paper).")
+    retain_weight: float = retaining()
 
     def losses(self, run: Training, state: None) -> dict[str, Tensor]:
         """`erase`, and `retain` if the user named something to retain."""
@@ -35,9 +31,6 @@ class ErasedStableDiffusion(TrainedMethod):
         if not run.request.retain:
             (predicted,) = run.predict(target)
             return {"erase": run.error(predicted, desired, target.sigma)}
-        kept = run.retained([run.pick(run.request.retain) for _ in range(self.batch)], self.trajectories)
-        predicted, predicted_kept = run.predict(target, kept)
-        return {
-            "erase": run.error(predicted, desired, target.sigma),
-            "retain": self.retain_weight * run.error(predicted_kept, kept.conditional, kept.sigma),
-        }
+        retained = run.retained([run.pick(run.request.retain) for _ in range(self.batch)], self.trajectories)
+        erase, retain = run.erase_and_retain(target, desired, retained)
+        return {"erase": erase, "retain": self.retain_weight * retain}

@@ -1,4 +1,4 @@
-"""Forget-Me-Not, arXiv 2303.17591: attention re-steering, so that no pixel looks at the concept's tokens any more.
+"""Forget-Me-Not, arXiv 2303.17591: attention re-steering, so that no pixel attends to the concept's tokens any more.
 
 min || A[:, tokens of the concept] ||_2, a norm and not its square, over the cross-attention probabilities A of all layers,
 heads and pixels; here divided by the root of their number, so that it does not grow with the picture. It is taken on noised
@@ -21,9 +21,9 @@ from ..hooks.attention import attention_maps
 from ..method import setting
 from ..text.candidates import candidates_of
 from ..text.synonyms import synonym_limit
-from ..text.vocabulary import VOCABULARIES
-from ..training.clean_latents import CleanLatents, noised, shown
-from ..training.settings import noise_level_weighting
+from ..text.vocabulary import word_list
+from ..training.clean_latents import CleanLatents, linked_pictures, noised, shown
+from ..training.settings import noise_level_weighting, retaining
 from ..training.trained import TrainedMethod, Training
 from ..training.trajectory import NoisyBatch
 
@@ -73,16 +73,10 @@ class ForgetMeNot(TrainedMethod):
         "Which tokens lose attention: the concept's own, or with the sentence's end and padding, which sum it up.",
         choices=("concept", "with_end"),
     )
-    retain_weight: float = setting(
-        1.0,
-        "Weight of holding the predictions for other words, the retain lines first. 0 is the paper's method.",
-        minimum=0.0,
-        maximum=100.0,
-        step=0.1,
+    retain_weight: float = retaining(
+        1.0, "Weight of holding the predictions for other words, the retain lines first. 0 is the paper's method."
     )
-    vocabulary: str = setting(
-        "everyday_words", "Where the words that are held come from, besides the retain lines.", choices=VOCABULARIES
-    )
+    vocabulary: str = word_list("Where the words that are held come from, besides the retain lines.")
     candidates: int = setting(24, "How many words are held: those nearest to a target.", minimum=2, maximum=3000)
     synonym_similarity: float = synonym_limit()
     retain_trajectories: int = setting(
@@ -96,32 +90,21 @@ class ForgetMeNot(TrainedMethod):
 
     def prepare(self, run: Training) -> AttentionTargets:
         """Where each sentence says its target, and which words are held."""
-        examples = run.request.examples
-        if examples is not None and len(run.request.pairs) > 1:
-            raise ValueError(
-                f"pictures are linked, but there are {len(run.request.pairs)} concepts and no saying which they show; "
-                f"erase one concept at a time, or unlink the pictures"
-            )
-        masks, words = {}, []
+        linked = linked_pictures(run.request, run.denoiser.device)
+        masks, words, sentences = {}, [], []
         for target in run.request.targets:
-            sentences = [context.with_concept(target) for context in run.pool.contexts(target)]
+            sentences = [template.with_concept(target) for template in run.pool.templates(target)]
             rows = [token_mask(run.denoiser, text, target, self.tokens == "with_end") for text in sentences]
             # Conditioning repeats tokens where sentences differ in length, and so must their masks
             length = run.pool.samples(target).conditioning.tokens.shape[1]
             masks[target] = torch.stack([row.repeat(length // len(row)) for row in rows]).to(run.denoiser.device)
         if self.retain_weight:
-            words = list(self._words(run))
+            choice = (self.vocabulary, self.candidates, self.synonym_similarity)
+            words = list(candidates_of(run.denoiser, run.request, run.report, *choice).words)
         pictures = None
-        if examples is not None:
-            pictures = shown(examples.to(run.denoiser.device), run.denoiser.encode(sentences))
+        if linked is not None:  # then there is one target, and these are its sentences
+            pictures = shown(linked, run.denoiser.encode(sentences))
         return AttentionTargets(masks, words, pictures)
-
-    def _words(self, run: Training) -> tuple[str, ...]:
-        near = candidates_of(
-            run.denoiser, run.request, run.report, vocabulary=self.vocabulary, keep=self.candidates,
-            how="nearest", synonym_similarity=self.synonym_similarity,
-        )  # fmt: skip
-        return near.words
 
     def _samples(self, run: Training, state: AttentionTargets, target: str) -> tuple[NoisyBatch, Tensor]:
         """Noisy samples of the target, and the mask of each."""
@@ -135,7 +118,7 @@ class ForgetMeNot(TrainedMethod):
 
     def losses(self, run: Training, state: AttentionTargets) -> dict[str, Tensor]:
         """`attention` for one target, and `retain` for other words, if they are held."""
-        target = run.request.targets[run.step % len(run.request.targets)]
+        target = run.in_turn(run.request.targets)
         samples, mask = self._samples(run, state, target)
         batches = [samples]
         if self.retain_weight:
@@ -144,11 +127,12 @@ class ForgetMeNot(TrainedMethod):
             batches.append(run.retained(words, self.retain_trajectories))
         with attention_maps(run.denoiser) as maps:
             predicted = run.predict(*batches)
-            found = {name: attention[: self.batch] for name, attention in maps().items()}
-        length = next(iter(found.values())).shape[-1]
-        terms = {"attention": attention_norm(found, mask.repeat(1, length // mask.shape[1]))}
+            target_maps = {name: attention[: self.batch] for name, attention in maps().items()}
+        # as in `prepare`: in a batch with longer sentences the tokens are repeated, and so must the mask be
+        length = next(iter(target_maps.values())).shape[-1]
+        terms = {"attention": attention_norm(target_maps, mask.repeat(1, length // mask.shape[1]))}
         if self.retain_weight:
-            kept = batches[1]
-            retain = run.error(predicted[1], kept.conditional, kept.sigma)
+            held = batches[1]
+            retain = run.error(predicted[1], held.conditional, held.sigma)
             terms["retain"] = self.retain_weight * retain
         return terms

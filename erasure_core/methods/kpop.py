@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from ..concepts import ErasureRequest
 from ..erased_unet import HOOK_PREFIX, ErasedUNet
 from ..inference import Forward, InferenceEdit, ModelCall, changed
+from ..layers import shape_of
 from ..method import setting
-from ..training.optimiser import ScaledAdam, scaled_adam
+from ..training.optimiser import ScaledAdam, scaled_adam, slowed
+from ..training.settings import eta, retaining
 from ..training.trained import TrainedMethod, Training
 from ..training.trajectory import NoisyBatch
 
@@ -42,7 +44,7 @@ def keyed(modules: Mapping[str, nn.Module], tokens: Mapping[str, Tensor]) -> Abs
 
 @dataclass
 class Key:
-    """The learnable tokens, by the name of the layer that reads them, and what learns them."""
+    """The learnable tokens, by the name of the layer that reads them, and their optimiser."""
 
     tokens: dict[str, nn.Parameter]
     modules: Mapping[str, nn.Module]
@@ -72,12 +74,8 @@ class KnowledgePrompt(TrainedMethod):
     parts = {"": {"{layer}": "tokens width"}}
     needs = ("gradients", "text_states")
 
-    negative_guidance: float = setting(
-        2.0, "How far past the anchor the target is pushed (eta).", minimum=0.0, maximum=10.0, step=0.1
-    )
-    retain_weight: float = setting(
-        1.0, "Weight of keeping the retain lines, if there are any.", minimum=0.0, maximum=100.0, step=0.1
-    )
+    negative_guidance: float = eta(2.0)
+    retain_weight: float = retaining()
     key_weight: float = setting(
         0.1,
         "Weight of keeping the target within the key's reach while the weights forget it.",
@@ -105,32 +103,31 @@ class KnowledgePrompt(TrainedMethod):
         chosen = reading_layers(run.denoiser.layers("cross_attention_kv"), self.key_layers)
         run.report.note(f"the key is read by {len(chosen)} layers, {self.key_tokens} tokens each")
         run.pool.fill([""], 1)
-        tokens = {
-            name: nn.Parameter(
-                (KEY_SCALE * torch.randn(self.key_tokens, layer.in_features, generator=run.generator)).to(
-                    run.denoiser.device
-                )
-            )
-            for name, layer in chosen.items()
-        }
+        tokens = {}
+        for name, layer in chosen.items():
+            start = KEY_SCALE * torch.randn(self.key_tokens, shape_of(layer)[1], generator=run.generator)
+            tokens[name] = nn.Parameter(start.to(run.denoiser.device))
         return Key(tokens, chosen, scaled_adam(run.denoiser, run.report)(tokens.values(), self.key_learning_rate))
 
     def _transfer(self, run: Training, key: Key) -> float:
         """One update of the key: with it, the edited network is to predict what the frozen one does."""
-        target = run.request.targets[run.step % len(run.request.targets)]
+        target = run.in_turn(run.request.targets)
         batch = NoisyBatch.cat([run.pool.draw(target, self.batch)[0], run.retained([""] * max(1, self.batch // 2), 1)])
         with key.turned():
             (predicted,) = run.predict(batch)
         loss = run.error(predicted, batch.conditional, batch.sigma)
-        key.descent.step(loss, self.key_learning_rate * min(1.0, 5 * (run.steps - run.step) / run.steps))
+        key.descent.step(loss, slowed(self.key_learning_rate, run.step, run.steps))
         return float(loss.detach())
 
     def losses(self, run: Training, state: Key) -> dict[str, Tensor]:
         """Teach the key, then `hide` with the weights: `hide`, `reach`, and `retain` if there are such lines."""
+        transfer = 0.0
         for _ in range(self.key_updates):
             run.report.check()
             transfer = self._transfer(run, state)
         run.report.log({"transfer": transfer})
+
+        # hide: the retain lines travel in the same call as the target, the keyed prediction needs a call of its own
         target, desired = run.targets(self.batch, self.negative_guidance)
         batches = [target]
         if run.request.retain:
@@ -171,6 +168,7 @@ class KnowledgePrompt(TrainedMethod):
                 opened = forward(call.tokens)
             if strength == 1.0:
                 return opened
+            # between the two predictions, for half a token means nothing to a softmax over tokens
             closed = forward(call.tokens)
             return closed + strength * (opened - closed)
 

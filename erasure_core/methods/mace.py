@@ -2,7 +2,7 @@
 
 1. The words beside the target carry it along, so their keys and values are mapped to those that they have in the anchor's
    sentence, in closed form; other text is kept.
-2. For each target low-rank deltas are trained to look at its tokens no more where it is seen:
+2. For each target, low-rank deltas are trained so that the pixels that show it no longer attend to its tokens:
    sum over attentions of ||A_target * mask||^2, A the attention probabilities, the mask from the frozen model's own maps.
 3. One edit agrees with all of them on their own sentences and with stage 1 on everything kept:
    min over W* of sum_i ||W* C_i - (W + dW_i) C_i||^2 + p ||W* R - W R||^2 + ridge ||W* - W||^2, W the weights of stage 1.
@@ -27,11 +27,19 @@ from ..inference import changed
 from ..layers import weight_of
 from ..method import check_prompts, provenance, setting
 from ..report import Report
-from ..text.synonyms import template_words_like
 from ..training.deltas import Deltas
+from ..training.run import Training, optimise, pool_for
 from ..training.settings import step_size
-from ..training.trained import Training, optimise
-from ..training.trajectory import NoisyBatch, TrajectoryPool
+from ..training.trajectory import NoisyBatch
+
+
+@dataclass(frozen=True)
+class TargetSentence:
+    """One sentence about the target: its noisy samples, one a noise level, where it says the target, and `seen_masks`."""
+
+    samples: NoisyBatch
+    tokens: list[int]
+    masks: dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +86,10 @@ class MassConceptErasure(TextRowsMethod):
             cleaned = self.limited(cleaned, rows.states, retained, len(request.pairs))
         trained = [self._deltas(denoiser, request, index, cleaned, report) for index in range(len(request.pairs))]
         with torch.no_grad():
-            own = erased_rows(
+            concepts = erased_rows(
                 denoiser, request, sentences=self.sentences, tokens="all", eta=0.0, seed=self.seed, check=report.check
             )
-            states = [part.states for part in own]
+            states = [rows.states for rows in concepts]
             normal = normal_matrix(torch.cat(states), retained, self.erase_weight, self.retain_weight, self.ridge)
             fused = fuse(layers, cleaned, trained, states, self.erase_weight, normal)
         erased = ErasedUNet(weight_edit(fused), provenance(self, denoiser, request))
@@ -96,56 +104,49 @@ class MassConceptErasure(TextRowsMethod):
         pair, generator = request.pairs[index], torch.Generator().manual_seed(self.seed + index)
         layers = denoiser.layers(self.group)
         deltas = Deltas(layers, self.delta_rank, generator)
-        pool = TrajectoryPool(
-            denoiser,
-            steps=self.sampling_steps,
-            guidance_scale=self.guidance_scale,
-            generator=generator,
-            avoid=template_words_like(denoiser, request.targets),
-            check=report.check,
-            say=report.note,
-        )
+        sampling = (self.sampling_steps, self.guidance_scale)
+        pool = pool_for(denoiser, request, report, deltas, generator, *sampling, avoid=())
+        run = Training(denoiser, request, deltas, pool, generator, report, self.steps)
         pool.fill([pair.target], self.trajectories)
         report.costs["UNet_evaluations_for_trajectories"] += pool.evaluations
-        samples = pool.samples(pair.target)
-        sentences = [context.with_concept(pair.target) for context in pool.contexts(pair.target)]
-        tokens = [denoiser.positions(sentence, pair.target) for sentence in sentences]
-        masks = []
-        for row, places in enumerate(tokens):
-            report.check()
-            masks.append(
-                seen_masks(
-                    denoiser,
-                    samples.rows(torch.arange(row, len(samples.sigma), len(tokens)).to(samples.sigma.device)),
-                    places,
-                    self.mask_share,
-                )
-            )
-        run = Training(denoiser, request, deltas, pool, generator, report, self.steps)
+        sentences = self._sentences(run, pair.target)
 
         def losses() -> dict[str, Tensor]:
-            row = int(torch.randint(len(tokens), (), generator=generator))
-            steps = torch.randint(self.sampling_steps, (self.batch,), generator=generator)
-            chosen = samples.rows((steps * len(tokens) + row).to(samples.sigma.device))
+            sentence = run.pick(sentences)
+            levels = torch.randint(self.sampling_steps, (self.batch,), generator=generator)
+            samples = sentence.samples.rows(levels.to(sentence.samples.sigma.device))
             report.costs["UNet_evaluations_with_gradient"] += self.batch
-            return {"attention": masked_attention(denoiser, chosen, tokens[row], masks[row])}
+            return {"attention": masked_attention(denoiser, samples, sentence.tokens, sentence.masks)}
 
         with changed(inputs={layer: reading(cleaned) for layer in layers.values()}), deltas.attached():
             optimise(run, self.steps, self.learning_rate, losses)
         return deltas.export()
 
+    def _sentences(self, run: Training, target: str) -> list[TargetSentence]:
+        """The target's sentences, with the masks from the frozen model's attention."""
+        samples, templates = run.pool.samples(target), run.pool.templates(target)
+        sentences = []
+        for place, template in enumerate(templates):
+            run.report.check()
+            rows = torch.arange(place, len(samples.sigma), len(templates))  # the noise level is outermost
+            levels = samples.rows(rows.to(samples.sigma.device))
+            tokens = run.denoiser.positions(template.with_concept(target), target)
+            masks = seen_masks(run.denoiser, levels, tokens, self.mask_share)
+            sentences.append(TargetSentence(levels, tokens, masks))
+        return sentences
+
 
 @torch.no_grad()
 def seen_masks(denoiser: Denoiser, samples: NoisyBatch, tokens: Sequence[int], share: float) -> dict[str, Tensor]:
-    """For each attention the pixels (pixels,), one or zero, that look most at these tokens: the given share of them, in
-    the mean over the samples of one sentence and over the heads."""
+    """For each attention a mask (pixels,) of ones and zeros: the given share of the pixels that attend most to these tokens,
+    in the mean over the samples of one sentence and over the heads."""
     with attention_maps(denoiser) as maps:
         denoiser.predict(samples.latents, samples.sigma, samples.conditioning)
         seen = {name: map_[..., list(tokens)].sum(-1).mean((0, 1)) for name, map_ in maps().items()}
     masks = {}
-    for name, looked in seen.items():
-        masks[name] = torch.zeros_like(looked)
-        masks[name][looked.topk(max(1, round(share * len(looked)))).indices] = 1.0
+    for name, attention in seen.items():
+        masks[name] = torch.zeros_like(attention)
+        masks[name][attention.topk(max(1, round(share * len(attention)))).indices] = 1.0
     return masks
 
 
@@ -156,8 +157,8 @@ def masked_attention(
     the mask, heads and samples, summed over attentions."""
     with attention_maps(denoiser) as maps:
         denoiser.predict(samples.latents, samples.sigma, samples.conditioning)
-        looked = {name: map_[..., list(tokens)].sum(-1) for name, map_ in maps().items()}
-    return sum((looked[name][..., mask > 0].square().mean() for name, mask in masks.items()), start=torch.zeros(()))
+        attention = {name: map_[..., list(tokens)].sum(-1) for name, map_ in maps().items()}
+    return sum((attention[name][..., mask > 0].square().mean() for name, mask in masks.items()), start=torch.zeros(()))
 
 
 def reading(edit: TextEdit) -> Callable[[tuple], tuple]:
@@ -184,6 +185,7 @@ def fuse(
     W* = W (I + D) + sum_i up_i (down_i read(C_i)^T) e C_i M^-1.
     """
     projected = [(cleaned.read(rows), normal_solution(normal, erase_weight * rows.T).T) for rows in states]
+    # stage 1 is the first factor, W D; each concept adds one of its own rank
     fused: dict[str, Tensor] = {}
     for name, layer in layers.items():
         weight = weight_of(layer)

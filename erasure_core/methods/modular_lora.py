@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..guidance import negative_guidance
 from ..method import setting
+from ..training.settings import eta, retaining
 from ..training.trained import TrainedMethod, Training
 from ..training.trajectory import NoisyBatch
 
@@ -37,41 +38,30 @@ class ModularLora(TrainedMethod):
         "onto what the edited model itself predicts for the anchor, and pushes no further.",
         choices=("esd", "sdd"),
     )
-    negative_guidance: float = setting(
-        1.0,
-        "How far past the anchor esd pushes the target (eta). sdd does not use it.",
-        minimum=0.0,
-        maximum=10.0,
-        step=0.1,
-    )
-    retain_weight: float = setting(
-        1.0,
-        "Weight of keeping the sentences without the target, and the retain lines, as they were.",
-        minimum=0.0,
-        maximum=100.0,
-        step=0.1,
+    negative_guidance: float = eta(1.0, "How far past the anchor esd pushes the target (eta). sdd does not use it.")
+    retain_weight: float = retaining(
+        1.0, "Weight of keeping the sentences without the target, and the retain lines, as they were."
     )
 
     def losses(self, run: Training, state: None) -> dict[str, Tensor]:
         """`erase` for one target; `retain` for the same sentences about the anchor, and a retain line if there are any."""
         target, anchored, desired = self._target(run)
-        kept = anchored
+        retained = anchored
         if run.request.retain:
-            kept = NoisyBatch.cat([anchored, run.retained([run.pick(run.request.retain)], self.trajectories)])
-        predicted, predicted_kept = run.predict(target, kept)
+            retained = NoisyBatch.cat([anchored, run.retained([run.pick(run.request.retain)], self.trajectories)])
+        predicted, predicted_retained = run.predict(target, retained)
         if self.objective == "sdd":
-            desired = predicted_kept[: len(predicted)].detach()
+            desired = predicted_retained[: len(predicted)].detach()
         return {
             "erase": run.error(predicted, desired, target.sigma),
-            "retain": self.retain_weight * run.error(predicted_kept, kept.conditional, kept.sigma),
+            "retain": self.retain_weight * run.error(predicted_retained, retained.conditional, retained.sigma),
         }
 
     def _target(self, run: Training) -> tuple[NoisyBatch, NoisyBatch, Tensor]:
         """Samples of a target, the same latents with the anchor's sentence, and the desired predictions of `esd`."""
-        pair = run.request.pairs[run.step % len(run.request.pairs)]
+        pair = run.in_turn(run.request.pairs)
         target, rows = run.pool.draw(pair.target, self.batch)
-        contexts = run.pool.contexts(pair.target)
-        sentences = [contexts[int(row) % len(contexts)].with_concept(pair.anchor) for row in rows]
+        sentences = [template.with_concept(pair.anchor) for template in run.pool.templates_of(pair.target, rows)]
         anchor = run.pool.anchor_predictions(pair.target, pair.anchor, rows)
         neutral = run.pool.anchor_predictions(pair.target, pair.neutral, rows)
         anchored = dataclasses.replace(target, conditioning=run.denoiser.encode(sentences), conditional=anchor)

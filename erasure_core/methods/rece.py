@@ -51,21 +51,21 @@ class ReliableConceptErasure(TextRowsMethod):
         erased = rows.states
         for _ in range(self.epochs):
             report.check()
-            found = leftover(edit, gram, rows.states, self.leftover_ridge)
-            report.log({"leftover": float(found.norm() / rows.states.norm())})
+            still_says_it = leftover(edit, gram, rows.states, self.leftover_ridge)
+            report.log({"leftover": float(still_says_it.norm() / rows.states.norm())})
             # what earlier epochs mapped to the anchor stays there: the paper's update lets it drift past
-            edit = edit.after(self.exact(found, rows.desired, torch.cat([retained, erased])))
-            erased = torch.cat([erased, found])
+            edit = edit.after(self.exact(still_says_it, rows.desired, torch.cat([retained, erased])))
+            erased = torch.cat([erased, still_says_it])
         return self.limited(edit, erased, retained, len(request.pairs))
 
 
 def layers_gram(weights: Iterable[Tensor]) -> Tensor:
     """sum_l W_l^T W_l (width, width), float64, of weights (out, width): all that the leftover states need to know of the
     layers, because every W'_l is W_l times one and the same matrix."""
-    total: Tensor | None = None
+    total = torch.zeros(0, 0, dtype=torch.float64)
     for weight in weights:
         weight = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
-        if total is None:
+        if not len(total):
             total = torch.zeros(weight.shape[1], weight.shape[1], dtype=torch.float64)
         for start in range(0, len(total), BLOCK):  # the half above the diagonal is enough
             total[start : start + BLOCK, start:] += (weight[:, start : start + BLOCK].T @ weight[:, start:]).cpu()

@@ -19,13 +19,13 @@ from ..erased_unet import HOOK_PREFIX, ErasedUNet
 from ..erased_unet.fingerprint import same_checkpoint
 from ..method import ErasureMethod, check_prompts, provenance, setting
 from ..report import Report
-from ..sae.autoencoder import ConceptSAE, concept_score, default_block, selected
+from ..sae.autoencoder import ConceptSAE, concept_score, default_block, mean_activity, selected
 from ..sae.latent_edit import LatentEdits, SelectedLatents
 from ..sae.training import SAESettings, gather, train_sae
 from ..text.candidates import candidates_of
 from ..text.prompt_templates import draw_templates
-from ..text.synonyms import SYNONYM_SIMILARITY, template_words_like
-from ..text.vocabulary import VOCABULARIES
+from ..text.synonyms import template_words_like
+from ..text.vocabulary import word_list
 
 VECTORS = 200_000
 BLOCKS = ("all", "last", "middle")
@@ -62,8 +62,8 @@ class SAeUron(ErasureMethod):
     )
     selectivity: float = setting(
         3.0,
-        "How many times more than for other words a latent must fire for the target to be changed. Lower finds more "
-        "latents, and such as other pictures need too.",
+        "How many times more than for other words a latent must fire for the target to be changed. Lower selects "
+        "more latents, including ones that unrelated pictures need.",
         minimum=1.0,
         maximum=1000.0,
         step=0.1,
@@ -81,11 +81,9 @@ class SAeUron(ErasureMethod):
     both_halves: bool = setting(
         False, "Also edit the rows of the negative prompt, as the paper's code does.", advanced=True
     )
-    vocabulary: str = setting(
-        "everyday_words",
+    vocabulary: str = word_list(
         "Where the other words come from that the target is told from. model_words are the most frequent whole words "
-        "of the text encoder.",
-        choices=VOCABULARIES,
+        "of the text encoder."
     )
     candidates: int = setting(
         24, "How many other words, those nearest to a target, are drawn.", minimum=2, maximum=3000
@@ -120,9 +118,31 @@ class SAeUron(ErasureMethod):
                 f"is edited; lower first_share"
             )
         generator = torch.Generator().manual_seed(self.seed)
+        outputs = self._outputs(denoiser, request, generator, report)
+        sigmas = denoiser.sigmas(self.sampling_steps)[:-1].float().cpu()
+
+        # a linked SAE reads one block; without one, each block's SAE is trained on the outputs that also choose its latents
+        tensors: dict[str, Tensor] = {}
+        for index, (block, vectors) in enumerate(outputs.items()):
+            place = (index, len(outputs))
+            sae = request.sae or self._train(denoiser, block, vectors.flatten(0, 2), generator, report, place)
+            chosen = self._choose(sae.to(denoiser.device), vectors, sigmas, request.targets, report)
+            if chosen is not None:
+                tensors |= {f"{HOOK_PREFIX}{block}.{name}": part for name, part in chosen.tensors().items()}
+        if not tensors:
+            raise ValueError(
+                f"no latent fires {self.selectivity:g} times as much for the target as for other words; lower selectivity, "
+                "or train the SAE longer (steps), on sentences that say the target, or with a larger expansion"
+            )
+        return ErasedUNet(tensors, provenance(self, denoiser, request, kind="hook"))
+
+    def _outputs(
+        self, denoiser: Denoiser, request: ErasureRequest, generator: torch.Generator, report: Report
+    ) -> dict[str, Tensor]:
+        """Block -> its outputs (levels, prompts, positions, d), while pictures of the targets are sampled and, last, those
+        of other words."""
         blocks = self._blocks(denoiser, request.sae, report)
-        groups = self._sentences(denoiser, request, generator, report)
-        prompts = [prompt for group in groups for prompt in group]
+        prompts = self._sentences(denoiser, request, generator, report)
         outputs = gather(
             denoiser,
             blocks,
@@ -134,58 +154,37 @@ class SAeUron(ErasureMethod):
             check=report.check,
         )
         report.costs["UNet_evaluations_for_trajectories"] = 2 * len(prompts) * self.sampling_steps
-        sigmas = denoiser.sigmas(self.sampling_steps)[:-1].float().cpu()
-        tensors: dict[str, Tensor] = {}
-        for index, (block, vectors) in enumerate(outputs.items()):
-            place = (index, len(outputs))
-            sae = request.sae or self._train(denoiser, block, vectors.flatten(0, 2), generator, report, place)
-            chosen = self._choose(sae.to(denoiser.device), vectors, sigmas, request.targets, report)
-            if chosen is not None:
-                parts = {name: getattr(chosen, name) for name in chosen.__dataclass_fields__}
-                tensors |= {f"{HOOK_PREFIX}{block}.{name}": part.cpu().contiguous() for name, part in parts.items()}
-        if not tensors:
-            raise ValueError(
-                f"no latent fires {self.selectivity:g} times as much for the target as for other words; lower selectivity, "
-                "or train the SAE longer (steps), on sentences that say the target, or with a larger expansion"
-            )
-        return ErasedUNet(tensors, provenance(self, denoiser, request, kind="hook"))
+        return outputs
 
     def _blocks(self, denoiser: Denoiser, sae: ConceptSAE | None, report: Report) -> dict[str, nn.Module]:
-        found = denoiser.blocks("transformer")
+        blocks = denoiser.blocks("transformer")
         if sae is None:
-            names = {"all": list(found), "last": list(found)[-1:], "middle": [default_block(list(found))]}
-            return {name: found[name] for name in names[self.blocks]}
-        if sae.family != denoiser.family or sae.block not in found:
+            names = {"all": list(blocks), "last": list(blocks)[-1:], "middle": [default_block(list(blocks))]}
+            return {name: blocks[name] for name in names[self.blocks]}
+        if sae.family != denoiser.family or sae.block not in blocks:
             raise ValueError(
                 f"the linked concept SAE reads {sae.block!r} of {sae.family} models, the MODEL is {denoiser.family}; "
                 f"link an SAE of this MODEL, or none"
             )
-        if not same_checkpoint(sae.fingerprint, getattr(denoiser, "fingerprint", "")):
+        if not same_checkpoint(sae.fingerprint, denoiser.fingerprint):
             report.note("the concept SAE was trained on another checkpoint: check that the target is gone")
-        return {sae.block: found[sae.block]}
+        return {sae.block: blocks[sae.block]}
 
     def _sentences(
         self, denoiser: Denoiser, request: ErasureRequest, generator: torch.Generator, report: Report
-    ) -> list[list[str]]:
-        """For each target its sentences, and last, those with other words in its place."""
-        nearest = candidates_of(
-            denoiser,
-            request,
-            report,
-            vocabulary=self.vocabulary,
-            keep=self.candidates,
-            how="nearest",
-            synonym_similarity=SYNONYM_SIMILARITY,
-        )
+    ) -> list[str]:
+        """`trajectories` sentences for each target, and after those of all targets as many with other words in its place."""
+        nearest = candidates_of(denoiser, request, report, self.vocabulary, self.candidates)
         others = list(dict.fromkeys((*request.retain, *nearest.words)))
         avoid = template_words_like(denoiser, request.targets)
-        groups, rest = [], []
+        about_targets, about_others = [], []
         for target in request.targets:
-            contexts = draw_templates(target, self.trajectories, generator, avoid)
-            groups.append([context.with_concept(target) for context in contexts])
+            templates = draw_templates(target, self.trajectories, generator, avoid)
             order = torch.randperm(len(others), generator=generator).tolist()
-            rest += [context.with_concept(others[order[i % len(order)]]) for i, context in enumerate(contexts)]
-        return [*groups, rest]
+            for i, template in enumerate(templates):
+                about_targets.append(template.with_concept(target))
+                about_others.append(template.with_concept(others[order[i % len(order)]]))
+        return about_targets + about_others
 
     def _train(
         self,
@@ -210,7 +209,7 @@ class SAeUron(ErasureMethod):
             generator=generator,
             block=block,
             family=denoiser.family,
-            fingerprint=getattr(denoiser, "fingerprint", ""),
+            fingerprint=denoiser.fingerprint,
             on_step=on_step,
         )
 
@@ -219,18 +218,20 @@ class SAeUron(ErasureMethod):
         self, sae: ConceptSAE, vectors: Tensor, sigmas: Tensor, targets: tuple[str, ...], report: Report
     ) -> SelectedLatents | None:
         """Scores, choice and tables for one block, from its vectors (levels, prompts, positions, d)."""
-        # a picture at a time: a linked SAE may have tens of thousands of latents
-        activity = torch.stack([torch.stack([sae.encode(x.float()).mean(0) for x in level]) for level in vectors])
+        # mu(i, t, D) of each target, and of the other words, which come after all targets
+        activity = mean_activity(sae, vectors)
         means = [part.mean(1).cpu() for part in activity.split(self.trajectories, dim=1)][: len(targets)]
         other = activity[:, len(targets) * self.trajectories :].mean(1).cpu()
         factor, gate = torch.ones_like(other), torch.stack([*means, other]).mean(0)
         share = torch.arange(len(sigmas)) / max(len(sigmas) - 1, 1)
         inside = (share >= self.first_share) & (share <= self.last_share)
+
         for target, mean in zip(targets, means, strict=True):
             score = concept_score(mean, other)
             top = selected(score, self.latents, mean >= self.selectivity * other) & inside[:, None]
             factor = torch.where(top, self.gamma * mean / mean.mean(0).clamp_min(1e-8), factor)
             report.note(f"{sae.block}: latents changed for {target!r}: {_listed(top, score)}")
+
         unexplained, firing, dead = sae.measured(vectors.flatten(0, 2))
         report.note(
             f"{sae.block}: the SAE leaves {100 * unexplained:.0f} % unexplained (FVU), {firing:.0f} of {sae.latents} latents "
@@ -239,9 +240,10 @@ class SAeUron(ErasureMethod):
         ids = (factor != 1).any(0).nonzero().squeeze(1)
         if not len(ids):
             return None
-        bias = sae.encoder_bias - sae.encoder @ sae.decoder_bias
-        rows = [x.cpu()[ids] for x in (sae.encoder, bias, sae.decoder)]
-        return SelectedLatents(*rows, factor[:, ids], gate[:, ids].clamp_min(max(sae.threshold, 0.0)), sigmas)
+        bias = sae.encoder_bias - sae.encoder @ sae.decoder_bias  # W (x - b_dec) + b = W x + (b - W b_dec)
+        encoder, bias, decoder = (tensor.cpu()[ids] for tensor in (sae.encoder, bias, sae.decoder))
+        gate = gate[:, ids].clamp_min(max(sae.threshold, 0.0))
+        return SelectedLatents(encoder, bias, decoder, factor[:, ids], gate, sigmas)
 
     @classmethod
     def inference(cls, erased: ErasedUNet) -> LatentEdits:

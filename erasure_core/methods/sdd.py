@@ -2,7 +2,7 @@
 
 ||eps_edit(z, c) - sg eps_edit(z, null)||^2, the concepts taking turns. Both predictions are the live student's; a slow
 copy, theta_slow <- m theta_slow + (1 - m) theta, draws the noisy latents z and is what is saved.
-Here null is what the sentence says without the target, as in `contexts.py`; for the bare target, the empty prompt.
+Here null is what the sentence says without the target, as in `prompt_templates.py`; for the bare target, the empty prompt.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from ..denoiser import Conditioning
 from ..method import setting
 from ..training.deltas import Deltas
-from ..training.settings import step_size
+from ..training.settings import retaining, step_size
 from ..training.trained import TrainedMethod, Training
 from ..training.trajectory import NoisyBatch
 
@@ -60,10 +60,10 @@ class TargetSamples:
 
 @dataclass
 class Distillation:
-    """What SDD keeps: the slow copy, and what it has drawn, by target."""
+    """SDD's state: the slow copy, and the samples that it has drawn, by target."""
 
     slow: SlowCopy
-    told: dict[str, TargetSamples]
+    drawn: dict[str, TargetSamples]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,30 +98,28 @@ class SafeSelfDistillation(TrainedMethod):
         maximum=100.0,
         step=0.1,
     )
-    retain_weight: float = setting(
-        1.0, "Weight of keeping the retain lines, if there are any.", minimum=0.0, maximum=100.0, step=0.1
-    )
+    retain_weight: float = retaining()
 
     def prepare(self, run: Training) -> Distillation:
         """The slow copy, which is still the frozen model, so that the pool's samples are its own."""
         state = Distillation(SlowCopy(run.deltas, self.ema_decay), {})
         for pair in run.request.pairs:
-            said = run.denoiser.encode([c.with_concept(pair.anchor) for c in run.pool.contexts(pair.target)])
+            text = run.denoiser.encode([one.with_concept(pair.anchor) for one in run.pool.templates(pair.target)])
             samples = run.pool.samples(pair.target)
-            without = Conditioning.cat([said] * (len(samples.sigma) // len(said)))
-            state.told[pair.target] = TargetSamples(samples, without)
+            without = Conditioning.cat([text] * (len(samples.sigma) // len(text)))
+            state.drawn[pair.target] = TargetSamples(samples, without)
         return state
 
     def finish(self, run: Training, state: Distillation) -> None:
-        """What is saved is the slow copy."""
+        """Save the slow copy in place of the student."""
         state.slow.update()
         state.slow.keep()
 
     def _refresh(self, run: Training, state: Distillation) -> None:
         with state.slow.acting():
-            for target, told in state.told.items():
-                said = [context.with_concept(target) for context in run.pool.contexts(target)]
-                state.told[target] = replace(told, samples=self.sample(run, said))
+            for target, drawn in state.drawn.items():
+                sentences = [template.with_concept(target) for template in run.pool.templates(target)]
+                state.drawn[target] = replace(drawn, samples=self.sample(run, sentences))
 
     def losses(self, run: Training, state: Distillation) -> dict[str, Tensor]:
         """`erase`, `guard` unless its weight is 0, and `retain` if the user named something to retain."""
@@ -129,15 +127,16 @@ class SafeSelfDistillation(TrainedMethod):
             state.slow.update()
         if run.step in refresh_steps(run.steps, self.refreshes):
             self._refresh(run, state)
-        told = state.told[run.request.pairs[run.step % len(run.request.pairs)].target]
-        rows = torch.randint(len(told.samples.sigma), (self.batch,), generator=run.generator)
-        rows = rows.to(told.samples.sigma.device)
-        target = told.samples.rows(rows)
-        without = replace(target, conditioning=told.without.rows(rows))
-        predicted, own = run.predict(target, without)
-        terms = {"erase": run.error(predicted, own.detach(), target.sigma)}
+        drawn = state.drawn[run.in_turn(run.request.targets)]
+        rows = torch.randint(len(drawn.samples.sigma), (self.batch,), generator=run.generator)
+        rows = rows.to(drawn.samples.sigma.device)
+        target = drawn.samples.rows(rows)
+        without = replace(target, conditioning=drawn.without.rows(rows))
+        predicted, predicted_without = run.predict(target, without)
+        terms = {"erase": run.error(predicted, predicted_without.detach(), target.sigma)}
         if self.guard_weight:
-            terms["guard"] = self.guard_weight * run.error(own, run.pool.predict(without), without.sigma)
+            guard = run.error(predicted_without, run.pool.predict(without), without.sigma)
+            terms["guard"] = self.guard_weight * guard
         return terms | run.retain_loss(self.retain_weight, self.batch, self.trajectories)
 
 

@@ -26,10 +26,11 @@ from ..inference import Forward, InferenceEdit, ModelCall, changed
 from ..method import ErasureMethod, check_prompts, provenance, setting
 from ..report import Report, part_of
 from ..text.latent_anchors import latent_anchors, other_meanings
-from ..text.synonyms import template_words_like
-from ..text.vocabulary import VOCABULARIES
+from ..text.vocabulary import word_list
 from ..training.deltas import Deltas
+from ..training.run import Training, optimise, pool_for
 from ..training.settings import (
+    eta,
     noise_level_weighting,
     optimiser_steps,
     sampling_length,
@@ -37,8 +38,7 @@ from ..training.settings import (
     step_size,
     target_trajectories,
 )
-from ..training.trained import Training, optimise
-from ..training.trajectory import NoisyBatch, TrajectoryPool
+from ..training.trajectory import NoisyBatch
 
 LORA = "lora."
 
@@ -61,16 +61,14 @@ class SemiPermeableMembrane(ErasureMethod):
     steps: int = optimiser_steps()
     learning_rate: float = step_size(3e-3)
     rank: int = setting(1, "Rank of the adapter on each layer; the paper's is 1.", minimum=1, maximum=256)
-    negative_guidance: float = setting(
-        1.0, "How far past the anchor the target is pushed (eta).", minimum=0.0, maximum=10.0, step=0.1
-    )
+    negative_guidance: float = eta(1.0)
     retain_weight: float = setting(
         0.5, "Weight of latent anchoring: of leaving random other meanings as they were.", minimum=0.0, maximum=10000.0
     )
     candidates: int = setting(
-        24, "Words of which the random meanings are mixed.", minimum=2, maximum=3000, advanced=True
+        24, "Number of words that the random meanings are mixed from.", minimum=2, maximum=3000, advanced=True
     )
-    vocabulary: str = setting("everyday_words", "Where these words come from.", choices=VOCABULARIES, advanced=True)
+    vocabulary: str = word_list("Where these words come from.", advanced=True)
     batch: int = setting(
         4,
         "Noisy samples of the target in an optimiser step, and as many random meanings.",
@@ -90,25 +88,25 @@ class SemiPermeableMembrane(ErasureMethod):
         generator = torch.Generator().manual_seed(self.seed)
         layers = transformer_layers(denoiser)
         meanings = other_meanings(denoiser, request, self.vocabulary, self.candidates, generator, report.check)
-        exports, parts = [], {}
+        exports, tensors = [], {}
         for number, pair in enumerate(request.pairs):
             alone = dataclasses.replace(request, pairs=(pair,))
             deltas = Deltas(layers, self.rank, generator)
             # the gate first: it names what it cannot tell apart before minutes are spent
             gate = make_gate(denoiser, pair.target, request.retain, generator) if self.gate else None
-            part = part_of(report, number * self.steps, len(request.pairs) * self.steps)
-            self._train(denoiser, alone, deltas, meanings, generator, part)
+            progress = part_of(report, number * self.steps, len(request.pairs) * self.steps)
+            self._train(denoiser, alone, deltas, meanings, generator, progress)
             exports.append(deltas.export())
             if gate is not None:
-                parts |= with_prefix(f"{HOOK_PREFIX}{number}.gate.", gate.tensors())
-                parts |= with_prefix(f"{HOOK_PREFIX}{number}.{LORA}", low_rank_tensors(exports[-1]))
+                tensors |= with_prefix(f"{HOOK_PREFIX}{number}.gate.", gate.tensors())
+                tensors |= with_prefix(f"{HOOK_PREFIX}{number}.{LORA}", low_rank_tensors(exports[-1]))
         if not any(bool(v.any()) for export in exports for k, v in export.items() if k.endswith("lora_up.weight")):
             raise ValueError(
                 f"the erasure changed nothing: after {self.steps} optimiser steps every adapter is zero. "
                 f"Raise learning_rate (now {self.learning_rate:g}) or steps"
             )
         if self.gate:
-            return ErasedUNet(parts, provenance(self, denoiser, request, kind="hook"))
+            return ErasedUNet(tensors, provenance(self, denoiser, request, kind="hook"))
         return ErasedUNet(weight_edit(joined(exports)), provenance(self, denoiser, request))
 
     @classmethod
@@ -125,16 +123,7 @@ class SemiPermeableMembrane(ErasureMethod):
         generator: torch.Generator,
         report: Report,
     ) -> None:
-        pool = TrajectoryPool(
-            denoiser,
-            steps=self.sampling_steps,
-            guidance_scale=self.guidance_scale,
-            generator=generator,
-            avoid=template_words_like(denoiser, request.targets) | request.told_apart_by,
-            frozen=deltas.disabled,
-            check=report.check,
-            say=report.note,
-        )
+        pool = pool_for(denoiser, request, report, deltas, generator, self.sampling_steps, self.guidance_scale)
         run = Training(denoiser, request, deltas, pool, generator, report, self.steps, weighting=self.loss_weighting)
         (pair,) = request.pairs
         with deltas.attached():
@@ -147,13 +136,11 @@ class SemiPermeableMembrane(ErasureMethod):
         self, run: Training, pair: ConceptPair, meanings: Conditioning, target: Conditioning
     ) -> dict[str, Tensor]:
         samples, desired = run.targets(self.batch, self.negative_guidance)
-        kept = latent_anchors(meanings, target, len(samples.sigma), run.generator)
-        before = run.pool.predict(dataclasses.replace(samples, conditioning=kept))
+        others = latent_anchors(meanings, target, len(samples.sigma), run.generator)
+        before = run.pool.predict(dataclasses.replace(samples, conditioning=others))
         run.report.costs["UNet_evaluations_of_anchors"] += len(samples.sigma)
-        anchors = NoisyBatch(samples.latents, samples.sigma, kept, before, before)
-        predicted, predicted_kept = run.predict(samples, anchors)
-        erase = run.error(predicted, desired, samples.sigma)
-        retain = run.error(predicted_kept, before, samples.sigma)
+        anchors = NoisyBatch(samples.latents, samples.sigma, others, before, before)
+        erase, retain = run.erase_and_retain(samples, desired, anchors)
         return {"erase": erase, "anchoring": self.retain_weight * retain}
 
 
@@ -168,12 +155,12 @@ def joined(exports: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     if len(exports) == 1:
         return exports[0]
     axis = {"lora_up.weight": 1, "lora_down.weight": 0}
-    found = {}
+    edit = {}  # alpha is the rank, so it is summed
     for key in exports[0]:
         values = [export[key] for export in exports]
         suffix = next((suffix for suffix in axis if key.endswith(suffix)), None)
-        found[key] = torch.stack(values).sum(0) if suffix is None else torch.cat(values, axis[suffix])
-    return found
+        edit[key] = torch.stack(values).sum(0) if suffix is None else torch.cat(values, axis[suffix])
+    return edit
 
 
 class Membranes:

@@ -1,4 +1,4 @@
-"""What an attack on an erasure is, and the registry that finds every one of them."""
+"""The base class of attacks on an erasure, and the registry that finds them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..method import check_setting, settings_of
 from ..report import Report
-from .attacked_model import ERASED, NEEDS, AttackedModel, Text
+from .attacked_model import ERASED, NEEDS, AttackedModel, DoesNotFit, Text
 
 SEEDS = 2**64
 """Seeds beyond the largest one begin at 0 again."""
@@ -35,7 +35,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an attack came to: its own attempts, those of its control, and what it found.
+    """The result of an attack: its own attempts, those of its control, and what it found.
 
     `found` is a prompt or words for one; `embedding` (k, width) stands for k tokens. `control_is` names the control.
     """
@@ -53,7 +53,7 @@ class Attack:
     subclass with a `name` is all that a new attack takes.
 
     `variants` are settings (`steps=50 rank=8`) under which it is another question, asked besides the defaults. `needs` says
-    what of `subject.NEEDS` the models must have for it.
+    what of `attacked_model.NEEDS` the models must have for it.
 
     Raises ValueError on construction if a setting is outside its range, naming the setting and the range.
     """
@@ -82,7 +82,8 @@ class Attack:
     def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
         """Attack with n attempts and as many of the control. Both models of `subject` are left as they were.
 
-        Raises whatever `report.check` raises when the user cancels.
+        Raises DoesNotFit if it cannot be made on this subject, FloatingPointError if what it learns is not finite, and
+        whatever `report.check` raises when the user cancels.
         """
         raise TypeError(f"{type(self).__name__} does not say how it attacks: implement run()")
 
@@ -112,10 +113,10 @@ def label_of(name: str, settings: Mapping[str, Any]) -> str:
 
 
 def check_fits(subject: AttackedModel, attack: Attack) -> None:
-    """Raise ValueError, saying why, if the models lack what the attack needs; nothing is drawn for that."""
+    """Raise DoesNotFit, saying why, if the models lack what the attack needs; nothing is drawn for that."""
     for need in attack.needs:
         if (why := subject.lacks(need)) is not None:
-            raise ValueError(f"{attack.name} does not work on this model: it needs {NEEDS[need]}, and {why}")
+            raise DoesNotFit(f"{attack.name} does not work on this model: it needs {NEEDS[need]}, and {why}")
 
 
 def judged(subject: AttackedModel, pictures: Tensor) -> Shot:

@@ -9,7 +9,7 @@ from typing import Any
 from ..method import settings_of
 from ..report import Report
 from .attack import Attack, attacks, check_fits
-from .attacked_model import AttackedModel
+from .attacked_model import AttackedModel, DoesNotFit
 from .run import Finding, Plain, find, markdown, plain
 
 
@@ -25,20 +25,20 @@ def parse_attacks(text: str, seed: int) -> list[Attack]:
     Raises ValueError, naming the line, for an unknown attack or setting, a value out of range, a line that stands twice, and
     for no attack at all.
     """
-    found: dict[Attack, int] = {}
+    line_of: dict[Attack, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.strip().startswith("#"):
             continue
         try:
             attack = _parsed(line.split(), seed)
-            if attack in found:
-                raise ValueError(f"{attack.name} stands in line {found[attack]} already, with the same settings")
+            if attack in line_of:
+                raise ValueError(f"{attack.name} stands in line {line_of[attack]} already, with the same settings")
         except ValueError as error:
             raise ValueError(f"attacks, line {number}: {error}") from error
-        found[attack] = number
-    if not found:
+        line_of[attack] = number
+    if not line_of:
         raise ValueError(f"attacks is empty; write at least one, one a line: {', '.join(attacks())}")
-    return list(found)
+    return list(line_of)
 
 
 def _parsed(words: Sequence[str], seed: int) -> Attack:
@@ -61,7 +61,7 @@ def _parsed(words: Sequence[str], seed: int) -> Attack:
 
 @dataclass
 class Survey:
-    """What several attacks found. It fills up while they run, so that a run which is cut short leaves its first part.
+    """The results of several attacks. It fills up while they run, so that a cancelled run keeps its first part.
     `left_out` names attacks that do not fit the model, and why."""
 
     planned: int
@@ -74,14 +74,14 @@ class Survey:
         return len(self.findings) + len(self.left_out)
 
     def verdicts(self) -> list[str]:
-        """What the edit survives and what not, in sentences."""
+        """Which attacks the edit falls to and survives, in sentences."""
         fallen = [finding.attack.label() for finding in self.findings if finding.broken()]
         held = [finding.attack.label() for finding in self.findings if not finding.broken()]
-        said = [f"falls to: {', '.join(fallen) or 'none of these attacks'}", f"survives: {', '.join(held) or 'none'}"]
-        said += [f"{name} was left out: {reason}" for name, reason in self.left_out]
+        lines = [f"falls to: {', '.join(fallen) or 'none of these attacks'}", f"survives: {', '.join(held) or 'none'}"]
+        lines += [f"{name} was left out: {reason}" for name, reason in self.left_out]
         if self.done() < self.planned:
-            said.append(f"**stopped early**: {self.done()} of {self.planned} attacks were run")
-        return said
+            lines.append(f"**stopped early**: {self.done()} of {self.planned} attacks were run")
+        return lines
 
     def markdown(self, judge_lines: Sequence[str]) -> str:
         """One page; there must be at least one finding."""
@@ -99,24 +99,24 @@ class Survey:
 def run_all(subject: AttackedModel, chosen: Sequence[Attack], n: int, survey: Survey, report: Report) -> None:
     """Draw the plain prompts once, then run each attack with n attempts, and write into `survey`.
 
-    An attack that does not fit the model is left out and named, before anything is drawn if the models lack what it needs.
-    Raises ValueError if none fits, and whatever
-    `report.check` raises when the user cancels.
+    An attack that does not fit the model, or whose training diverges, is left out and named; nothing is drawn for one that
+    needs what the models lack. Raises DoesNotFit if no attack is left, whatever `report.check` raises when the user cancels,
+    and every other error of an attack.
     """
     fit = []
     for attack in chosen:
         try:
             check_fits(subject, attack)
             fit.append(attack)
-        except ValueError as error:
+        except DoesNotFit as error:
             survey.left_out.append((attack.label(), str(error)))
     if fit:
-        survey.plain = plain(subject, n, chosen[0].seed, report)
-    for attack in fit:
-        report.check(f"attack {survey.done() + 1} of {len(chosen)}: {attack.name}")
-        try:
-            survey.findings.append(find(subject, attack, n, survey.plain, report))
-        except (ValueError, FloatingPointError) as error:
-            survey.left_out.append((attack.label(), str(error)))
+        survey.plain = before = plain(subject, n, chosen[0].seed, report)
+        for attack in fit:
+            report.check(f"attack {survey.done() + 1} of {len(chosen)}: {attack.name}")
+            try:
+                survey.findings.append(find(subject, attack, n, before, report))
+            except (DoesNotFit, FloatingPointError) as error:
+                survey.left_out.append((attack.label(), str(error)))
     if not survey.findings:
-        raise ValueError("no attack fits: " + "; ".join(f"{name}: {why}" for name, why in survey.left_out))
+        raise DoesNotFit("no attack fits: " + "; ".join(f"{name}: {why}" for name, why in survey.left_out))

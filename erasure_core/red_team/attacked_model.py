@@ -1,4 +1,4 @@
-"""What an attack may ask of the host: two models with one text encoder, a sampler, and a judge of the concept."""
+"""The seam of the attacks: two models with one text encoder, a sampler, and a judge of the concept."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ NEEDS = {"gradients": FAMILY_NEEDS["gradients"], "word_vectors": "vectors in pla
 """What an attack may need of the models (`attack.Attack.needs`)."""
 
 
+class DoesNotFit(ValueError):
+    """An attack cannot be made on this model, with this concept or this judge; the message says why and what to do. A list
+    of attacks goes on without it."""
+
+
 @dataclass(frozen=True)
 class SoftPrompt:
     """A prompt whose gap `{}` is filled by token vectors (k, width) that no word needs to have. In a model with several text
@@ -38,7 +43,7 @@ class SoftDenoiser(Denoiser, Protocol):
     def encode_soft(self, prompt: SoftPrompt) -> Conditioning:
         """The conditioning (1) of a soft prompt; gradients reach its vectors.
 
-        Raises ValueError for a model whose text encoders do not share their words.
+        Raises DoesNotFit for a model whose text encoders do not share their words.
         """
         ...
 
@@ -48,8 +53,8 @@ class SoftDenoiser(Denoiser, Protocol):
 
 
 class AttackedModel(Protocol):
-    """An erased model under attack, its base model, and a judge that knows the concept. `others` is what else the judge
-    knows of the kind. `calls` counts the evaluations of the UNet so far, of both models and in batches of one."""
+    """An erased model under attack, its base model, and a judge that knows the concept. `others` are the other concepts of
+    its kind that the judge knows. `calls` counts the evaluations of the UNet so far, of both models, sample by sample."""
 
     concept: str
     synonyms: tuple[str, ...]
@@ -57,6 +62,10 @@ class AttackedModel(Protocol):
     templates: tuple[str, ...]
     steps: int
     calls: int
+
+    def count(self, evaluations: int) -> None:
+        """Add evaluations that an attack has made itself, in an open session."""
+        ...
 
     def draw(self, who: str, texts: Sequence[Text], seeds: Sequence[int], noise_scale: float = 1.0) -> Samples:
         """One picture a text by the model `who`, from the noise of its seed times `noise_scale`."""
@@ -101,8 +110,8 @@ class AttackedModel(Protocol):
 
 def plain_prompts(subject: AttackedModel, n: int, word: str | None = None) -> list[str]:
     """n prompts that say the concept, or another word, in the templates in turn."""
-    said = subject.concept if word is None else word
-    return [subject.templates[i % len(subject.templates)].replace(GAP, said) for i in range(n)]
+    subject_word = subject.concept if word is None else word
+    return [subject.templates[i % len(subject.templates)].replace(GAP, subject_word) for i in range(n)]
 
 
 def soft_prompts(subject: AttackedModel, n: int, vectors: Tensor) -> list[Text]:

@@ -1,4 +1,4 @@
-"""What attacks that learn have alike: the denoising loss of pictures, and the loop that minimises."""
+"""What attacks that train share: the denoising loss of pictures, and the optimisation loop."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def denoising_loss(
     """The mean squared error of the predictions for BATCH of the pictures under fresh noise, a scalar with gradient (arXiv
     2208.01618, equation 2): with the pictures' own sentences, or with one `conditioning` (1) in place of all."""
     batch = noised(denoiser, pictures.drawn(BATCH, generator), LEVELS, generator)
-    said = batch.conditioning if conditioning is None else conditioning.repeat(BATCH)
-    predicted = denoiser.predict(batch.latents, batch.sigma, said)
-    subject.calls += BATCH
+    text = batch.conditioning if conditioning is None else conditioning.repeat(BATCH)
+    predicted = denoiser.predict(batch.latents, batch.sigma, text)
+    subject.count(BATCH)
     return squared_error(predicted, batch.conditional, batch.sigma).mean()
 
 

@@ -1,4 +1,4 @@
-"""What attacks by a prefix have alike: pictures to aim at, a search for words, attempts with them."""
+"""The common steps of prefix attacks: pictures to aim at, a search for words, attempts with them."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def noisy_pictures(attack: Attack, subject: AttackedModel) -> NoisyBatch:
     with subject.open_session(BASE) as denoiser:
         latents = shown.to(denoiser.device).float().clone()
         pictures = CleanLatents(latents, denoiser.encode(prompts))
-        parts = [noised(denoiser, pictures, LEVELS, generator) for _ in range(REPEATS)]
-    return NoisyBatch.cat(parts)
+        batches = [noised(denoiser, pictures, LEVELS, generator) for _ in range(REPEATS)]
+    return NoisyBatch.cat(batches)
 
 
 def prefix_attack(
@@ -49,11 +49,10 @@ def prefix_attack(
     with subject.open_session(ERASED) as denoiser:
         table = table.to(denoiser.device).clone()
         rows = search(subject, denoiser, samples, table, how, settings, generator, report)
-    found = " ".join(words[row] for row in rows)
+    prefix = " ".join(words[row] for row in rows)
     random = " ".join(random_words(subject, len(rows), generator))
-    report.check(f"{attack.name}: drawing with {found!r} in front")
-    shots = [
-        shoot(subject, [f"{prefix} {prompt}" for prompt in plain_prompts(subject, n)], attack.seeds(n, part))
-        for part, prefix in ((1, found), (2, random))
-    ]
-    return Outcome(*shots, f"random words in front ({random!r})", f"{found} {plain_prompts(subject, 1)[0]}")
+    report.check(f"{attack.name}: drawing with {prefix!r} in front")
+    prompts = plain_prompts(subject, n)
+    shot = shoot(subject, [f"{prefix} {prompt}" for prompt in prompts], attack.seeds(n))
+    control = shoot(subject, [f"{random} {prompt}" for prompt in prompts], attack.seeds(n, 2))
+    return Outcome(shot, control, f"random words in front ({random!r})", f"{prefix} {prompts[0]}")

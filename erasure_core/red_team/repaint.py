@@ -1,4 +1,4 @@
-"""Probes that show the erased model a picture of the concept, and their control, which shows it another one."""
+"""Probes that start the erased model from a picture of the concept; the control starts from another picture."""
 
 from __future__ import annotations
 

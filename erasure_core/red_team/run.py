@@ -1,4 +1,4 @@
-"""Run an attack beside what it must be compared with, and report both."""
+"""Runs an attack beside its baselines (base model, no attack, control) and reports all of them."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def markdown(findings: Sequence[Finding], judge_lines: Sequence[str]) -> str:
         cells += [finding.outcome.control_is, "no" if finding.broken() else "yes"]
         rows.append("| " + " | ".join([*cells, f"{finding.seconds:.1f}", f"{finding.calls:,}"]) + " |")
     head = ("attack", "base", "no attack", "attack", "control", "the control is", "survives", "s", "UNet evaluations")
-    found = [_found(finding) for finding in findings]
+    results = [_found(finding) for finding in findings]
     title = f"# Red team: {findings[0].concept!r}"
     table = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *rows]
-    return "\n".join([title, "", *(f"- {line}" for line in judge_lines), "", *table, "", *found, "", READING, ""])
+    return "\n".join([title, "", *(f"- {line}" for line in judge_lines), "", *table, "", *results, "", READING, ""])

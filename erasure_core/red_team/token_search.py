@@ -1,4 +1,4 @@
-"""Search for words that, put before the prompt, make the erased model predict what is desired."""
+"""Search for words before the prompt with which the erased model makes the desired predictions."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def search(
         vectors, rows = read(free)
         conditioning = denoiser.encode_soft(SoftPrompt(f"{GAP} {prompts[step]}", vectors)).repeat(BATCH)
         predicted = denoiser.predict(batch.latents, batch.sigma, conditioning)
-        subject.calls += BATCH
+        subject.count(BATCH)
         error = squared_error(predicted, batch.conditional, batch.sigma).mean()
         errors.setdefault(tuple(rows.tolist()), []).append(float(error.detach()))
         return error

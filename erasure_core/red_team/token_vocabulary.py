@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from .attacked_model import BASE, AttackedModel
+from .attacked_model import BASE, AttackedModel, DoesNotFit
 
 
 def vocabulary(subject: AttackedModel) -> tuple[list[str], Tensor]:
@@ -20,13 +20,13 @@ def vocabulary(subject: AttackedModel) -> tuple[list[str], Tensor]:
 def concept_vector(subject: AttackedModel) -> Tensor:
     """The mean vector (width,) of the concept's words that the vocabulary has whole.
 
-    Raises ValueError if it has none of them.
+    Raises DoesNotFit if it has none of them.
     """
     with subject.open_session(BASE) as denoiser:
         words, vectors = denoiser.word_vectors()
     rows = [words.index(word) for word in subject.concept.casefold().split() if word in words]
     if not rows:
-        raise ValueError(
+        raise DoesNotFit(
             f"no word of {subject.concept!r} is a single token of this text encoder, so no token is nearest to it; "
             f"choose another attack, such as paraphrase or textual_inversion"
         )

@@ -165,6 +165,13 @@ def _check_tensors(tensors: Mapping[str, Tensor]) -> None:
             )
 
 
+def mean_activity(sae: ConceptSAE, vectors: Tensor) -> Tensor:
+    """How strongly each latent fires in the mean over positions, for vectors (levels, pictures, positions, d): (levels,
+    pictures, latents)."""
+    # a picture at a time: an SAE may have tens of thousands of latents
+    return torch.stack([torch.stack([sae.encode(x.float()).mean(0) for x in level]) for level in vectors])
+
+
 def concept_score(target: Tensor, other: Tensor) -> Tensor:
     """score(i,t,c) of the paper from mean activities (levels, latents), of the target's and of the other sentences."""
     return target / (target.sum(1, keepdim=True) + 1e-8) - other / (other.sum(1, keepdim=True) + 1e-8)

@@ -13,7 +13,7 @@ from ..inference import Forward, ModelCall, changed
 
 @dataclass(frozen=True)
 class SelectedLatents:
-    """What the edit of one block needs. Rows of `encoder` and `decoder` (n, d) and `bias` (n,) are the chosen latents;
+    """The selected latents of one block's autoencoder, the rows of `encoder` and `decoder` (n, d) and `bias` (n,).
     `factor` and `gate` (levels, n) say, at each of the `sigmas` (levels,), what a latent is multiplied by (1 where it is
     not chosen) and how strongly it must fire for that."""
 
@@ -23,6 +23,10 @@ class SelectedLatents:
     factor: Tensor
     gate: Tensor
     sigmas: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by name, on the CPU and contiguous as a file wants them."""
+        return {part.name: getattr(self, part.name).cpu().contiguous() for part in fields(self)}
 
     def at(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Factor and gate (m, n) at the nearest level, on a logarithmic scale, of each of the noise levels (m,)."""
@@ -43,8 +47,8 @@ class SelectedLatents:
 
 @dataclass
 class LatentEdits:
-    """An `InferenceEdit`: what is chosen in each block, by the block's name; the tensors follow the model's device. Rows
-    of the negative prompt, where they can be told, are left alone unless `both_halves`."""
+    """An `InferenceEdit`: the selected SAE latents of each block, keyed by block name; the tensors follow the model's
+    device. Rows of the negative prompt, where they are known, are left alone unless `both_halves`."""
 
     chosen: dict[str, SelectedLatents]
     both_halves: bool

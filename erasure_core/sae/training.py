@@ -1,4 +1,4 @@
-"""Training a sparse autoencoder on what a block puts out while the model samples. SAeUron, arXiv 2501.18052."""
+"""Trains a sparse autoencoder on the outputs of a block while the model samples. SAeUron, arXiv 2501.18052."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def gather(
     generator: torch.Generator,
     check: Check = unwatched,
 ) -> dict[str, Tensor]:
-    """What each block puts out for the prompted half of guided sampling runs, one run a prompt, at all noise levels:
+    """The outputs of each block for the prompted half of guided sampling runs, one run a prompt, at all noise levels:
     name -> (steps, prompts, positions, channels) in float16 on the model's device.
 
     At each call the same number of positions is drawn at random, so that a block gives at most about `limit` vectors.
     """
     per_call = max(1, limit // (steps * len(prompts)))
-    parts: dict[str, list[Tensor]] = {name: [] for name in blocks}
+    gathered: dict[str, list[Tensor]] = {name: [] for name in blocks}
     for rows in torch.arange(len(prompts)).split(PROMPTS_AT_ONCE):
         seen: dict[str, list[Tensor]] = {name: [] for name in blocks}
 
@@ -71,8 +71,8 @@ def gather(
         with changed({module: keep(name) for name, module in blocks.items()}):
             sample_trajectories(denoiser, conditioning, steps, guidance_scale, generator, at)
         for name, vectors in seen.items():
-            parts[name].append(torch.stack(vectors))
-    return {name: torch.cat(several, 1) for name, several in parts.items()}
+            gathered[name].append(torch.stack(vectors))
+    return {name: torch.cat(several, 1) for name, several in gathered.items()}
 
 
 def geometric_median(points: Tensor, iterations: int = 30) -> Tensor:
@@ -132,13 +132,13 @@ class _Trainee:
     @torch.no_grad()
     def remove_parallel_gradient(self) -> None:
         """Take off the part of the decoder rows' gradient that would only change their length."""
-        along = (self.decoder.grad * self.decoder).sum(1, keepdim=True)
-        self.decoder.grad -= along * self.decoder
+        if (gradient := self.decoder.grad) is not None:
+            gradient.sub_((gradient * self.decoder).sum(1, keepdim=True) * self.decoder)
 
     @torch.no_grad()
     def normalise(self) -> None:
         """Decoder rows back to length 1."""
-        self.decoder /= self.decoder.norm(dim=1, keepdim=True).clamp_min(1e-8)
+        self.decoder.div_(self.decoder.norm(dim=1, keepdim=True).clamp_min(1e-8))
 
     @torch.no_grad()
     def threshold(self, x: Tensor, k: int) -> float:
@@ -173,6 +173,7 @@ def train_sae(
         rows = torch.randint(len(data), (n,), generator=generator).to(data.device)
         return data[rows].float() / trainee.scale
 
+    # the decoder's rows keep length 1: the gradient along a row is taken off before a step, the rest of the drift after it
     with torch.enable_grad():
         for step in range(settings.steps):
             optimiser.param_groups[0]["lr"] = settings.learning_rate * (1 - step / settings.steps)
@@ -183,6 +184,7 @@ def train_sae(
                     f"the autoencoder's loss is not finite at step {step + 1} of {settings.steps}; "
                     f"lower learning_rate (now {settings.learning_rate:g})"
                 )
+
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             trainee.remove_parallel_gradient()

@@ -22,6 +22,12 @@ from ..training.optimiser import ScaledAdam
 from ..training.trajectory import NoisyBatch
 
 
+def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Standard Gumbel noise: the argmax of logits plus such noise is a draw from their softmax (arXiv 1611.01144)."""
+    uniform = torch.rand(shape, generator=generator).clamp(1e-9, 1 - 1e-7)
+    return -(-uniform.log()).log()
+
+
 class Adversary(Protocol):
     """A running search. `step` spends one search step on the present edit, `choose` names what to preserve next."""
 
@@ -46,14 +52,14 @@ class Damage:
     evaluations: int = 0
 
     def __post_init__(self) -> None:
-        self._parts = MicroBatched(self.denoiser.predict, self.say, doing=" while damage was measured")
+        self._micro_batched = MicroBatched(self.denoiser.predict, self.say, doing=" while damage was measured")
 
     def predictions(self, conditioning: Conditioning) -> Tensor:
         """The present network's predictions for each of n prompts on each probe: (n * probes, channels, ...)."""
         n, probes = len(conditioning), len(self.probes.sigma)
         self.evaluations += n * probes
-        # a part with gradient would be computed again when `frozen` is over
-        predict = self.denoiser.predict if torch.is_grad_enabled() else self._parts
+        # with gradient a micro-batch would be computed again when `frozen` is over
+        predict = self.denoiser.predict if torch.is_grad_enabled() else self._micro_batched
         return predict(
             self.probes.latents.repeat(n, *[1] * (self.probes.latents.ndim - 1)),
             self.probes.sigma.repeat(n),
@@ -63,9 +69,8 @@ class Damage:
     def between(self, edited: Tensor, original: Tensor) -> Tensor:
         """Mean squared change of the prediction a prompt, (n,), from two results of `predictions`."""
         probes = len(self.probes.sigma)
-        return (
-            squared_error(edited, original, self.probes.sigma.repeat(len(edited) // probes)).reshape(-1, probes).mean(1)
-        )
+        sigma = self.probes.sigma.repeat(len(edited) // probes)
+        return squared_error(edited, original, sigma).reshape(-1, probes).mean(1)
 
     @torch.no_grad()
     def of(self, conditioning: Conditioning) -> Tensor:
@@ -78,8 +83,8 @@ class Damage:
 class Scan:
     """Forward passes only: a running table of each candidate's damage, a few candidates measured again a step.
 
-    Which ones is decided optimistically: by the last damage plus what it may have grown since, taken from how much
-    re-measured candidates were seen to change. What was never measured comes first. The frozen predictions are kept.
+    It chooses optimistically: by the last damage plus the growth to expect since, from how much re-measured candidates
+    have changed. Candidates that were never measured come first. The frozen predictions are kept.
     """
 
     def __init__(self, candidates: Candidates, damage: Damage, per_step: int, generator: torch.Generator) -> None:
@@ -94,7 +99,7 @@ class Scan:
     def _next(self) -> list[int]:
         never = [int(i) for i in self._order if self._measured_at[i] < 0]
         age = (self._clock - self._measured_at).clamp(min=0)
-        hope = self.damage + self._drift * age.sqrt()
+        hope = self.damage + self._drift * age.sqrt()  # a random walk gets as far as the square root of its steps
         best = [int(i) for i in hope.argsort(descending=True) if self._measured_at[i] >= 0]
         return (never + best)[: self._per_step]
 
@@ -125,7 +130,7 @@ class Scan:
 
 
 class Random:
-    """The control: candidates drawn evenly, whatever the edit does."""
+    """The control: random candidates, independent of the edit."""
 
     def __init__(self, candidates: Candidates, generator: torch.Generator) -> None:
         self._candidates, self._generator = candidates, generator
@@ -145,7 +150,7 @@ class Gumbel:
     Mended against the reference code: targets and synonyms are not among the candidates, the latents are scored at
     their own noise level, and the temperature falls by a factor of ten over the run, so that late draws are decided by
     the logits and not by the noise. The straight-through gradient reaches the logits through the edited network alone.
-    `damage` may be None for a search that is only asked to `draw` and told what to `ascend`; `descent` makes what climbs.
+    `damage` may be None if only `draw` and `ascend` are called; `descent` makes the optimiser.
     """
 
     def __init__(
@@ -165,22 +170,25 @@ class Gumbel:
         self._scale = temperature
 
     def _noisy_logits(self, n: int) -> Tensor:
-        uniform = torch.rand((n, len(self._candidates)), generator=self._generator).clamp(1e-9, 1 - 1e-7)
-        return self.logits - (-uniform.log()).log().to(self.logits.device) * (self._scale / self._temperature)
+        noise = gumbel_noise((n, len(self._candidates)), self._generator).to(self.logits.device)
+        return self.logits + noise * (self._scale / self._temperature)
 
     def step(self, progress: float) -> None:
-        """One ascent step on the damage of one drawn candidate."""
+        """One ascent step on the damage of one drawn candidate. Raises ValueError without a `damage` to measure with."""
+        if (measure := self._measure) is None:
+            raise ValueError("this search has no damage to measure; give it one, or call draw and ascend")
         self._scale = self._temperature * 0.1**progress
         with torch.enable_grad():
             _, hard, drawn = self.draw()
             conditioning = self._candidates.conditioning.mixed(drawn)
-            with torch.no_grad(), self._measure.frozen():
-                original = self._measure.predictions(self._candidates.conditioning.mixed(hard))
-            self.ascend(self._measure.between(self._measure.predictions(conditioning), original))
+            with torch.no_grad(), measure.frozen():
+                original = measure.predictions(self._candidates.conditioning.mixed(hard))
+            self.ascend(measure.between(measure.predictions(conditioning), original))
 
     def draw(self) -> tuple[str, Tensor, Tensor]:
         """One candidate drawn at the present temperature: its name, the draw as a one-hot row (1, n), and the same with
         the straight-through gradient to the logits."""
+        # straight-through Gumbel-softmax (arXiv 1611.01144): forward one candidate, backward the gradient of the mixture
         soft = torch.softmax(self._noisy_logits(1) / self._scale, dim=-1)
         hard = torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
         return self._candidates.words[int(hard.argmax())], hard, hard + soft - soft.detach()

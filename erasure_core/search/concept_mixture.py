@@ -1,4 +1,4 @@
-"""A search that mixes: which few candidates, in which shares, make a quantity largest (AGE, arXiv 2501.18950, section 4)."""
+"""Search for the mixture of a few candidates that makes a quantity largest (AGE, arXiv 2501.18950, section 4)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..denoiser import Conditioning
 from ..report import Check, unwatched
 from ..text.candidates import Candidates
 from ..training.optimiser import ScaledAdam
-from .adversary import Damage
+from .adversary import Damage, gumbel_noise
 
 LATE_NOISE = 0.1  # what is left at the end of the run of the noise that makes the search try candidates out
 
@@ -31,10 +31,10 @@ def mixture_of(logits: Tensor, temperature: float, k: int) -> ConceptMixture:
     return ConceptMixture(index, weights / weights.sum())
 
 
-def blended(parts: Conditioning, weights: Tensor) -> Conditioning:
-    """Weighted sums of k prompts each: `parts` holds n times k prompts, `weights` is (k,). Gives n prompts."""
-    n = len(parts) // len(weights)
-    return parts.mixed(torch.block_diag(*[weights.unsqueeze(0)] * n))
+def blended(prompts: Conditioning, weights: Tensor) -> Conditioning:
+    """Weighted sums of k prompts each: from n times k prompts and weights (k,), n prompts."""
+    n = len(prompts) // len(weights)
+    return prompts.mixed(torch.block_diag(*[weights.unsqueeze(0)] * n))
 
 
 def adversarial_gain(
@@ -98,14 +98,13 @@ class MixtureSearch:
 
     def draw(self) -> ConceptMixture:
         """A mixture at the present noise, with gradient to the logits."""
-        uniform = torch.rand(len(self._candidates), generator=self._generator).clamp(1e-9, 1 - 1e-7)
-        gumbel = -(-uniform.log()).log().to(self.logits.device)
-        return mixture_of(self.logits + self._noise * gumbel, self._temperature, self._mixed)
+        noise = gumbel_noise((len(self._candidates),), self._generator).to(self.logits.device)
+        return mixture_of(self.logits + self._noise * noise, self._temperature, self._mixed)
 
     def step(self, progress: float) -> None:
         """One ascent step; `progress` is the share of the run that is over."""
         self._noise = LATE_NOISE**progress
         with torch.enable_grad():
             mixture = self.draw()
-            parts = self._candidates.conditioning.rows(mixture.index)
-            self._descent.step(-self._gain(blended(parts, mixture.weights)))
+            prompts = self._candidates.conditioning.rows(mixture.index)
+            self._descent.step(-self._gain(blended(prompts, mixture.weights)))

@@ -1,4 +1,4 @@
-"""AP's loop as its published code runs it, call by call, to compare with: arXiv 2410.15618, and `Loop` for the equations.
+"""AP's loop as its published code runs it, call by call, for comparison: arXiv 2410.15618, equation 5.
 
 Each loop draws a target, a candidate and a noise level, and samples two latents up to that level with the network as it
 is now: about as many guided steps as there are noise levels, for one sample each of target and candidate, of which only
@@ -28,12 +28,12 @@ from .adversary import Gumbel
 
 @dataclass(frozen=True)
 class Loop:
-    """What one loop computes on: one noisy sample of the target and the desired prediction for it, one of the candidate
-    that was drawn, and the search that drew it."""
+    """One loop's data: a noisy sample of the target and the desired prediction for it, a sample of the candidate that was
+    drawn, and the search that drew it."""
 
     target: NoisyBatch
     desired: Tensor
-    kept: NoisyBatch
+    preserved: NoisyBatch
     search: Gumbel
     word: str
 
@@ -49,26 +49,40 @@ class ReferenceLoop:
     guidance_scale: float
     eta: float
 
+    def losses(self, retain_weight: float) -> dict[str, Tensor]:
+        """Equation 5 in the next loop for the edit, after the loop for the search that lies between two of them."""
+        if self.run.step:
+            loop = self.loop(searching=True)
+            _, retain = self.run.erase_and_retain(loop.target, loop.desired, loop.preserved)
+            loop.search.ascend(retain)
+        loop = self.loop(searching=False)
+        self.run.report.adversarial[loop.word] += 1
+        erase, retain = self.run.erase_and_retain(loop.target, loop.desired, loop.preserved)
+        return {"erase": erase, "retain": retain_weight * retain}
+
     def loop(self, searching: bool) -> Loop:
         """The next loop; `searching` lets gradients through the candidate's text to the logits that drew it."""
-        run = self.run
+        run, encode = self.run, self.run.denoiser.encode
         pair = run.pick(run.request.pairs)
         search = self.searches[pair.target]
         word, hard, drawn = search.draw()
         steps, _ = run.denoiser.sampling(self.steps, self.guidance_scale)
         level = int(torch.randint(steps, (), generator=run.generator))
         noise = torch.randn(run.denoiser.empty_latents(1).shape, generator=run.generator).to(run.denoiser.device)
-        encode = run.denoiser.encode
+
+        # z_e and z_a of equation 5: both from the same noise, by the network as it is now
         z_e, sigma = self._sampled(encode([pair.target]), noise, level)
         z_a, _ = self._sampled(self.candidates.conditioning.mixed(hard), noise, level)
-        said, nothing = (self._teacher(z_e, sigma, encode([prompt])) for prompt in (pair.target, ""))
-        anchor = self._teacher(z_e, sigma, encode([pair.anchor])) if pair.anchor else nothing
-        kept = self._teacher(z_a, sigma, self.candidates.conditioning.mixed(hard))
+
+        conditional, unconditional = (self._teacher(z_e, sigma, encode([prompt])) for prompt in (pair.target, ""))
+        anchor = self._teacher(z_e, sigma, encode([pair.anchor])) if pair.anchor else unconditional
+        original = self._teacher(z_a, sigma, self.candidates.conditioning.mixed(hard))
         text = self.candidates.conditioning.mixed(drawn if searching else hard)
+        not_predicted = torch.full_like(original, torch.nan)
         return Loop(
-            NoisyBatch(z_e, sigma, encode([pair.target]), said, nothing),
-            negative_guidance(anchor, said, nothing, self.eta),
-            NoisyBatch(z_a, sigma, text, kept, torch.full_like(kept, torch.nan)),  # without text it is not predicted
+            NoisyBatch(z_e, sigma, encode([pair.target]), conditional, unconditional),
+            negative_guidance(anchor, conditional, unconditional, self.eta),
+            NoisyBatch(z_a, sigma, text, original, not_predicted),
             search,
             word,
         )
@@ -82,7 +96,7 @@ class ReferenceLoop:
         partial = guided_run(run.denoiser, text, noise, self.steps, self.guidance_scale, run.report.check)
         for _, after in itertools.islice(partial, level):
             latents = after
-            run.pool.evaluations += 2
+            run.pool.count(2)
         return latents, sigmas[level : level + 1]
 
     @torch.no_grad()

@@ -1,25 +1,36 @@
-"""Which words of a vocabulary a search may name: near the targets, but neither a target nor a synonym of one."""
+"""The candidates of a search: words of a vocabulary near the targets, but neither a target nor a synonym of one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from ..concepts import ErasureRequest
 from ..denoiser import Conditioning, Denoiser
+from ..method import setting
 from ..report import Check, Report, unwatched
-from .synonyms import similarities
+from .synonyms import SYNONYM_SIMILARITY, similarities
 from .vocabulary import words_of
 
 SEEN_AT_LEAST = 1000
 ENCODED_AT_ONCE = 32
 """Few enough to say how far it is. Not one: on a small card, text encoder and model change places at each call."""
-
-
 MEMORY = 2 << 30
 """Bytes that the text of all candidates may take: 0.2 MB each for SD 1.5, 31 MB each for Flux.2."""
+
+
+def candidate_choice() -> Any:
+    """The setting that says how `prefilter` chooses."""
+    return setting(
+        "nearest",
+        "Which words of the vocabulary become candidates: the nearest to a target, a spread over all distances, or the "
+        "first of the list.",
+        choices=("nearest", "spread", "first"),
+        advanced=True,
+    )
 
 
 def affordable(denoiser: Denoiser) -> int:
@@ -30,24 +41,23 @@ def affordable(denoiser: Denoiser) -> int:
 
 def encode_words(denoiser: Denoiser, words: Sequence[str], check: Check = unwatched) -> Candidates:
     """The words with their conditioning; a vocabulary can take a minute, so `check` is told how far it is."""
-    parts = []
+    batches = []
     for start in range(0, len(words), ENCODED_AT_ONCE):
         check(f"encoding words, {start} of {len(words)}")
-        parts.append(denoiser.encode(words[start : start + ENCODED_AT_ONCE]))
-    return Candidates(tuple(words), Conditioning.cat(parts))
+        batches.append(denoiser.encode(words[start : start + ENCODED_AT_ONCE]))
+    return Candidates(tuple(words), Conditioning.cat(batches))
 
 
 def candidates_of(
     denoiser: Denoiser,
     request: ErasureRequest,
     report: Report,
-    *,
     vocabulary: str,
     keep: int,
-    how: str,
-    synonym_similarity: float,
+    synonym_similarity: float = SYNONYM_SIMILARITY,
+    how: str = "nearest",
 ) -> Candidates:
-    """At most `keep` words of the vocabulary, chosen by `adversary.prefilter`; the report names the synonyms left out.
+    """At most `keep` words of the vocabulary, chosen by `prefilter`; the report names the synonyms left out.
 
     Raises ValueError for an unknown vocabulary or pre-filter, and if nothing is left.
     """

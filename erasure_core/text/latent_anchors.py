@@ -1,4 +1,4 @@
-"""What stands for "everything else" while one concept is erased, and a long run in parts."""
+"""Latent anchoring: text states that represent "everything else" while one concept is erased."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ def other_meanings(
     words = [word for word in words_of(vocabulary, denoiser, 1000) if not request.says_target(word)]
     chosen = [words[int(i)] for i in torch.randperm(len(words), generator=generator)[:count]]
     avoid = template_words_like(denoiser, request.targets)
-    said = [draw_templates(word, len(chosen), generator, avoid)[i].with_concept(word) for i, word in enumerate(chosen)]
-    return encode_words(denoiser, ["", *request.retain, *said], check).conditioning
+    sentences = []
+    for i, word in enumerate(chosen):
+        sentences.append(draw_templates(word, len(chosen), generator, avoid)[i].with_concept(word))
+    return encode_words(denoiser, ["", *request.retain, *sentences], check).conditioning
 
 
 def latent_anchors(meanings: Conditioning, target: Conditioning, n: int, generator: torch.Generator) -> Conditioning:
@@ -34,13 +36,14 @@ def latent_anchors(meanings: Conditioning, target: Conditioning, n: int, generat
     count as 0), SPM's latent anchoring. Where no draw of a generous number is kept, the least similar one is."""
     tries = 8 * n
     rows = torch.arange(tries)[:, None]
+    # each draw is share * one meaning + (1 - share) * another; the two may be the same
     weights = torch.zeros(tries, len(meanings))
     pairs = torch.randint(len(meanings), (tries, 2), generator=generator)
     share = torch.rand(tries, 1, generator=generator)
     weights.index_put_((rows.expand(-1, 2), pairs), torch.cat([share, 1 - share], 1), accumulate=True)
     drawn = meanings.mixed(weights.to(meanings.tokens.device))
     cosine = similarities(drawn, target).clamp(0, 1).cpu()
-    kept = torch.rand(tries, generator=generator) < 1 - cosine
+    accepted = torch.rand(tries, generator=generator) < 1 - cosine
     # the kept ones first, in the order drawn; then the rest, the least similar first
-    order = torch.argsort(torch.where(kept, rows[:, 0].float(), tries + cosine))
+    order = torch.argsort(torch.where(accepted, rows[:, 0].float(), tries + cosine))
     return drawn.rows(order[:n].to(drawn.tokens.device))

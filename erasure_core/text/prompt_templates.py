@@ -1,4 +1,4 @@
-"""The sentences in which a concept is put while it is erased or preserved.
+"""Prompt templates: the sentences around a concept while it is erased or preserved.
 
 Nobody prompts with a bare word. An edit that was learned on the bare word alone, while its neighbours are preserved, fits
 that one prompt and leaves "a small striped circle" as it was. So the target is also shown in short sentences, and there
@@ -50,7 +50,7 @@ def kind_of(concept: str) -> str | None:
 
 def siblings(concept: str) -> list[str]:
     """The other attributes of a concept's kind, which are its nearest neighbours; none for a thing."""
-    return [word for word in KINDS.get(kind_of(concept), ()) if word != concept.casefold()]
+    return [word for word in KINDS.get(kind_of(concept) or "", ()) if word != concept.casefold()]
 
 
 def rivals(words: Iterable[str]) -> frozenset[str]:
@@ -61,15 +61,15 @@ def rivals(words: Iterable[str]) -> frozenset[str]:
 def draw_templates(
     concept: str, n: int, generator: torch.Generator, avoid: Collection[str] = ()
 ) -> list[PromptTemplate]:
-    """n contexts for a concept: the plain ones first, then with random words around it.
+    """n templates for a concept: the plain ones first, then with random words around it.
 
     A thing stands in turn after one attribute, after two, and before a noun. An attribute always stands before a noun, in
     turn alone and with an attribute of another kind: one of its own kind would be pushed away with it. The empty concept
-    has only the empty context. No sentence says a word to `avoid`, of those that there are in `WORDS`.
+    has only the empty template. No sentence says a word to `avoid`, of those that there are in `WORDS`.
     """
     if not concept:
         return [PromptTemplate("", "")] * n
-    own = kind_of(concept)
+    own_kind = kind_of(concept)
 
     def allowed(words: Sequence[str]) -> list[str]:
         return [word for word in words if word != concept.casefold() and word not in avoid]
@@ -79,17 +79,19 @@ def draw_templates(
         return others[int(torch.randint(len(others), (), generator=generator))]
 
     def attributes(count: int) -> list[str]:
-        """Of different kinds; of two the first is a colour, which prompts name most often and a picture always has."""
-        kinds = [kind for kind in KINDS if kind != own and allowed(KINDS[kind])]  # all of a kind may be erased at once
+        """Attributes of different kinds. Of two the first is a colour, which prompts name most often and pictures always
+        have."""
+        # a kind whose words are all erased at once has none left
+        kinds = [kind for kind in KINDS if kind != own_kind and allowed(KINDS[kind])]
         order = [kinds[int(i)] for i in torch.randperm(len(kinds), generator=generator)]
-        if count > 1 and own != "colour":
+        if count > 1 and own_kind != "colour":
             order.sort(key=lambda kind: kind != "colour")
         return [word_of(KINDS[kind]) for kind in order[:count][::-1]]
 
     chosen = list(PLAIN)
     for i in range(max(0, n - len(PLAIN))):
-        before = attributes((1 + i) % (3 if own is None else 2))
-        noun = [word_of(NOUNS)] if own is not None or not before else []
+        before = attributes((1 + i) % (3 if own_kind is None else 2))
+        noun = [word_of(NOUNS)] if own_kind is not None or not before else []
         words = " ".join(["a", *before, "{}", *noun])
         chosen.append(PromptTemplate(words, " ".join(["a", *before, *(noun or ["thing"])])))
     if n < len(chosen):

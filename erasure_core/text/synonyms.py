@@ -1,4 +1,4 @@
-"""Which words mean much the same to the model's text encoder."""
+"""Words that mean much the same to the model's text encoder."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def similarities(words: Conditioning, targets: Conditioning) -> Tensor:
 
 
 def template_words_like(denoiser: Denoiser, targets: Sequence[str]) -> frozenset[str]:
-    """The words of `contexts` that mean a target. No sentence may say one: "a square box" has the neutral sentence
+    """The words of `prompt_templates` that mean a target. No sentence may say one: "a square box" has the neutral sentence
     "a box", so it would teach that a synonym of "square" stays, and "a red square" as a sentence about "red" the target."""
     similarity = similarities(denoiser.encode(WORDS), denoiser.encode(targets))
     return frozenset(WORDS[int(i)] for i in (similarity > SYNONYM_SIMILARITY).nonzero())
 
 
 def synonym_limit() -> Any:
-    """What counts as a synonym, which must not be preserved."""
+    """The similarity from which a word counts as a synonym, which must not be preserved."""
     return setting(
         SYNONYM_SIMILARITY,
         "Words more similar to a target than this (cosine) count as synonyms and are left out.",

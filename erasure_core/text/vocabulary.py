@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ..concepts import lines
 from ..denoiser import Denoiser
+from ..method import setting
 
 _FOLDER = Path(__file__).parent / "vocabularies"
 MODEL_WORDS = "model_words"
 VOCABULARIES = (*sorted(path.stem for path in _FOLDER.glob("*.txt")), MODEL_WORDS)
+
+
+def word_list(
+    help: str = "Where the candidates come from. model_words are the most frequent whole words of the text encoder.",
+    more: tuple[str, ...] = (),
+    advanced: bool = False,
+) -> Any:
+    """The setting that chooses a vocabulary, or one of `more` choices."""
+    return setting("everyday_words", help, choices=(*VOCABULARIES, *more), advanced=advanced)
 
 
 def words_of(vocabulary: str, denoiser: Denoiser, limit: int) -> list[str]:

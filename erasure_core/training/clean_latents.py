@@ -1,4 +1,4 @@
-"""Finished pictures as latents, and noise on them: for methods that learn from pictures of a concept."""
+"""Latents of finished pictures, and fresh noise on them, for methods that learn from pictures of a concept."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..concepts import ErasureRequest
 from ..denoiser import Conditioning, Denoiser
 from ..guidance import classifier_free, denoised, per_sample
 from .trajectory import NoisyBatch
@@ -29,6 +30,18 @@ class CleanLatents:
         """All of `parts`, in order."""
         conditioning = Conditioning.cat([part.conditioning for part in parts])
         return CleanLatents(torch.cat([part.latents for part in parts]), conditioning)
+
+
+def linked_pictures(request: ErasureRequest, device: torch.device) -> Tensor | None:
+    """The latents (n, channels, ...) of the pictures that the user linked, or None. Raises ValueError for several concepts."""
+    if request.examples is None:
+        return None
+    if len(request.pairs) > 1:
+        raise ValueError(
+            f"pictures are linked, but there are {len(request.pairs)} concepts and no saying which they show; "
+            f"erase one concept at a time, or unlink the pictures"
+        )
+    return request.examples.to(device)
 
 
 def finished(samples: NoisyBatch, runs: int, guidance_scale: float) -> CleanLatents:
@@ -58,6 +71,7 @@ def noised(denoiser: Denoiser, pictures: CleanLatents, steps: int, generator: to
     sigma = levels[torch.randint(len(levels), (len(pictures.latents),), generator=generator)].to(denoiser.device)
     noise = torch.randn(pictures.latents.shape, generator=generator).to(denoiser.device)
     is_flow = float(levels[0]) <= 1.0
+    # x = x0 + sigma eps; a flow model's x = (1 - sigma) x0 + sigma eps
     spread = per_sample(sigma, noise)
     latents = (1.0 - spread if is_flow else 1.0) * pictures.latents + spread * noise
     exact = (latents - pictures.latents) / spread

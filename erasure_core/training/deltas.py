@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..layers import CONVOLUTIONS, is_linear, shape_of
+from ..layers import low_rank_product, product, shape_of, stored_weight
 
 
 class Delta(nn.Module):
-    """A trainable change of one layer's weight, or of some of its rows, zero at first. rank 0 is a full matrix, else
+    """A trainable change of one layer's weight, or of some of its rows, zero at first: a full matrix for rank 0, else
     `up @ down`.
 
     Parameters are float32 whatever the layer's own type: in bf16, Adam's small updates would be lost.
@@ -26,8 +26,8 @@ class Delta(nn.Module):
 
     def __init__(self, layer: nn.Module, rank: int, generator: torch.Generator, rows: slice | None = None) -> None:
         super().__init__()
-        self.layer_call = self._call_of(layer)
-        shape, device = shape_of(layer), layer.weight.device
+        self._layer = (layer,)  # in a tuple, so that the layer's weights do not become the delta's
+        shape, device = shape_of(layer), stored_weight(layer).device
         start, stop, _ = (rows or slice(None)).indices(shape[0])
         self.around = (start, shape[0] - stop)
         shape = (stop - start, *shape[1:])
@@ -40,20 +40,13 @@ class Delta(nn.Module):
             self.down = nn.Parameter(down.to(device))
             self.up = nn.Parameter(torch.zeros((shape[0], rank, *[1] * (len(shape) - 2)), device=device))
 
-    @staticmethod
-    def _call_of(layer: nn.Module):
-        if is_linear(layer):
-            return F.linear, {}
-        geometry = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
-        return CONVOLUTIONS[layer.weight.ndim - 3], geometry
-
     def forward(self, x: Tensor) -> Tensor:
-        """What the delta adds to the layer's output for the layer's input `x`."""
-        call, geometry = self.layer_call
+        """The delta's contribution to the layer's output for the layer's input `x`."""
+        (layer,) = self._layer
         if hasattr(self, "diff"):
-            changed = call(x, self.diff.to(x.dtype), **geometry)
+            changed = product(layer, x, self.diff.to(x.dtype))
         else:
-            changed = call(call(x, self.down.to(x.dtype), **geometry), self.up.to(x.dtype))
+            changed = low_rank_product(layer, x, self.up.to(x.dtype), self.down.to(x.dtype))
         return changed if self.around == (0, 0) else F.pad(changed, self.around)  # only Linear layers are fused
 
     def export(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""One optimiser step down a loss, which holds where the network computes in float16 too."""
+"""One Adam step with loss scaling, safe in float16, and the step size at the end of a run."""
 
 from __future__ import annotations
 
@@ -48,6 +48,8 @@ class ScaledAdam:
             self._adam.param_groups[0]["lr"] = learning_rate
         self._adam.zero_grad(set_to_none=True)
         (self.scale * loss).backward(inputs=self._parameters)
+
+        # stacked, so that a GPU is waited for once
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         if all(torch.stack([gradient.isfinite().all() for gradient in gradients]).tolist()):
             for gradient in gradients:
@@ -65,6 +67,11 @@ class ScaledAdam:
     def _advice(self) -> str:
         rate = self._adam.param_groups[0]["lr"]
         return f"nothing was returned. Lower the learning rate (now {rate:g}), or load the model in another precision"
+
+
+def slowed(learning_rate: float, step: int, steps: int) -> float:
+    """The step size at `step` of `steps`: the whole `learning_rate`, and in the last fifth down to zero in a line."""
+    return learning_rate * min(1.0, 5 * (steps - step) / steps)
 
 
 def scaled_adam(denoiser: Denoiser, report: Report) -> Callable[..., ScaledAdam]:

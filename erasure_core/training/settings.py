@@ -1,4 +1,4 @@
-"""Settings that several methods have alike, each stated once. Called in a class body, where the order is decided."""
+"""Settings that several methods share, each defined once. Call these in a class body, which decides the order."""
 
 from __future__ import annotations
 
@@ -28,6 +28,18 @@ def step_size(default: float = 1e-3) -> Any:
         maximum=0.1,
         step=1e-5,
     )
+
+
+def eta(default: float, help: str = "How far past the anchor the target is pushed (eta).") -> Any:
+    """Negative guidance of an erasure, the field's eta."""
+    return setting(default, help, minimum=0.0, maximum=10.0, step=0.1)
+
+
+def retaining(
+    default: float = 1.0, help: str = "Weight of keeping the retain lines, if there are any.", step: float = 0.1
+) -> Any:
+    """Weight of the loss term that preserves, the field's lambda."""
+    return setting(default, help, minimum=0.0, maximum=100.0, step=step)
 
 
 def sampling_scale() -> Any:
@@ -72,11 +84,11 @@ def noise_level_weighting(default: str = "x0") -> Any:
 
 
 def block_checkpointing() -> Any:
-    """Whether a trained method computes the blocks of the network again in the backward pass."""
+    """Whether the backward pass computes the blocks of the network again."""
     return setting(
         "auto",
         "Gradient checkpointing: the same result in a fraction of the memory, for one more forward pass in each optimiser "
-        "step. auto uses it when memory is short. Methods that change the network around its predictions cannot; they say so.",
+        "step. auto uses it when memory is short. Not available for forget_me_not and kpop.",
         choices=CHECKPOINTING,
         advanced=True,
     )

@@ -1,8 +1,8 @@
-"""Noisy latents on the frozen model's own way from noise to a picture of a prompt.
+"""Trajectories: the noisy latents of the frozen model's guided sampling runs, from noise to a picture of a prompt.
 
-One guided sampling run passes every noise level, and computes the frozen model's prediction with and without the prompt
-at each: both are kept with the latents, so that an optimiser step needs no teacher call. The reference code draws one
-partial run for each latent it uses (about 25 guided calls a latent), and scores it at another noise level than its own.
+A run passes every noise level and computes the frozen model's prediction with and without the prompt at each. Both are
+kept with the latents, so that an optimiser step needs no teacher call. AP's reference code draws one partial run for each
+latent (about 25 guided calls), and scores the latent at a noise level other than its own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..report import Check, unwatched
 from ..text.prompt_templates import PromptTemplate, draw_templates
 
 SAMPLES_AT_ONCE = 16
-"""Of the frozen model's predictions: as many fill a GPU, and more would take more memory than an optimiser step."""
+"""Micro-batch of the frozen model's predictions: enough to fill a GPU; more would need more memory than an optimiser step."""
 
 
 @dataclass(frozen=True)
@@ -38,34 +38,31 @@ class NoisyBatch:
 
     def rows(self, index: Tensor) -> NoisyBatch:
         """The chosen samples, in that order."""
-        return NoisyBatch(
-            self.latents[index],
-            self.sigma[index],
-            self.conditioning.rows(index),
-            self.conditional[index],
-            self.unconditional[index],
-        )
+        return self._each(lambda tensor: tensor[index], self.conditioning.rows(index))
+
+    def spread(self, n: int) -> NoisyBatch:
+        """n of the samples, evenly spread over all of them, the ends left out."""
+        places = torch.linspace(0, len(self.sigma) - 1, n + 2)[1:-1].round().long()
+        return self.rows(places.to(self.sigma.device))
 
     def to(self, device: torch.device) -> NoisyBatch:
         """The same samples on that device."""
-        return NoisyBatch(
-            self.latents.to(device),
-            self.sigma.to(device),
-            self.conditioning.to(device),
-            self.conditional.to(device),
-            self.unconditional.to(device),
-        )
+        return self._each(lambda tensor: tensor.to(device), self.conditioning.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor], text: Conditioning) -> NoisyBatch:
+        latents, sigma, *predictions = map(change, (self.latents, self.sigma, self.conditional, self.unconditional))
+        return NoisyBatch(latents, sigma, text, *predictions)
 
     @staticmethod
-    def cat(parts: Sequence[NoisyBatch]) -> NoisyBatch:
-        """All samples of `parts`, in order."""
-        tensors = (
-            torch.cat([getattr(part, name) for part in parts])
-            for name in ("latents", "sigma", "conditional", "unconditional")
+    def cat(batches: Sequence[NoisyBatch]) -> NoisyBatch:
+        """All samples of the batches, in order."""
+        return NoisyBatch(
+            torch.cat([batch.latents for batch in batches]),
+            torch.cat([batch.sigma for batch in batches]),
+            Conditioning.cat([batch.conditioning for batch in batches]),
+            torch.cat([batch.conditional for batch in batches]),
+            torch.cat([batch.unconditional for batch in batches]),
         )
-        latents, sigma, conditional, unconditional = tensors
-        conditioning = Conditioning.cat([part.conditioning for part in parts])
-        return NoisyBatch(latents, sigma, conditioning, conditional, unconditional)
 
 
 @torch.no_grad()
@@ -116,11 +113,12 @@ def guided_run(
 
 
 class TrajectoryPool:
-    """Trajectories of the frozen model by concept, drawn when a concept is first asked for and then kept, each for the
-    concept in another context, in which no word of `avoid` is said (`synonyms.template_words_like`).
+    """Trajectories of the frozen model by concept, drawn when a concept is first asked for and then kept, each with the
+    concept in another template, none of which says a word of `avoid` (`synonyms.template_words_like`).
 
-    They are kept on the device `kept_on`, and handed out on the denoiser's. What does not fit into memory at once is drawn
-    in parts (`in_parts`, which predicts without gradients for others too), and `say(text)` is told.
+    They are stored on the device `kept_on` and returned on the denoiser's. `micro_batched` predicts without gradients, in
+    micro-batches that fit into memory; `say(text)` is called when it halves them. `evaluations` counts samples that the
+    network was evaluated on.
     """
 
     def __init__(
@@ -136,44 +134,54 @@ class TrajectoryPool:
         say: Callable[[str], object] = unwatched,
     ) -> None:
         self.kept_on = denoiser.device
-        self.in_parts = MicroBatched(denoiser.predict, say, doing=" without gradients")
-        self.in_parts.micro_batch = SAMPLES_AT_ONCE
+        self.micro_batched = MicroBatched(denoiser.predict, say, doing=" without gradients")
+        self.micro_batched.micro_batch = SAMPLES_AT_ONCE
         self._denoiser, self._steps, self._scale = denoiser, steps, guidance_scale
         self._generator, self._avoid, self._frozen, self._check = generator, avoid, frozen, check
         self._samples: dict[str, NoisyBatch] = {}
-        self._contexts: dict[str, list[PromptTemplate]] = {}
+        self._templates: dict[str, list[PromptTemplate]] = {}
         self._anchors: dict[tuple[str, str], Tensor] = {}
         self.evaluations = 0
 
-    def fill(self, concepts: Sequence[str], chains: int, steps: int | None = None) -> None:
-        """Draw `chains` trajectories for each concept that has none yet, all in one batch, of the pool's number of
-        sampling steps or of `steps`."""
+    def count(self, evaluations: int) -> None:
+        """Add evaluations that sampling runs outside the pool have made."""
+        self.evaluations += evaluations
+
+    def fill(self, concepts: Sequence[str], runs: int, steps: int | None = None) -> None:
+        """Draw `runs` trajectories for each concept that has none yet, all in one batch, of the pool's number of sampling
+        steps or of `steps`."""
         steps, _ = self._denoiser.sampling(steps or self._steps, self._scale)
         missing = [concept for concept in dict.fromkeys(concepts) if concept not in self._samples]
         if not missing:
             return
+        prompts = []
         for concept in missing:
-            self._contexts[concept] = draw_templates(concept, chains, self._generator, self._avoid)
-        prompts = [context.with_concept(concept) for concept in missing for context in self._contexts[concept]]
+            self._templates[concept] = draw_templates(concept, runs, self._generator, self._avoid)
+            prompts += [template.with_concept(concept) for template in self._templates[concept]]
         with self._frozen():
             conditioning = self._denoiser.encode(prompts)
             samples, _ = sample_trajectories(
-                self._denoiser, conditioning, steps, self._scale, self._generator, self._check, self.in_parts
+                self._denoiser, conditioning, steps, self._scale, self._generator, self._check, self.micro_batched
             )
         self.evaluations += 2 * len(prompts) * steps
-        column = torch.arange(len(prompts) * steps) % len(prompts)
+        column = torch.arange(len(prompts) * steps) % len(prompts)  # the noise level is outermost
         for i, concept in enumerate(missing):
-            self._samples[concept] = samples.rows((column // chains == i).nonzero().squeeze(1)).to(self.kept_on)
+            self._samples[concept] = samples.rows((column // runs == i).nonzero().squeeze(1)).to(self.kept_on)
 
     @torch.no_grad()
     def predict(self, batch: NoisyBatch) -> Tensor:
         """The frozen model's predictions for a batch."""
         with self._frozen():
-            return self.in_parts(batch.latents, batch.sigma, batch.conditioning)
+            return self.micro_batched(batch.latents, batch.sigma, batch.conditioning)
 
-    def contexts(self, concept: str) -> list[PromptTemplate]:
-        """The contexts of a filled concept's runs, in order."""
-        return self._contexts[concept]
+    def templates(self, concept: str) -> list[PromptTemplate]:
+        """The templates of a filled concept's trajectories, in order."""
+        return self._templates[concept]
+
+    def templates_of(self, concept: str, rows: Tensor) -> list[PromptTemplate]:
+        """The template of each of these rows of `samples(concept)`."""
+        templates = self._templates[concept]
+        return [templates[row % len(templates)] for row in rows.tolist()]
 
     def samples(self, concept: str) -> NoisyBatch:
         """All samples of a concept that was filled."""
@@ -190,13 +198,13 @@ class TrajectoryPool:
         """The frozen model's predictions on the samples of `target` in those rows, in their order, with `anchor` in its
         place in the sentence; for the anchor "", those for what the sentence says without it."""
         if (target, anchor) not in self._anchors:
-            samples, contexts = self.samples(target), self._contexts[target]
+            samples, templates = self.samples(target), self._templates[target]
             with self._frozen():
-                conditioning = self._denoiser.encode([context.with_concept(anchor) for context in contexts])
-                parts = []
-                for level in torch.arange(len(samples.sigma), device=samples.sigma.device).split(len(contexts)):
+                conditioning = self._denoiser.encode([template.with_concept(anchor) for template in templates])
+                predictions = []
+                for level in torch.arange(len(samples.sigma), device=samples.sigma.device).split(len(templates)):
                     self._check(f"predicting what {target!r} is to become")
-                    parts.append(self.in_parts(samples.latents[level], samples.sigma[level], conditioning))
+                    predictions.append(self.micro_batched(samples.latents[level], samples.sigma[level], conditioning))
             self.evaluations += len(samples.sigma)
-            self._anchors[target, anchor] = torch.cat(parts).to(self.kept_on)
+            self._anchors[target, anchor] = torch.cat(predictions).to(self.kept_on)
         return self._anchors[target, anchor][rows].to(self._denoiser.device)

@@ -1,10 +1,14 @@
+# ruff: noqa: F401 (names for the other folders; what is not here is the host's own business)
 """The one folder that knows ComfyUI's engine; everything else in the pack asks this one."""
 
 from .attacked_model import ComfyAttackedModel
+from .base_model import fingerprint, weights_read_as_words
 from .denoiser import ComfyDenoiser
 from .foreign import translated
-from .patching import family_of, patched
-from .sampling import SAMPLERS, SCHEDULERS, ComfyImageSampler, fitting_size, use
+from .linked import LinkedModels, check_vae, family_of, linked_models
+from .memory_meter import MemoryMeter
+from .patching import patched
+from .sampling import SAMPLERS, SCHEDULERS, ComfyImageSampler, use
 from .services import (
     Cancelled,
     OutOfMemory,
@@ -26,39 +30,5 @@ from .services import (
     send_text,
 )
 from .session import open_session
-from .shapes import check_vae
+from .shapes import fitting_size
 from .soft_prompts import embedding_file
-
-__all__ = [
-    "SAMPLERS",
-    "SCHEDULERS",
-    "Cancelled",
-    "ComfyAttackedModel",
-    "ComfyDenoiser",
-    "ComfyImageSampler",
-    "OutOfMemory",
-    "ProgressBar",
-    "check_cancelled",
-    "check_vae",
-    "comfyui_folder",
-    "device",
-    "embedding_file",
-    "family_of",
-    "file_names",
-    "file_path",
-    "fitting_size",
-    "folders",
-    "generator",
-    "input_folder",
-    "is_out_of_memory",
-    "load_fully",
-    "memory_errors",
-    "models_folder",
-    "open_session",
-    "output_folder",
-    "patched",
-    "register_folder",
-    "send_text",
-    "translated",
-    "use",
-]

@@ -1,4 +1,4 @@
-"""What can be read off a loaded MODEL and CLIP without ComfyUI's engine: words, token positions, a fingerprint."""
+"""Read from a loaded MODEL and CLIP without running them: words, token positions, a fingerprint."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ...erasure_core.erased_unet.fingerprint import Weight, fingerprint_of
 def _vocabulary(clip: Any) -> dict[str, int]:
     """The entries of the first text encoder's vocabulary and their ids, in the order of these."""
     for part in vars(clip.tokenizer).values():
-        inner = getattr(part, "tokenizer", None)
-        if hasattr(inner, "get_vocab"):
-            return dict(sorted(inner.get_vocab().items(), key=lambda entry: entry[1]))
+        vocabulary = getattr(getattr(part, "tokenizer", None), "get_vocab", None)
+        if vocabulary is not None:
+            return dict(sorted(vocabulary().items(), key=lambda entry: entry[1]))
     raise ValueError(
         f"{type(clip.tokenizer).__name__} does not show its vocabulary; choose a themed vocabulary instead of model_words"
     )
@@ -38,19 +38,19 @@ def words_and_tokens(clip: Any) -> list[tuple[str, int]]:
 
 def positions(clip: Any, prompt: str, phrase: str | None, tokenizer: str = "") -> list[int]:
     """See `erasure_core.denoiser.Denoiser.positions`; in the tokens of this tokenizer, or else of the first."""
-    said = _own_tokens(clip, prompt, tokenizer)
+    tokens = _word_tokens(clip, prompt, tokenizer)
     if phrase is None:
-        return [place for place, _ in said]
-    wanted = [token for _, token in _own_tokens(clip, phrase, tokenizer)]
-    for start in range(len(said) - len(wanted) + 1):
-        window = said[start : start + len(wanted)]
+        return [place for place, _ in tokens]
+    wanted = [token for _, token in _word_tokens(clip, phrase, tokenizer)]
+    for start in range(len(tokens) - len(wanted) + 1):
+        window = tokens[start : start + len(wanted)]
         if wanted and [token for _, token in window] == wanted:
             return [place for place, _ in window]
     raise ValueError(f"the prompt {prompt!r} does not say {phrase!r}; name a phrase that is in it, word for word")
 
 
-def _own_tokens(clip: Any, prompt: str, tokenizer: str) -> list[tuple[int, Any]]:
-    """(position, token) of what the prompt itself says; the tokenizer numbers its words from 1 and the rest 0."""
+def _word_tokens(clip: Any, prompt: str, tokenizer: str) -> list[tuple[int, Any]]:
+    """(position, token) of the prompt's words, which the tokenizer numbers from 1; begin, end and padding are 0."""
     tokens = clip.tokenize(prompt, return_word_ids=True)
     batches = tokens[tokenizer] if tokenizer else next(iter(tokens.values()))
     flat = [entry for batch in batches for entry in batch]

@@ -1,4 +1,4 @@
-"""What ComfyUI makes of a prompt for a model, as rows of a `Conditioning`, and back into arguments of the model.
+"""ComfyUI's encoding of a prompt for one model, as rows of a `Conditioning`, and back into arguments of the model.
 
 ComfyUI repeats the text of a UNet to a common length. For every other model it calls prompts of different length one by
 one, and gives some of them constants besides their tensors: what belongs together is a `Layout`.
@@ -49,16 +49,19 @@ def processed(model: Any, text: Any, latents: Tensor) -> dict[str, Tensor]:
     values = {name: cond.cond.to(latents.device).clone() for name, cond in found.items() if torch.is_tensor(cond.cond)}
     if TOKENS not in values:
         raise ValueError("the text does not reach this kind of model as hidden states; unsupported")
-    if isinstance(found[TOKENS], comfy.conds.CONDCrossAttn):
+    if isinstance(found[TOKENS], comfy.conds.CONDCrossAttn):  # a UNet: texts of any length go together
         return values
+    return values | {LAYOUT: torch.tensor([_layout_number(found, values)], device=latents.device)}
+
+
+def _layout_number(found: dict[str, Any], values: dict[str, Tensor]) -> int:
     shapes = tuple(sorted((name, tuple(value.shape[1:])) for name, value in values.items()))
     constants = tuple(sorted((name, cond.cond) for name, cond in found.items() if name not in values))
     if any(not isinstance(value, (int, float, str, bool, type(None))) for _, value in constants):
         raise ValueError(
             f"this CLIP gives the model {[name for name, _ in constants]}, not all plain values; unsupported"
         )
-    number = _LAYOUTS.setdefault(Layout(shapes, constants), len(_LAYOUTS))
-    return values | {LAYOUT: torch.tensor([number], device=latents.device)}
+    return _LAYOUTS.setdefault(Layout(shapes, constants), len(_LAYOUTS))
 
 
 def calls(conditioning: Conditioning) -> Iterator[tuple[Tensor | slice, dict[str, Any]]]:

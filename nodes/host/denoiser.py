@@ -35,7 +35,7 @@ SCHEDULE = 20
 
 
 class ComfyDenoiser:
-    """A MODEL and CLIP as `erasure_core.denoiser.Denoiser`. Made by `opening.open_session`, which loads and cleans up.
+    """A MODEL and CLIP as `erasure_core.denoiser.Denoiser`. Made by `session.open_session`, which loads and cleans up.
 
     `evaluations` counts the samples that `predict` was asked for. `tell(text=1)` and, without gradients,
     `tell(evaluations=n)` are called as the work is done (`report.Progress`). `notes` say what of the MODEL the run leaves out.
@@ -60,7 +60,7 @@ class ComfyDenoiser:
         self.tell: Callable[..., object] = unwatched
         self.family = type(self._model.model_config).__name__
         self._facts = family_named(self.family)
-        self.device = patcher.load_device
+        self.device: torch.device = patcher.load_device
         self.fingerprint = fingerprint(patcher)
         blocks_run = [] if _is_compiled(patcher) else blocks(self.family, "checkpointed", self.modules())
         self._last_block = self.modules()[blocks_run[-1]] if blocks_run else None
@@ -82,7 +82,7 @@ class ComfyDenoiser:
         return Conditioning.cat([Conditioning(self._encoded[prompt]) for prompt in prompts])
 
     def _read(self, tokens: dict[str, Any]) -> dict[str, Tensor]:
-        """What the model is told about one prompt, given by its tokens; a gradient reaches these."""
+        """The model's arguments for one prompt, given by its tokens; a gradient reaches these."""
         return processed(self._model, [self.text_encoder(tokens)], self.empty_latents(1))
 
     def read(self, tokens: Tensor) -> Tensor:
@@ -105,8 +105,7 @@ class ComfyDenoiser:
 
     def empty_latents(self, n: int) -> Tensor:
         """See `Denoiser.empty_latents`."""
-        shape = latent_shape(self._model.latent_format, self._width, self._height)
-        return torch.zeros((n, *shape), device=self.device)
+        return torch.zeros((n, *latent_shape(self._patcher, self._width, self._height)), device=self.device)
 
     def predict(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Denoiser.predict`. Works in bf16 where the device is fast at it; LoRAs and patches of the MODEL act.
@@ -117,9 +116,9 @@ class ComfyDenoiser:
             raise RuntimeError("another clone of this MODEL was loaded while it was being erased from; open it again")
         self.evaluations += len(sigma)
         parts, places = [], []
-        for chosen, arguments in calls(conditioning):
-            parts.append(self._predict(latents[chosen], sigma[chosen], arguments))
-            places.append(chosen)
+        for rows_of_call, arguments in calls(conditioning):
+            parts.append(self._predict(latents[rows_of_call], sigma[rows_of_call], arguments))
+            places.append(rows_of_call)
         if not torch.is_grad_enabled():
             self.tell(evaluations=len(sigma))
         if len(parts) == 1:
@@ -129,11 +128,12 @@ class ComfyDenoiser:
     def _predict(self, latents: Tensor, sigma: Tensor, arguments: dict[str, Any]) -> Tensor:
         kinds = {True: comfy.conds.CONDRegular, False: comfy.conds.CONDConstant}
         conds = {name: kinds[torch.is_tensor(value)](value) for name, value in arguments.items()}
-        said = {"model_conds": conds, "uuid": uuid4()}  # a new one: what was kept for another call is not for this
+        # a new id: what a wrapper has cached under the id of another call is not for this one
+        condition = {"model_conds": conds, "uuid": uuid4()}
         if "sample_sigmas" not in self._options["transformer_options"]:
             self.sigmas(SCHEDULE)
         with self._precision(), self._network_runs():
-            (denoised,) = comfy.samplers.calc_cond_batch(self._model, [[said]], latents, sigma, self._options)
+            (denoised,) = comfy.samplers.calc_cond_batch(self._model, [[condition]], latents, sigma, self._options)
         return prediction_of(latents, denoised.float(), sigma)
 
     @contextmanager
@@ -221,13 +221,13 @@ class ComfyDenoiser:
 
     def describe_prompt(self, prompt: str) -> str | None:
         """See `Denoiser.describe_prompt`."""
-        said, nothing = self.encode([prompt]).tokens, self.encode([""]).tokens
-        if said.shape == nothing.shape and torch.equal(said, nothing):
+        states, empty = self.encode([prompt]).tokens, self.encode([""]).tokens
+        if states.shape == empty.shape and torch.equal(states, empty):
             return "the text encoder sees nothing in it (only unknown tokens); write it in words it knows"
         return None
 
     @torch.no_grad()
-    def latents_of(self, vae: comfy.sd.VAE, images: Tensor) -> Tensor:
+    def latents_of(self, vae: Any, images: Tensor) -> Tensor:
         """Images (n, height, width, 3) in [0, 1], scaled and cropped to the run's size -> latents in model space."""
         scaled = comfy.utils.common_upscale(images.movedim(-1, 1), self._width, self._height, "bicubic", "center")
         latents = self._model.process_latent_in(vae.encode(scaled.movedim(1, -1)[..., :3]))
@@ -235,7 +235,7 @@ class ComfyDenoiser:
         return latents.to(self.device).float().clone()
 
     @torch.no_grad()
-    def picture(self, vae: comfy.sd.VAE, latents: Tensor) -> Tensor:
+    def picture(self, vae: Any, latents: Tensor) -> Tensor:
         """Latents in model space -> images (n, height, width, 3) in [0, 1]."""
         images = pictures_of(vae, self._model.process_latent_out(latents))
         load_fully(self._patcher)

@@ -1,7 +1,8 @@
-"""Edits in others' files, told in the names and changes of a loaded MODEL."""
+"""Edits from others' files, translated to the layer names and weights of a loaded MODEL."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ...erasure_core.erased_unet import PREFIX, WEIGHTS, ErasedUNet, check_tensors
 from ...erasure_core.layers import PLAIN
-from .patching import family_of
+from .linked import family_of
 
 _LORA = "lora_unet_"
 
@@ -38,7 +39,7 @@ def translated(model: Any, erased: ErasedUNet) -> tuple[ErasedUNet, str]:
     return edit, note
 
 
-def _renamed(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _renamed(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     found = {}
     for name, value in tensors.items():
@@ -47,27 +48,28 @@ def _renamed(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _differences(model: Any, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], float]:
+def _differences(model: Any, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], float]:
     """The changes of weights and biases, and their size as a share of the weights'."""
     keys = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
     found, changed, whole = {}, 0.0, 0.0
     for name, value in tensors.items():
         key = keys.get(name)
         layer, kind = _layer(key and f"{PREFIX}{key}", name), name.rsplit(".", 1)[1]
-        own = _own(model, f"{PREFIX}{key}")
-        if own.shape != value.shape or own.dtype not in PLAIN:
+        original = _unpatched(model, f"{PREFIX}{key}")
+        if original.shape != value.shape or original.dtype not in PLAIN:
             raise ValueError(
-                f"the edited {name!r} has shape {tuple(value.shape)}, this {family_of(model)} MODEL's is {own.dtype} of shape "
-                f"{tuple(own.shape)}; load the kind of model that the edit was made on, as bfloat16, float16 or float32"
+                f"the edited {name!r} has shape {tuple(value.shape)}, this {family_of(model)} MODEL's is {original.dtype} of "
+                f"shape {tuple(original.shape)}; load the kind of model that the edit was made on, as bfloat16, float16 or "
+                f"float32"
             )
-        own = own.detach().to("cpu", torch.float32)
-        difference = value.float() - own
+        original = original.detach().to("cpu", torch.float32)
+        difference = value.float() - original
         found[f"{layer}.{'diff' if kind == 'weight' else 'diff_b'}"] = difference
-        changed, whole = changed + float(difference.square().sum()), whole + float(own.square().sum())
+        changed, whole = changed + float(difference.square().sum()), whole + float(original.square().sum())
     return found, (changed / max(whole, 1e-12)) ** 0.5
 
 
-def _own(model: Any, key: str) -> Tensor:
+def _unpatched(model: Any, key: str) -> Tensor:
     """The checkpoint's own weight, without the patches that a loaded clone has put into it."""
     return model.backup[key].weight if key in model.backup else comfy.utils.get_attr(model.model, key)
 

@@ -31,7 +31,7 @@ def follow_the_guider(model: Any) -> None:
 
 
 def positive_rows(options: Mapping[str, Any], rows: int, device: torch.device) -> Tensor:
-    """(rows,) bool: False for the rows of the negative prompt. All True where they cannot be told: the call comes from no
+    """(rows,) bool: False for the rows of the negative prompt. All True where that is unknown: the call comes from no
     guider, or from one without names, or somebody has split the batch on the way."""
     places, size = options.get(_PLACES, ((), 0))
     asked = options.get("cond_or_uncond", ())

@@ -17,14 +17,8 @@ from ...erasure_core.erased_unet import PREFIX, ErasedUNet, misfit
 from ...erasure_core.inference import InferenceEdit, ModelCall
 from ...erasure_core.method import inference_edit
 from .carrier import KEY, carry
+from .linked import family_of
 from .negative_rows import follow_the_guider, positive_rows
-from .services import check_linked
-
-
-def family_of(model: Any) -> str:
-    """The family name of a MODEL, as `layers.FAMILIES` spells it. Raises ValueError if the MODEL is empty."""
-    check_linked(model)
-    return type(model.model.model_config).__name__
 
 
 def patched(model: Any, erased: ErasedUNet, strength: float) -> Any:
@@ -79,7 +73,10 @@ class Modules(Mapping[str, nn.Module]):
     def __getitem__(self, name: str) -> nn.Module:
         module = _inside(self._network)
         for part in name.split("."):
-            module = _inside(module._modules[part])
+            child = module._modules[part]
+            if child is None:  # a layer that this network leaves out
+                raise KeyError(name)
+            module = _inside(child)
         return module
 
     def __iter__(self) -> Iterator[str]:
@@ -94,7 +91,8 @@ _COMPILED = "_orig_mod"
 
 
 def _inside(module: nn.Module) -> nn.Module:
-    return module._modules.get(_COMPILED, module)
+    inner = module._modules.get(_COMPILED)
+    return module if inner is None else inner
 
 
 def _wrapper(edit: InferenceEdit, strength: float) -> Callable[..., Tensor]:
@@ -123,12 +121,3 @@ def _of_pass(options: dict[str, Any], number: int) -> dict[str, Any]:
     if number == 0 or "uuids" not in options:
         return options
     return {**options, "uuids": [(prompt, number) for prompt in options["uuids"]]}
-
-
-def check_same_family(model: object, erased_model: object) -> None:
-    """Raise ValueError, naming both, if the two models are of different families."""
-    families = [family_of(one) for one in (model, erased_model)]
-    if families[0] != families[1]:
-        raise ValueError(
-            f"model is a {families[0]} model and erased_model a {families[1]} one; link the erased clone of the same model"
-        )

@@ -1,4 +1,4 @@
-"""A MODEL as a `ImageSampler`: drawn by ComfyUI's own sampler, as KSampler and VAE Decode do it."""
+"""A MODEL as an `ImageSampler`: drawn by ComfyUI's own sampler, as KSampler and VAE Decode do it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ...erasure_core.evaluation.sampler import Samples, Sampling
 from ...erasure_core.report import Check, unwatched
-from .services import check_linked
-from .shapes import check_size, check_vae, latent_shape, pictures_of
+from .linked import check_linked, check_size, check_vae
+from .shapes import latent_shape, pictures_of
 
 SAMPLERS = tuple(comfy.samplers.KSampler.SAMPLERS)
 SCHEDULERS = tuple(comfy.samplers.KSampler.SCHEDULERS)
@@ -25,7 +25,7 @@ Encoded = tuple[Tensor, dict[str, Any]]
 
 
 class ComfyImageSampler:
-    """Draws with one MODEL. Painters of several clones may share `encoded`, what the CLIP said of each prompt.
+    """Draws with one MODEL. Samplers of several clones may share `encoded`, the text states of each prompt.
 
     Raises ValueError if MODEL, CLIP or VAE is empty, or the VAE or the size does not fit the latents.
     """
@@ -54,7 +54,7 @@ class ComfyImageSampler:
         return ComfyImageSampler(self.model, self._clip, self._vae, sampling, self._encoded, self._check)
 
     def encode(self, prompt: str) -> Encoded:
-        """Text states (1, tokens, width) and what else the text encoder says; each prompt is encoded once."""
+        """Text states (1, tokens, width) and what else the text encoder gives; each prompt is encoded once."""
         if prompt not in self._encoded:
             self._check()
             tokens = self._clip.tokenize(prompt)
@@ -65,8 +65,7 @@ class ComfyImageSampler:
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
         """Noise (n, channels, ...) of unit variance: for each seed what KSampler draws for it, alone in its batch."""
-        latent_format = self.model.get_model_object("latent_format")
-        shape = latent_shape(latent_format, self.sampling.width, self.sampling.height)
+        shape = latent_shape(self.model, self.sampling.width, self.sampling.height)
         return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
     @torch.inference_mode()
@@ -103,6 +102,7 @@ class ComfyImageSampler:
         """Latents as KSampler gives them, from this noise and, if given, from latents in model space `start`; `options` are
         those of `comfy.sample.sample` (denoise, start_step, last_step, force_full_denoise, noise_mask)."""
         latent_format = self.model.get_model_object("latent_format")
+        # KSampler takes and gives latents as the VAE has them, not as the model does
         origin = torch.zeros_like(noise) if start is None else latent_format.process_out(start)
         parts, places = [], []
         for rows in alike(texts, self.sampling.batch_size):
@@ -138,12 +138,6 @@ def alike(texts: Sequence[Encoded], at_most: int) -> list[list[int]]:
         )
         groups.setdefault((tuple(states.shape), kind) if rows else id(states), []).append(place)
     return [group[at : at + at_most] for group in groups.values() for at in range(0, len(group), at_most)]
-
-
-def fitting_size(model: Any, width: int, height: int) -> tuple[int, int]:
-    """The largest size within this one that fits the model's latents, at least one latent pixel each way."""
-    ratio = model.model.latent_format.spacial_downscale_ratio
-    return max(1, width // ratio) * ratio, max(1, height // ratio) * ratio
 
 
 def joined(texts: Sequence[Encoded]) -> list[Any]:

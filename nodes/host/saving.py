@@ -32,7 +32,7 @@ def acting(carried: Sequence[Provenance]) -> list[Provenance]:
 def on_saving(carried: Sequence[Provenance]) -> str:
     """The warning for a checkpoint that is being written."""
     in_weights = "this file merges {} into the weights: fine-tuning on top of them can bring the concept back"
-    return _told(carried, in_weights, "{} acts while the model runs and is not in this file", ADVICE)
+    return _sentence(carried, in_weights, "{} acts while the model runs and is not in this file", ADVICE)
 
 
 def on_training(carried: Sequence[Provenance]) -> str:
@@ -43,21 +43,21 @@ def on_training(carried: Sequence[Provenance]) -> str:
 def on_lending(carried: Sequence[Provenance]) -> str:
     """The warning for a MODEL whose weights are merged into another."""
     lost = "{} acts while the model runs and is lost, for only weights are taken from this MODEL"
-    return _told(carried, "{} is merged as the weights are, in the same proportion", lost, AFTERWARDS)
+    return _sentence(carried, "{} is merged as the weights are, in the same proportion", lost, AFTERWARDS)
 
 
 def on_merging(carried: Sequence[Provenance]) -> str:
     """The warning for a MODEL into which another one's weights are merged."""
     whole = "{} acts while the model runs and is whole: it acts on the merged MODEL too"
     scaled = "{} is merged as the weights are, in the same proportion"
-    return _told(carried, scaled, whole, AFTERWARDS if len(acting(carried)) < len(carried) else "")
+    return _sentence(carried, scaled, whole, AFTERWARDS if len(acting(carried)) < len(carried) else "")
 
 
 def on_extracting(carried: Sequence[Provenance]) -> str:
     """The warning for a LoRA that is being extracted."""
     lost = "{} acts while the model runs and is not in the extracted LoRA"
     advice = "Keep the erased UNet as a file of its own (Save Erased UNet)"
-    return _told(carried, "the LoRA holds {} only as nearly as its rank allows", lost, advice)
+    return _sentence(carried, "the LoRA holds {} only as nearly as its rank allows", lost, advice)
 
 
 def on_compiling(carried: Sequence[Provenance]) -> str:
@@ -68,9 +68,9 @@ def on_compiling(carried: Sequence[Provenance]) -> str:
     )
 
 
-def _told(carried: Sequence[Provenance], in_weights: str, at_inference: str, advice: str) -> str:
-    """What is said of edits of either kind, if there are such, and the advice."""
+def _sentence(carried: Sequence[Provenance], in_weights: str, at_inference: str, advice: str) -> str:
+    """The text for edits of weights and for those that act at inference, if there are such, and the advice."""
     merged = [provenance for provenance in carried if provenance.kind == "weights"]
     kinds = ((merged, in_weights), (acting(carried), at_inference))
-    parts = [said.format(f"the erasure of {names(edits)}") for edits, said in kinds if edits]
+    parts = [text.format(f"the erasure of {names(edits)}") for edits, text in kinds if edits]
     return ". ".join(filter(None, ("; ".join(parts), advice))) + "."

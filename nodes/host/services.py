@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
@@ -23,16 +24,6 @@ def check_cancelled(doing: str = "", node_id: str | None = None, **_done: float)
     comfy.model_management.throw_exception_if_processing_interrupted()
     if doing:
         send_text(doing, node_id)
-
-
-def check_linked(model: object, clip: object = True) -> None:
-    """Raise ValueError if what is linked is empty: a loader gives None for what its checkpoint does not hold."""
-    if model is None:
-        raise ValueError(
-            "the linked MODEL is empty: this checkpoint has no diffusion model; load one with Load Diffusion Model"
-        )
-    if clip is None:
-        raise ValueError("the linked CLIP is empty: this checkpoint has no text encoder; load one with Load CLIP")
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -113,19 +104,24 @@ def device() -> torch.device:
     return comfy.model_management.get_torch_device()
 
 
-def load_fully(patcher: object) -> None:
+def load_fully(patcher: Any) -> None:
     """Have ComfyUI's memory management load the whole model, other models making room."""
     comfy.model_management.load_models_gpu([patcher], force_full_load=True)
 
 
-def make_room(patcher: object, wanted: int) -> int:
+def make_room(patcher: Any, wanted: int) -> int:
     """Bytes that are free on a loaded model's device, after ComfyUI has taken other models off it, as far as `wanted` bytes
     ask for that. What the user keeps for other programs is not counted."""
     device = patcher.load_device
     if device.type == "cpu":
-        return int(comfy.model_management.get_free_memory(device))
+        return _free(device)
     loaded = comfy.model_management.current_loaded_models
-    own = [one for one in loaded if one.model is not None and one.model.model is patcher.model]
-    kept = comfy.model_management.extra_reserved_memory()
-    comfy.model_management.free_memory(wanted + kept, device, keep_loaded=own)
-    return max(0, int(comfy.model_management.get_free_memory(device) - kept))
+    clones = [one for one in loaded if one.model is not None and one.model.model is patcher.model]
+    reserved = comfy.model_management.extra_reserved_memory()
+    comfy.model_management.free_memory(wanted + reserved, device, keep_loaded=clones)
+    return max(0, _free(device) - reserved)
+
+
+def _free(device: torch.device) -> int:
+    free: Any = comfy.model_management.get_free_memory(device)  # a pair only if one asks for torch's share too
+    return int(free)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
 
 import comfy.model_management
 import comfy.utils
@@ -16,8 +16,8 @@ from torch.utils.hooks import RemovableHandle
 from ...erasure_core.families import family_named
 from ...erasure_core.layers import shape_of
 from .denoiser import ComfyDenoiser
-from .services import check_linked, load_fully
-from .shapes import check_size
+from .linked import check_linked, check_size
+from .services import load_fully
 
 
 def differentiable_weights(model: nn.Module) -> None:
@@ -78,32 +78,38 @@ def _what_is_left_out(patcher: Any) -> list[str]:
     return notes
 
 
-@contextmanager
 def open_session(
-    model: Any,
-    clip: Any,
-    width: int,
-    height: int,
-    encoded: dict[str, dict[str, Tensor]] | None = None,
-    kind: type[ComfyDenoiser] = ComfyDenoiser,
-) -> Iterator[ComfyDenoiser]:
+    model: Any, clip: Any, width: int, height: int, encoded: dict[str, dict[str, Tensor]] | None = None
+) -> AbstractContextManager[ComfyDenoiser]:
     """A denoiser that can be trained on, on a clone of `model`; afterwards everything is as it was.
 
     `encoded` lets several runs with one CLIP share what it encoded.
 
     Raises ValueError if MODEL or CLIP is empty, the size does not fit the latents, or the two do not belong together.
     """
+    return open_session_as(ComfyDenoiser, model, clip, width, height, encoded)
+
+
+D = TypeVar("D", bound=ComfyDenoiser)
+
+
+@contextmanager
+def open_session_as(
+    kind: type[D], model: Any, clip: Any, width: int, height: int, encoded: dict[str, dict[str, Tensor]] | None = None
+) -> Iterator[D]:
+    """`open_session` with a denoiser of another kind."""
     check_linked(model, clip)
     check_size(model, width, height)
     was_training = comfy.model_management.in_training
     with torch.inference_mode(False), torch.enable_grad():
+        # dynamic memory moves weights while the network runs; a backward pass needs them where they were
         patcher = model.clone(disable_dynamic=True)
         hooks = []
         try:
             notes = _what_is_left_out(patcher)
             _patches_keep_gradients(patcher)
             load_fully(patcher)
-            patcher.pre_run()
+            patcher.pre_run()  # ComfyUI's sampler calls it too: patches look up the running MODEL from here on
             if family_named(type(patcher.model.model_config).__name__).in_place:
                 hooks = _norms_read_copies(patcher.model.diffusion_model)
             # fused kernels have no backward pass; this switches them off

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...erasure_core.denoiser import Conditioning
 from ...erasure_core.evaluation.prompts import GAP
-from ...erasure_core.red_team.attacked_model import SoftPrompt
+from ...erasure_core.red_team.attacked_model import DoesNotFit, SoftPrompt
 from .base_model import positions, words_and_tokens
 from .denoiser import ComfyDenoiser
 from .session import differentiable_weights
@@ -26,14 +26,18 @@ def encoders(clip: Any) -> dict[str, nn.Module]:
     """The CLIP's text encoders by the key of their tokens. A word's vector is those of its token in each of them, one
     behind the other.
 
-    Raises ValueError if one does not show its token vectors, or has a vocabulary of its own (T5, language models): a word
+    Raises DoesNotFit if one does not show its token vectors, or has a vocabulary of its own (T5, language models): a word
     is then not the same tokens in all.
     """
     keys, model = list(clip.tokenize("")), clip.cond_stage_model
     names = [getattr(model, "clip", "")] if len(keys) == 1 else [f"clip_{key}" for key in keys]
-    found = {key: getattr(model, name, None) for key, name in zip(keys, names, strict=True)}
-    if None in found.values() or not set(keys) <= CLIP_KEYS:
-        raise ValueError(
+    found = {
+        key: encoder
+        for key, name in zip(keys, names, strict=True)
+        if (encoder := getattr(model, name, None)) is not None
+    }
+    if len(found) < len(keys) or not set(keys) <= CLIP_KEYS:
+        raise DoesNotFit(
             f"this CLIP has the text encoders {', '.join(keys)}, and vectors in place of words are only supported where all "
             f"are CLIP's own (SD1.5, SD2.x, SDXL); choose another attack"
         )
@@ -55,13 +59,13 @@ def embedding_file(clip: Any, vectors: Tensor) -> dict[str, Tensor]:
     return {f"clip_{key}": part for key, part in parts.items()}
 
 
-def _table(encoder: nn.Module) -> Tensor:
+def _table(encoder: Any) -> Tensor:
     return encoder.transformer.get_input_embeddings().weight.detach()
 
 
 def soft_tokens(clip: Any, prompt: SoftPrompt) -> dict[str, list[list[tuple]]]:
     """The prompt's tokens as ComfyUI's tokenizer gives them, with the vectors (k, width) in the gap; the padding at the
-    end gives way. Raises ValueError if the prompt is too long for that."""
+    end gives way. Raises DoesNotFit if the prompt is too long for that."""
     holder = next(word for word in PLACEHOLDERS if word not in prompt.template or word == PLACEHOLDERS[-1])
     text = prompt.template.replace(GAP, holder)
     tokens = clip.tokenize(text)
@@ -70,9 +74,9 @@ def soft_tokens(clip: Any, prompt: SoftPrompt) -> dict[str, list[list[tuple]]]:
         place = positions(clip, text, holder, key)[0]
         batch, *more = tokens[key]
         extra = len(vectors) - 1
-        own = 2 + len(positions(clip, text, None, key))  # with the tokens for begin and end
-        if more or own + extra > len(batch):
-            raise ValueError(
+        used = 2 + len(positions(clip, text, None, key))  # with the tokens for begin and end
+        if more or used + extra > len(batch):
+            raise DoesNotFit(
                 f"{prompt.template!r} with {extra + 1} vectors is too long for the text encoder; use fewer vectors"
             )
         filled = [(vector, 1.0) for vector in vectors]
@@ -104,7 +108,7 @@ def differentiable_forward(encoder: nn.Module) -> Iterator[None]:
 
 
 class SoftComfyDenoiser(ComfyDenoiser):
-    """A MODEL and CLIP as `erasure_core.red_team.attacked_model.SoftDenoiser`; hand it to `open_session` as its kind."""
+    """A MODEL and CLIP as `erasure_core.red_team.attacked_model.SoftDenoiser`; `open_session_as` takes it as a kind."""
 
     def encode_soft(self, prompt: SoftPrompt) -> Conditioning:
         """See `SoftDenoiser.encode_soft`."""

@@ -32,7 +32,7 @@ class TensorCache:
 
     def __init__(self, folder: Path, limit: int = LIMIT) -> None:
         self._folder, self._limit = folder, limit
-        self._own: set[str] = set()
+        self._used: set[str] = set()
         self._room = 0
         self._uncounted = 0
         self._writable = True
@@ -54,7 +54,7 @@ class TensorCache:
             return None
         if not _finite(found):
             return None
-        self._own.add(path.name)
+        self._used.add(path.name)
         return found
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
@@ -73,7 +73,7 @@ class TensorCache:
             self._writable = False
             logging.warning("Concept Erasure: nothing is cached any more in this run: %s", error)
             return
-        self._own.add(path.name)
+        self._used.add(path.name)
 
     def _make_room(self, size: int) -> bool:
         """Drop old files until `size` more bytes fit; False if they cannot be made to. Looks at the folder now and then,
@@ -84,7 +84,7 @@ class TensorCache:
             files = [(entry.name, entry.stat()) for entry in _entries(self._folder)]
             room = self._limit - sum(stat.st_size for _, stat in files)
             for name, stat in sorted(files, key=lambda file: file[1].st_mtime):
-                if room >= size * _COUNTED_EVERY or name in self._own:
+                if room >= size * _COUNTED_EVERY or name in self._used:
                     continue
                 with suppress(OSError):  # another process dropped it, or (on Windows) is reading it
                     (self._folder / name).unlink()

@@ -1,4 +1,4 @@
-"""The text encoder: what it says of a prompt, kept on disk under everything that decides it."""
+"""The text encoder, whose answers are cached on disk under everything that decides them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def text_cache() -> TensorCache | None:
     chosen = os.environ.get(CACHE_SETTING, "")
     if chosen.casefold() == "off":
         return None
-    own = Path(folder_paths.get_system_user_directory("concept_erasure")) / "encoded_text"
-    return TensorCache(Path(chosen) if chosen else own)
+    default = Path(folder_paths.get_system_user_directory("concept_erasure")) / "encoded_text"
+    return TensorCache(Path(chosen) if chosen else default)
 
 
 class TextEncoder:
@@ -57,22 +57,18 @@ class TextEncoder:
         found = self._cache.get(key)
         if found is not None:
             self.read += 1
-            states = found.pop(_IN_HALF).float() if _IN_HALF in found else found.pop(_STATES)
-            return [states, {"pooled_output": None} | found]
-        states, others = answer = self._rounded(tokens)
-        given = {name: value for name, value in others.items() if value is not None}
-        halved = states.half()
-        fits = states.dtype == torch.float32 and torch.equal(halved.float(), states)
-        given |= {_IN_HALF: halved} if fits else {_STATES: states}
-        if all(torch.is_tensor(value) for value in given.values()):
-            self._cache.put(key, given)
+            return _from_tensors(found)
+        answer = self._rounded(tokens)
+        tensors = _as_tensors(*answer)
+        if all(torch.is_tensor(value) for value in tensors.values()):
+            self._cache.put(key, tensors)
         return answer
 
     def _rounded(self, tokens: Any) -> list[Any]:
         states, others = self._encode(tokens)
         return [rounded(states), others]
 
-    def _encode(self, tokens: Any) -> list[Any]:
+    def _encode(self, tokens: Any) -> Any:
         self.encoded += 1
         return self._clip.encode_from_tokens_scheduled(tokens, show_pbar=False)[0]
 
@@ -92,6 +88,19 @@ class TextEncoder:
                 sums = torch.cat([rows.float().sum(1) for rows in module.weight.detach().split(_ROWS_AT_ONCE)])
                 digest.update(name.encode() + _bytes(sums))
         return digest.hexdigest()
+
+
+def _as_tensors(states: Tensor, others: dict[str, Any]) -> dict[str, Any]:
+    """An answer of the CLIP as a file of the cache holds it: half the size, if that loses nothing."""
+    halved = states.half()
+    fits = states.dtype == torch.float32 and torch.equal(halved.float(), states)
+    given = {name: value for name, value in others.items() if value is not None}
+    return given | ({_IN_HALF: halved} if fits else {_STATES: states})
+
+
+def _from_tensors(found: dict[str, Tensor]) -> list[Any]:
+    states = found.pop(_IN_HALF).float() if _IN_HALF in found else found.pop(_STATES)
+    return [states, {"pooled_output": None} | found]  # a None is no tensor and was left out
 
 
 def rounded(states: Tensor) -> Tensor:

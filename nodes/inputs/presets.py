@@ -62,5 +62,6 @@ def preset_note(method: ErasureMethod, name: str) -> str:
 
 
 def _scaled(field: dataclasses.Field, factor: float) -> int:
+    default: Any = field.default
     low, high = field.metadata["minimum"], field.metadata["maximum"]
-    return int(min(high, max(low, round(field.default * factor))))
+    return int(min(high, max(low, round(default * factor))))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
+from typing import Any
+
+from comfy_api.v0_0_2 import io
 
 from .prompt_files import TEMPLATES
 from .sampling import sampling_inputs
@@ -11,7 +13,7 @@ from .types import ConceptJudgeType
 
 def inputs_around(attack: io.Input, prefix: str) -> list[io.Input]:
     """The inputs of a node that attacks, with the one that chooses the attack."""
-    many = {"multiline": True, "optional": True, "advanced": True}
+    many: dict[str, Any] = {"multiline": True, "optional": True, "advanced": True}
     return [
         io.Model.Input("model", tooltip="The base model, unedited: some attacks start from its pictures."),
         io.Model.Input("erased_model", tooltip="The model with the concept erased."),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from .. import host
 
 SMALLEST, LARGEST, SIZE_STEP = 16, 8192, 8
-"""Of widths and heights; a model may ask for larger steps, which is seen when it is there (`host.opening`)."""
+"""Of widths and heights; a model may ask for larger steps, which is seen when it is there (`host.linked.check_size`)."""
 
 
 def refused(*checks: Callable[[], object]) -> bool | str:
@@ -39,20 +39,13 @@ def check_sizes(width: int | None, height: int | None) -> None:
             raise ValueError(f"{name} is {value}, which is no multiple of {SIZE_STEP}; try {near}")
 
 
-def size_inputs() -> list[io.Input]:
-    """Width and height."""
+def size_inputs(
+    width: str = "Width of the pictures; best the model's own size.", height: str = "Height of the pictures."
+) -> list[io.Input]:
+    """Width and height, with these tooltips."""
     return [
-        io.Int.Input(
-            "width",
-            default=512,
-            min=SMALLEST,
-            max=LARGEST,
-            step=SIZE_STEP,
-            tooltip="Width of the pictures; best the model's own size.",
-        ),
-        io.Int.Input(
-            "height", default=512, min=SMALLEST, max=LARGEST, step=SIZE_STEP, tooltip="Height of the pictures."
-        ),
+        io.Int.Input(name, default=512, min=SMALLEST, max=LARGEST, step=SIZE_STEP, tooltip=tooltip)
+        for name, tooltip in (("width", width), ("height", height))
     ]
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from ...erasure_core.method import ErasureMethod, methods, settings_of
 from ...erasure_core.red_team.attack import Attack, attacks

@@ -53,25 +53,18 @@ class PictureFolder:
         name = safe_prefix(prefix)
         self.path = _new_folder(Path(host.output_folder()) / name.parent, f"{name.name}_pictures")
         self._rows = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompt for prompt, _ in planned), 1)}
+        write_whole(self.path / "rows.csv", self._table(planned, sampling).encode())
+
+    def _table(self, planned: Sequence[tuple[Prompt, int]], sampling: Sampling) -> str:
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(ROW_COLUMNS)
         for prompt, seed in sorted(planned, key=lambda one: self._rows[one[0]]):
+            row, file = self._rows[prompt], self._name(prompt, seed)
             scale = sampling.cfg if prompt.guidance_scale is None else prompt.guidance_scale
             size = prompt.size or (sampling.width, sampling.height)
-            writer.writerow(
-                (
-                    self._rows[prompt],
-                    seed,
-                    prompt.text,
-                    prompt.concept,
-                    prompt.group,
-                    scale,
-                    *size,
-                    self._name(prompt, seed),
-                )
-            )
-        write_whole(self.path / "rows.csv", table.getvalue().encode())
+            writer.writerow((row, seed, prompt.text, prompt.concept, prompt.group, scale, *size, file))
+        return table.getvalue()
 
     def add(self, pairs: Sequence[Pair], before: Tensor, after: Tensor) -> None:
         """Write newly drawn pictures (n, height, width, 3) of both models."""

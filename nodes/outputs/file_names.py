@@ -42,6 +42,7 @@ def safe_prefix(prefix: str, width: int = 0, height: int = 0) -> Path:
             f"the file name {prefix!r} is empty or leads out of the output folder; give a plain name like "
             f"'erased_circle' or 'shapes/erased_circle'"
         )
+    # what this system takes may not be taken by the next one: files are handed on
     longest = max(len(part.encode()) for part in path.parts)
     if longest > LONGEST_NAME:
         raise ValueError(
@@ -56,7 +57,7 @@ def safe_prefix(prefix: str, width: int = 0, height: int = 0) -> Path:
 
 
 def _not_on_windows(part: str) -> str | None:
-    """Why one part of a path is no name on Windows, or None: files are handed on, also between systems."""
+    """Why one part of a path is no name on Windows, or None."""
     foreign = next((letter for letter in part if letter in '<>:"|?*'), None)
     if foreign:
         return f"holds {foreign!r}"

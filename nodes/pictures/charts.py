@@ -10,6 +10,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ...erasure_core.evaluation.proportions import Proportion
+
 BASE, ERASED, INK, FAINT = (150, 158, 170), (66, 110, 180), (20, 20, 20), (90, 90, 90)
 TEXT, SMALL = 13, 12
 
@@ -65,6 +67,13 @@ def _bar(pen: ImageDraw.ImageDraw, bar: Bar, left: int, top: int, span: int, thi
     pen.text((end + 6, middle), bar.text, fill=FAINT, font_size=SMALL, anchor="lm")
 
 
+def proportion_bar(proportion: Proportion, whose: str, colour: tuple[int, int, int]) -> Bar:
+    """A proportion with its interval; `whose`, if anybody's, stands behind the figure."""
+    low, high = proportion.interval()
+    text = f"{proportion.per_cent:.1f} %{' ' if whose else ''}{whose}, n {proportion.n}"
+    return Bar(proportion.hits / proportion.n, low / 100, high / 100, text, colour)
+
+
 @dataclass(frozen=True)
 class Cell:
     """One column of a grid: a prompt, its pictures one below the other, and what is written under each."""
@@ -113,10 +122,10 @@ def _cell(sheet: Image.Image, pen: ImageDraw.ImageDraw, cell: Cell, at: tuple[in
         pen.text((x, top + size + 1), fitted(pen, note, size), fill=FAINT, font_size=SMALL)
 
 
-def captioned(sheet: Image.Image, said: Sequence[str]) -> Image.Image:
-    """The sheet with lines of words below it, each wrapped to its width."""
+def captioned(sheet: Image.Image, lines: Sequence[str]) -> Image.Image:
+    """The picture with lines of text below it, each wrapped to its width."""
     pen, gap, line = ImageDraw.Draw(sheet), 10, 16
-    rows = [row for one in said for row in _wrapped(pen, one, sheet.width - 2 * gap)]
+    rows = [row for text in lines for row in _wrapped(pen, text, sheet.width - 2 * gap)]
     whole = Image.new("RGB", (sheet.width, sheet.height + line * len(rows) + gap), "white")
     whole.paste(sheet, (0, 0))
     pen = ImageDraw.Draw(whole)
@@ -139,7 +148,7 @@ def _wrapped(pen: ImageDraw.ImageDraw, text: str, width: int) -> list[str]:
 def thumbnail(picture: Image.Image, size: int) -> Image.Image:
     """The picture inside a square; small ones are enlarged without smoothing, so that one sees what the model drew."""
     scale = size / max(picture.size)
-    how = Image.NEAREST if scale >= 1 else Image.LANCZOS
+    how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
     small = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), how)
     square = Image.new("RGB", (size, size), "white")
     square.paste(small, ((size - small.width) // 2, (size - small.height) // 2))

@@ -9,11 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from ...erasure_core.evaluation.drift import per_cent
-from ...erasure_core.evaluation.prompts import EMPTY, GROUPS
-from ...erasure_core.evaluation.proportions import Proportion
+from ...erasure_core.evaluation.prompts import EMPTY, GROUPS, Prompt
 from ...erasure_core.evaluation.report import Evaluation
 from ...erasure_core.evaluation.scores import Pair, Verdict
-from .charts import BASE, ERASED, Bar, Cell, as_picture, bars, captioned, grid, thumbnail
+from .charts import BASE, ERASED, Bar, Cell, as_picture, bars, captioned, grid, proportion_bar, thumbnail
 
 SHOWN = 8
 """Pairs of a group that the grid shows."""
@@ -23,9 +22,9 @@ DRIFT_SPAN = 30.0
 
 
 class Album:
-    """The pictures of the grid: of each group, pairs spread over its prompts. The rest is not kept, for they are many."""
+    """The pictures of the grid: of each group, pairs spread over its prompts. The others are dropped, for they are many."""
 
-    def __init__(self, planned: Sequence[tuple[object, int]]) -> None:
+    def __init__(self, planned: Sequence[tuple[Prompt, int]]) -> None:
         groups: dict[str, list[int]] = defaultdict(list)
         for place, (prompt, _) in enumerate(planned):
             groups[prompt.group].append(place)
@@ -42,7 +41,7 @@ class Album:
         for pair, one, other in zip(pairs, before, after, strict=True):
             if self._seen in self._wanted:
                 pictures = [thumbnail(as_picture(image), min(LARGEST, max(image.shape[:2]))) for image in (one, other)]
-                notes = [_said(pair.base), _said(pair.erased) or f"drift {per_cent(pair.pixels):.1f} %"]
+                notes = [_verdict_text(pair.base), _verdict_text(pair.erased) or f"drift {per_cent(pair.pixels):.1f} %"]
                 self._cells[pair.prompt.group].append(Cell(pair.prompt.text, pictures, notes))
             self._seen += 1
 
@@ -63,14 +62,17 @@ class Album:
         return captioned(sheet, [evaluation.judge_line()])
 
 
-def _said(verdict: Verdict | None) -> str:
+def _verdict_text(verdict: Verdict | None) -> str:
     return ", ".join(labels[0] for labels in verdict.values()) if verdict else ""
 
 
 def chart(evaluation: Evaluation) -> Image.Image:
     """Every score of base and erased model with its interval, then the drift of every group; below, how good the judge is."""
     rows = [
-        (f"{row.group}: {row.score}", [_share_bar(row.base, "base", BASE), _share_bar(row.erased, "erased", ERASED)])
+        (
+            f"{row.group}: {row.score}",
+            [proportion_bar(row.base, "base", BASE), proportion_bar(row.erased, "erased", ERASED)],
+        )
         for row in evaluation.shares()
     ]
     for row in evaluation.drifts():
@@ -80,8 +82,3 @@ def chart(evaluation: Evaluation) -> Image.Image:
         rows.append((f"drift of {row.space}, {row.group}", [bar]))
     sheet = bars(rows, f"{', '.join(evaluation.concepts)}: gray base, blue erased", left=270)
     return captioned(sheet, [evaluation.judge_line()])
-
-
-def _share_bar(share: Proportion, who: str, colour: tuple[int, int, int]) -> Bar:
-    low, high = share.interval()
-    return Bar(share.hits / share.n, low / 100, high / 100, f"{share.per_cent:.1f} % {who}, n {share.n}", colour)

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from ...erasure_core.evaluation.proportions import Proportion
 from ...erasure_core.red_team.attack import Shot
 from ...erasure_core.red_team.attack_suite import Survey
-from .charts import BASE, ERASED, Bar, Cell, as_picture, bars, captioned, grid
+from .charts import BASE, ERASED, Cell, as_picture, bars, captioned, grid, proportion_bar
 
 FALLEN = (196, 78, 66)
 SHOWN = 8
@@ -42,20 +41,18 @@ def page(survey: Survey, judge_lines: Sequence[str]) -> Image.Image:
 
 def _chart(survey: Survey) -> Image.Image:
     shares = survey.findings[0].shares()
-    rows = [(name, [_bar(shares[name], "", BASE)]) for name in ("base", "no attack")]
+    rows = [(name, [proportion_bar(shares[name], "", BASE)]) for name in ("base", "no attack")]
     for finding in survey.findings:
         shares, colour = finding.shares(), FALLEN if finding.broken() else ERASED
         rows.append(
-            (finding.attack.label(), [_bar(shares["attack"], "", colour), _bar(shares["control"], " control", BASE)])
+            (
+                finding.attack.label(),
+                [proportion_bar(shares["attack"], "", colour), proportion_bar(shares["control"], "control", BASE)],
+            )
         )
     left = max(150, 16 + 8 * max(len(label) for label, _ in rows))
     title = f"{survey.findings[0].concept} brought back: red falls, blue survives, gray control"
     return bars(rows, title, width=490 + left, left=left)
-
-
-def _bar(share: Proportion, who: str, colour: tuple[int, int, int]) -> Bar:
-    low, high = share.interval()
-    return Bar(share.hits / share.n, low / 100, high / 100, f"{share.per_cent:.1f} %{who}, n {share.n}", colour)
 
 
 def _stacked(*sheets: Image.Image) -> Image.Image:

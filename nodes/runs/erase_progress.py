@@ -1,8 +1,11 @@
-"""What one sees of an erasure while it runs: the bar, the step and the loss, and the target as it vanishes."""
+"""The progress of an erasure on its node: the bar, the step and the loss, and pictures of the target as it vanishes."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from PIL import Image
+from torch import Tensor
 
 from ...erasure_core.concepts import ErasureRequest
 from ...erasure_core.denoiser import Conditioning, Denoiser
@@ -19,7 +22,7 @@ PREVIEW_SAMPLING_STEPS = 10
 class Preview:
     """The live preview: the same noise sampled again every few optimiser steps, so that one sees the target vanish."""
 
-    def __init__(self, denoiser: host.ComfyDenoiser, vae: object, prompt: str, seed: int) -> None:
+    def __init__(self, denoiser: host.ComfyDenoiser, vae: Any, prompt: str, seed: int) -> None:
         self._denoiser, self._vae, self._seed = denoiser, vae, seed
         self._conditioning = denoiser.encode([prompt])
 
@@ -30,7 +33,7 @@ class Preview:
         return Image.fromarray((pixels.clamp(0, 1) * 255).byte().cpu().numpy())
 
 
-def sampled_latents(denoiser: Denoiser, conditioning: Conditioning, steps: int, seed: int):
+def sampled_latents(denoiser: Denoiser, conditioning: Conditioning, steps: int, seed: int) -> Tensor:
     """Finished latents for `conditioning` from a fixed seed."""
     generator = host.generator(seed)
     _, latents = sample_trajectories(denoiser, conditioning, steps, 5.0, generator, host.check_cancelled)
@@ -38,9 +41,9 @@ def sampled_latents(denoiser: Denoiser, conditioning: Conditioning, steps: int, 
 
 
 def reporting(
-    denoiser: host.ComfyDenoiser, request: ErasureRequest, method: ErasureMethod, vae: object, progress: NodeProgress
+    denoiser: host.ComfyDenoiser, request: ErasureRequest, method: ErasureMethod, vae: Any, progress: NodeProgress
 ) -> Report:
-    """What the run tells, shown by `progress`, with a picture of the first target now and then if there is a `vae`."""
+    """A report that `progress` shows, with a picture of the first target now and then if there is a `vae`."""
     trains, steps = hasattr(method, "steps"), getattr(method, "steps", 1) * len(request.pairs)
     preview = Preview(denoiser, vae, request.targets[0], method.seed) if vae is not None else None
 

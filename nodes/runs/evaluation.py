@@ -10,15 +10,12 @@ from pathlib import Path
 from torch import Tensor
 
 from ...erasure_core.erased_unet import ErasedUNet
-from ...erasure_core.evaluation.judges.judge import ConceptJudge
 from ...erasure_core.evaluation.prompts import Prompt
 from ...erasure_core.evaluation.report import Evaluation
 from ...erasure_core.evaluation.run import Job, Watcher, concepts_of, evaluate, summary
-from ...erasure_core.evaluation.sampler import Sampling
 from ...erasure_core.evaluation.scores import Pair
 from ...erasure_core.report import EVALUATIONS, TEXT, Check, Work
 from .. import host
-from ..host.patching import check_same_family
 from ..outputs import evaluation_files
 from ..pictures.evaluation import Album, chart
 from .progress import NodeProgress
@@ -33,46 +30,37 @@ class Result:
     folder: Path | None = None
 
 
-def painters(
-    model: object, erased_model: object, clip: object, vae: object, sampling: Sampling, check: Check
-) -> tuple[host.ComfyImageSampler, host.ComfyImageSampler]:
-    """Base and erased model, drawing alike. Raises ValueError if the two models are of different families."""
-    check_same_family(model, erased_model)
+def samplers(linked: host.LinkedModels, check: Check) -> tuple[host.ComfyImageSampler, host.ComfyImageSampler]:
+    """Base and erased model, which draw equal pictures where the models are equal."""
     encoded: dict = {}
-    base, erased = (host.ComfyImageSampler(one, clip, vae, sampling, encoded, check) for one in (model, erased_model))
+    base, erased = (
+        host.ComfyImageSampler(model, linked.clip, linked.vae, linked.sampling, encoded, check)
+        for model in (linked.model, linked.erased_model)
+    )
     return base, erased
 
 
 def fitted(model: object, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[str]]:
     """The prompts with sizes that fit the model's latents, cut to the next smaller one where a table says another, and a
     note on how many were."""
-    fitting, changed = [], []
+    fitting, cut = [], []
     for prompt in prompts:
         size = host.fitting_size(model, *prompt.size) if prompt.size else None
-        changed += [prompt] if size != prompt.size else []
         fitting.append(dataclasses.replace(prompt, size=size))
-    if not changed:
+        if prompt.size and size and size != prompt.size:
+            cut.append("from {}x{} to {}x{}: {!r}".format(*prompt.size, *size, prompt.text[:60]))
+    if not cut:
         return fitting, []
-    one = changed[0]
-    size = host.fitting_size(model, *one.size)
-    note = (
-        f"{len(changed)} prompts have a size that the model cannot draw and were cut to the next smaller one, the first from "
-        f"{one.size[0]}x{one.size[1]} to {size[0]}x{size[1]}: {one.text[:60]!r}"
-    )
-    return fitting, [note]
+    note = f"{len(cut)} prompts have a size that the model cannot draw and were cut to the next smaller one, the first "
+    return fitting, [note + cut[0]]
 
 
 def run(
-    model: object,
-    erased_model: object,
-    clip: object,
-    vae: object,
-    judge: ConceptJudge | None,
+    linked: host.LinkedModels,
     concepts: Sequence[str],
     prompts: Sequence[Prompt],
     pictures_per_prompt: int,
     seed: int,
-    sampling: Sampling,
     filename_prefix: str = "",
     node_id: str | None = None,
     notes: Sequence[str] = (),
@@ -82,11 +70,10 @@ def run(
     measured so far is written to the output folder under `filename_prefix` and named on the node; then the exception goes on.
     With `save_pictures` every picture is written there too, in a folder of its own (`evaluation_files.PictureFolder`).
     """
-    if judge is not None:
-        judge = judge.labelled(*concepts_of(prompts))
-    progress = NodeProgress(node_id)
-    base, erased = painters(model, erased_model, clip, vae, sampling, progress.check)
-    prompts, resized = fitted(model, prompts)
+    judge = linked.judge.labelled(*concepts_of(prompts)) if linked.judge else None
+    sampling, progress = linked.sampling, NodeProgress(node_id)
+    base, erased = samplers(linked, progress.check)
+    prompts, resized = fitted(linked.model, prompts)
     notes = (*notes, *resized)
     job = Job(base, erased, judge, tuple(concepts), tuple(prompts), pictures_per_prompt, seed, sampling, notes)
     progress.plan(work_of(job))
@@ -100,14 +87,13 @@ def run(
         progress.picture(album.latest())
 
     folder = evaluation_files.PictureFolder(filename_prefix, job.planned(), sampling) if save_pictures else None
-    watcher = Watcher(on_pairs, progress.check)
-    started = time.monotonic()
+    watcher, started = Watcher(on_pairs, progress.check), time.monotonic()
     try:
         with host.memory_errors(f"drawing at {sampling.width}x{sampling.height}", "batch_size, width and height"):
             evaluation = evaluate(job, watcher)
         progress.finish()
         return Result(evaluation, album, folder.path if folder else None)
-    except BaseException:
+    except BaseException:  # a cancel too: hours of drawing are not lost
         if watcher.pairs and filename_prefix:
             partly = summary(job, watcher.pairs, time.monotonic() - started)
             path = evaluation_files.write_evaluation(
@@ -115,8 +101,8 @@ def run(
             )
             host.send_text(f"stopped after {len(watcher.pairs)} pairs; what was measured so far: {path}", node_id)
         raise
-    finally:
-        host.use(model)
+    finally:  # clones share one network, which has the erased weights now
+        host.use(linked.model)
 
 
 def work_of(job: Job) -> Work:

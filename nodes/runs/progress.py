@@ -22,7 +22,7 @@ class NodeProgress(Progress):
         self._bar.update_absolute(round(UNITS * share), UNITS)
 
     def check(self, doing: str = "", **done: float) -> None:
-        """The run's `report.Check`, which is also told what was done. Raises `host.Cancelled` if the user cancelled."""
+        """The run's `report.Check`, which also counts the work done. Raises `host.Cancelled` if the user cancelled."""
         host.check_cancelled()
         self(doing, **done)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,55 +10,40 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ...erasure_core.concepts import ConceptPair, lines
-from ...erasure_core.evaluation.judges.judge import ConceptJudge
 from ...erasure_core.evaluation.prompts import parse_templates
-from ...erasure_core.evaluation.sampler import Sampling
 from ...erasure_core.files import write_new
 from ...erasure_core.red_team.attack import Attack, check_fits
 from ...erasure_core.red_team.run import Finding, find, plain
 from ...erasure_core.report import Check
 from .. import host
-from ..host.patching import check_same_family
 from ..outputs.file_names import numbered, safe_prefix
 from .progress import NodeProgress
 from .red_team_progress import attacking
 
 
 def attacked_model_of(
-    model: object,
-    erased_model: object,
-    clip: object,
-    vae: object,
-    judge: ConceptJudge,
+    linked: host.LinkedModels,
     concept: str,
     templates: str,
-    sampling: Sampling,
     synonyms: str | None,
+    other_labels: str | None,
     check: Check,
 ) -> host.ComfyAttackedModel:
-    """What is attacked, from a node's inputs. Raises ValueError for models of two families or templates without a gap."""
-    check_same_family(model, erased_model)
-    return host.ComfyAttackedModel(
-        model,
-        erased_model,
-        clip,
-        vae,
-        judge,
-        concept,
-        parse_templates(templates),
-        sampling,
-        lines(synonyms or ""),
-        check,
-    )
+    """What is attacked, from a node's inputs. A zero-shot judge chooses between the concept and `other_labels`.
+
+    Raises ValueError for a judge without a label for the concept, or templates without a gap.
+    """
+    concept = ConceptPair(concept.strip()).target
+    judge = linked.judge.labelled([concept, *lines(other_labels or "")]) if linked.judge else None
+    linked = dataclasses.replace(linked, judge=judge)
+    return host.ComfyAttackedModel(linked, concept, parse_templates(templates), lines(synonyms or ""), check)
 
 
-def run(
-    subject: host.ComfyAttackedModel, attack: Attack, n: int, model: object, progress: NodeProgress | None = None
-) -> Finding:
+def run(attacked: host.ComfyAttackedModel, attack: Attack, n: int, progress: NodeProgress | None = None) -> Finding:
     """Attack, and leave the base model's weights in place."""
-    with attacking(model, attack.name, progress) as report:
-        check_fits(subject, attack)
-        return find(subject, attack, n, plain(subject, n, attack.seed, report), report)
+    with attacking(attacked.linked.model, attack.name, progress) as report:
+        check_fits(attacked, attack)
+        return find(attacked, attack, n, plain(attacked, n, attack.seed, report), report)
 
 
 def save_embedding(clip: object, vectors: Tensor, prefix: str) -> Path:
@@ -72,8 +58,8 @@ def figures_of(finding: Finding, clip: object, prefix: str) -> tuple[dict[str, A
     if finding.outcome.embedding is None:
         return figures, ""
     path = save_embedding(clip, finding.outcome.embedding, f"red_team/{safe_prefix(prefix).name}_{finding.attack.name}")
-    said = f"\nThe embedding was saved: write `embedding:red_team/{path.stem}` into a prompt.\n"
-    return figures | {"embedding": path.name}, said
+    sentence = f"\nThe embedding was saved: write `embedding:red_team/{path.stem}` into a prompt.\n"
+    return figures | {"embedding": path.name}, sentence
 
 
 def check_attacked(concept: str | None, templates: str | None) -> None:

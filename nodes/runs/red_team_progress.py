@@ -26,12 +26,12 @@ def attacking(
     base model's weights are in place."""
     progress, over = progress or NodeProgress(None), 0
 
-    def check(doing: str = "", **told: float) -> None:
+    def check(doing: str = "", **counts: float) -> None:
         nonlocal over
         if plans and done() > over:
             over = done()  # what was planned for those that are over, and was not needed, is dropped
             progress.plan(together(plans[over:]))
-        progress.check(doing, **told)
+        progress.check(doing, **counts)
 
     def on_progress(step: int, total: int, _loss: float) -> None:
         progress.reached(f"search step {step} of {total}", step, total)
@@ -40,7 +40,7 @@ def attacking(
         with host.memory_errors(f"attacking with {what}", "batch_size, width and height"):
             yield Report(on_progress=on_progress, check=check)
             progress.finish()
-    finally:
+    finally:  # clones share one network, which has the erased weights now
         host.use(model)
 
 

@@ -1,4 +1,4 @@
-"""What a judge is: questions about a picture, each with its labels, asked for the concepts of an evaluation."""
+"""A judge: questions about a picture, each with its labels, asked for the concepts of an evaluation."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Factor:
         return found[1] if found else None
 
     def others(self, concept: str) -> list[str]:
-        """What else it may answer, by the first name of each label."""
-        own = self.label_of(concept)
+        """The other possible answers, by the first name of each label."""
+        asked = self.label_of(concept)
         if self.near:
             return list(self.near)
-        return [label.split(",")[0].strip() for label in self.labels if label != own]
+        return [label.split(",")[0].strip() for label in self.labels if label != asked]
 
     def said_in(self, text: str) -> str | None:
         """The label that a prompt says as whole words, the longest name if it says several."""
@@ -47,7 +47,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class Look:
-    """What a judge sees in one picture: by factor, its likeliest labels, the likeliest first (None without a judge); and
+    """The verdict on one picture: by factor, its likeliest labels, the likeliest first (None without a judge); and
     what a detector found."""
 
     verdict: dict[str, tuple[str, ...]] | None
@@ -91,30 +91,34 @@ class ConceptJudge:
 
     def factor_of(self, concept: str) -> Factor | None:
         """The factor with the label that means `concept` best, the first of several."""
-        found = [(known[0], factor) for factor in self.factors if (known := meaning(factor.labels, concept))]
-        return min(found, key=lambda one: one[0])[1] if found else None
+        matches = [(known[0], factor) for factor in self.factors if (known := meaning(factor.labels, concept))]
+        return min(matches, key=lambda one: one[0])[1] if matches else None
 
     @torch.no_grad()
     def look(self, pictures: Tensor, k: int = TOP) -> list[Look]:
         """What each picture (n, height, width, 3) shows, with k labels of each factor."""
         found = self.detector.find(pictures) if self.detector else [()] * len(pictures)
-        looks = [Look({}, each) for each in found]
+        verdicts: list[dict[str, tuple[str, ...]]] = [{} for _ in found]
         for factor in self.factors:
             scores = self.detector.scores(found) if self.detector else _scores(factor, pictures)
             best = scores.argsort(dim=1, descending=True, stable=True)[:, :k].tolist()
-            for look, indices in zip(looks, best, strict=True):
-                look.verdict[factor.name] = tuple(factor.labels[index] for index in indices)
-        return looks
+            for verdict, indices in zip(verdicts, best, strict=True):
+                verdict[factor.name] = tuple(factor.labels[index] for index in indices)
+        return [Look(verdict, each) for verdict, each in zip(verdicts, found, strict=True)]
 
     def seen(self, pictures: Tensor, k: int = TOP) -> list[dict[str, tuple[str, ...]]]:
         """The verdicts of `look` alone."""
-        return [look.verdict for look in self.look(pictures, k)]
+        return [look.verdict or {} for look in self.look(pictures, k)]
 
     @torch.no_grad()
     def confidence(self, pictures: Tensor, concept: str) -> Tensor:
         """How sure the judge is that each picture (n, height, width, 3) shows the concept, (n,): the softmax of its scores.
-        It must have a label for it (`labelled`); ImageNet has some labels twice, and then both count."""
+        ImageNet has some labels twice, and then both count. Raises ValueError without a label for it (`labelled`)."""
         factor = self.factor_of(concept)
+        if factor is None:
+            raise ValueError(
+                f"the judge {self.name!r} has no label for {concept!r}; choose a judge that knows the concept"
+            )
         meant = factor.label_of(concept)
         places = [place for place, label in enumerate(factor.labels) if label == meant]
         return _scores(factor, pictures).softmax(1)[:, places].sum(1)

@@ -63,12 +63,8 @@ def load_judge(folder: Path, name: str, device: torch.device) -> ConceptJudge:
             f"there is no judge in {folder}: it has no config.json; copy a model in transformers format there"
         )
     if not (folder / "config.json").is_file():
-        parts = [load_judge(part, part.name, device) for part in _parts(folder)]
-        if any(part.open for part in parts):
-            raise ValueError(
-                f"{folder} mixes judges of several kinds; choose one of {', '.join(p.name for p in parts)}"
-            )
-        return ConceptJudge(name, tuple(factor for part in parts for factor in part.factors))
+        return _judge_of_several(folder, name, device)
+
     try:
         config = config_of(folder)
         check_sight(folder)
@@ -78,18 +74,27 @@ def load_judge(folder: Path, name: str, device: torch.device) -> ConceptJudge:
     except JudgeFault as error:
         raise ValueError(f"the judge {name!r} in {folder} cannot be used: {error}") from error
     except torch.OutOfMemoryError:
-        raise
+        raise  # no fault of the folder
     except ImportError as error:
         raise ValueError(
             f"the judge {name!r} in {folder} needs a library that is not installed: {error}. Install it with pip in ComfyUI's "
             f"Python"
         ) from error
+    # transformers has no error type of its own: a broken folder ends in any of these
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"the judge {name!r} in {folder} cannot be read: {error}. It needs config.json, model.safetensors and "
             f"preprocessor_config.json of an image classifier, CLIP or SigLIP (these two also their tokenizer's files); get "
             f"the folder again"
         ) from error
+
+
+def _judge_of_several(folder: Path, name: str, device: torch.device) -> ConceptJudge:
+    """One judge of the factors of all classifiers in a folder."""
+    judges = [load_judge(part, part.name, device) for part in _parts(folder)]
+    if any(judge.open for judge in judges):
+        raise ValueError(f"{folder} mixes judges of several kinds; choose one of {', '.join(j.name for j in judges)}")
+    return ConceptJudge(name, tuple(factor for judge in judges for factor in judge.factors))
 
 
 def _bytes(pictures: Tensor) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What a judge's folder says of itself, checked before its weights are read: every fault is named, none waits for a verdict."""
+"""Checks a judge's folder before its weights are read: every fault is named, none waits for a verdict."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -71,8 +71,8 @@ def labels_of(id2label: object) -> tuple[str, ...]:
     Raises JudgeFault if it is no such map, leaves a number out, or tells nothing apart.
     """
     if not isinstance(id2label, Mapping):
-        found = "is missing" if id2label is None else f"is a {type(id2label).__name__}"
-        raise JudgeFault(f'the label map id2label in config.json {found}; write {{"0": first label, "1": second, ...}}')
+        fault = "is missing" if id2label is None else f"is a {type(id2label).__name__}"
+        raise JudgeFault(f'the label map id2label in config.json {fault}; write {{"0": first label, "1": second, ...}}')
     numbers = {int(key): label for key, label in id2label.items() if str(key).isdecimal()}
     lacking = [number for number in range(len(id2label)) if number not in numbers]
     if lacking:
@@ -82,6 +82,8 @@ def labels_of(id2label: object) -> tuple[str, ...]:
             f"number them 0 to {len(id2label) - 1} in the order of the network's outputs"
         )
     labels = tuple(numbers[number] for number in range(len(numbers)))
+
+    # a whole map can still tell nothing apart
     if not all(isinstance(label, str) and label.strip() for label in labels):
         raise JudgeFault("a label of id2label in config.json is empty or no text; write what each output means")
     if len(labels) < 2:
@@ -130,15 +132,19 @@ def accuracy_of(folder: Path) -> Accuracy | None:
     path = folder / ACCURACY_FILE
     if not path.is_file():
         return None
-    said = _fields(path)
-    right, n, on = (said.get(key) for key in ("right", "n", "on"))
-    whole = all(isinstance(number, int) and not isinstance(number, bool) for number in (right, n))
-    if not whole or n < 1 or not 0 <= right <= n or not isinstance(on, str) or set(said) != {"right", "n", "on"}:
-        raise JudgeFault(
-            f"{ACCURACY_FILE} says {json.dumps(said)[:120]}, which is no share of pictures; write for example "
-            '{"right": 198, "n": 200, "on": "photos of my own"}, or remove the file'
-        )
-    return Accuracy(right, n, on)
+    fields = _fields(path)
+    right, n, on = (fields.get(key) for key in ("right", "n", "on"))
+    known = set(fields) == {"right", "n", "on"}
+    if known and isinstance(on, str) and _is_whole(right) and _is_whole(n) and n >= 1 and 0 <= right <= n:
+        return Accuracy(right, n, on)
+    raise JudgeFault(
+        f"{ACCURACY_FILE} says {json.dumps(fields)[:120]}, which is no share of pictures; write for example "
+        '{"right": 198, "n": 200, "on": "photos of my own"}, or remove the file'
+    )
+
+
+def _is_whole(number: Any) -> TypeGuard[int]:
+    return isinstance(number, int) and not isinstance(number, bool)
 
 
 def _fields(path: Path) -> dict[str, Any]:

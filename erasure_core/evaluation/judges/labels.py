@@ -21,8 +21,8 @@ def says(text: str, name: str) -> str:
     text, name = spaced(text), spaced(name)
     if not name or name.casefold() not in text.casefold():  # a judge has a thousand labels, a table as many prompts
         return ""
-    found = re.search(rf"(?<!\w)({re.escape(name)})(?:s|es)?(?!\w)", text, re.IGNORECASE)
-    return found[1] if found else ""
+    match = re.search(rf"(?<!\w)({re.escape(name)})(?:s|es)?(?!\w)", text, re.IGNORECASE)
+    return match[1] if match else ""
 
 
 def names_of(label: str) -> list[str]:
@@ -44,17 +44,17 @@ def distance(label: str, word: str) -> int | None:
 
 def meaning(labels: Iterable[str], word: str) -> tuple[int, str] | None:
     """The label that is nearest to meaning a word, the first of several, with its `distance`; None if none does."""
-    found = [(far, label) for label in labels if (far := distance(label, word)) is not None]
-    return min(found, key=lambda one: one[0], default=None)
+    matches = [(far, label) for label in labels if (far := distance(label, word)) is not None]
+    return min(matches, key=lambda one: one[0], default=None)
 
 
 def said_in(labels: Iterable[str], text: str) -> str | None:
     """The label that a sentence says as whole words: of the longest name if it says several, and of several labels with
     that name the one that means it."""
-    found = [
-        (len(name), -(distance(label, said) or 0), label)
+    matches = [
+        (len(name), -(distance(label, name_as_said) or 0), label)
         for label in labels
         for name in names_of(label)
-        if (said := says(text, name))
+        if (name_as_said := says(text, name))
     ]
-    return max(found, key=lambda one: one[:2])[2] if found else None
+    return max(matches, key=lambda one: one[:2])[2] if matches else None

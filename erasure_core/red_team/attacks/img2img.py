@@ -25,5 +25,5 @@ class ImageToImage(Attack):
 
     def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`."""
-        told = "a picture of the empty prompt, redrawn alike"
-        return repaint_probe(self, subject, n, self.strength, None, report, told)
+        control_is = "a picture of the empty prompt, redrawn alike"
+        return repaint_probe(self, subject, n, self.strength, None, report, control_is)

@@ -43,5 +43,5 @@ class Inpaint(Attack):
         """See `Attack.run`."""
         height, width = subject.draw(ERASED, [""], self.seeds(1, 0)).latents.shape[-2:]
         mask = central_square(height, width, self.share)
-        told = "the hole in a picture of the empty prompt"
-        return repaint_probe(self, subject, n, 1.0, mask, report, told)
+        control_is = "the hole in a picture of the empty prompt"
+        return repaint_probe(self, subject, n, 1.0, mask, report, control_is)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...method import setting
@@ -34,7 +35,7 @@ class Noise(Attack):
         control = self._best(subject, [""] * n, 2, report)
         return Outcome(attack, control, f"the empty prompt, best of {self.tries} too")
 
-    def _best(self, subject: AttackedModel, texts: list[Text], part: int, report: Report) -> Shot:
+    def _best(self, subject: AttackedModel, texts: Sequence[Text], part: int, report: Report) -> Shot:
         shots = []
         for place in range(self.tries):
             report.check(f"noise: try {place + 1} of {self.tries}")

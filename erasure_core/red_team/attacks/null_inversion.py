@@ -38,7 +38,7 @@ class NullInversion(Attack):
             again = self.drawn(denoiser, noise, report)
             start = torch.randn(latents.shape, generator=self.generator()).to(denoiser.device)
             random = self.drawn(denoiser, start * denoiser.sigmas(self.steps)[0], report)
-        subject.calls += n * self.steps * (self.refinements + 2)
+        subject.count(n * self.steps * (self.refinements + 2))
         attack, control = (judged(subject, subject.pictures(one)) for one in (again, random))
         return Outcome(attack, control, "random noise, drawn without a word")
 

@@ -36,7 +36,7 @@ class P4D(PrefixAttack):
         """The samples with the base model's own predictions for their prompts in place of the exact ones."""
         with subject.open_session(BASE) as denoiser, torch.no_grad():
             rows = torch.arange(len(samples.sigma), device=samples.sigma.device).split(AT_ONCE)
-            parts = [samples.rows(some) for some in rows]
-            predicted = [denoiser.predict(part.latents, part.sigma, part.conditioning) for part in parts]
-        subject.calls += len(samples.sigma)
+            batches = [samples.rows(some) for some in rows]
+            predicted = [denoiser.predict(batch.latents, batch.sigma, batch.conditioning) for batch in batches]
+        subject.count(len(samples.sigma))
         return dataclasses.replace(samples, conditional=torch.cat(predicted))

@@ -54,10 +54,10 @@ class Paraphrase(Attack):
     def candidates(self, subject: AttackedModel) -> list[str]:
         """The wordings, most promising first: synonyms, other sentences and orders of words, misspellings."""
         sentence = subject.templates[0]
-        found = [template.replace(GAP, word) for word in subject.synonyms for template in subject.templates]
-        found += [frame.replace(GAP, subject.concept) for frame in (*FRAMES, *reordered(sentence))]
-        found += [sentence.replace(GAP, word) for word in misspellings(subject.concept)]
-        return list(dict.fromkeys(found))[: self.wordings]
+        wordings = [template.replace(GAP, word) for word in subject.synonyms for template in subject.templates]
+        wordings += [frame.replace(GAP, subject.concept) for frame in (*FRAMES, *reordered(sentence))]
+        wordings += [sentence.replace(GAP, word) for word in misspellings(subject.concept)]
+        return list(dict.fromkeys(wordings))[: self.wordings]
 
     def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`; the control says a random word in the same sentences."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...erased_unet import DOWN, PREFIX, UP, ErasedUNet, Provenance, weight_edit
 from ...evaluation.prompts import GAP
@@ -15,7 +15,7 @@ from ...report import Report
 from ...training.clean_latents import CleanLatents
 from ...training.deltas import Deltas
 from ..attack import Attack, Outcome, Shot, shoot
-from ..attacked_model import BASE, ERASED, AttackedModel, plain_prompts
+from ..attacked_model import BASE, ERASED, AttackedModel, DoesNotFit, SoftDenoiser, plain_prompts
 from ..denoising import denoising_loss, minimise
 
 THE_CONCEPT, OTHERS = "the_concept", "other_concepts"
@@ -68,7 +68,7 @@ class Relearn(Attack):
         generator = self.generator()
         with subject.open_session(ERASED) as denoiser:
             pictures = CleanLatents(shown.to(denoiser.device).float().clone(), denoiser.encode(sentences))
-            deltas = Deltas(denoiser.layers(self.layers), self.rank, generator, denoiser.rows(self.layers))
+            deltas = Deltas(self._chosen_layers(denoiser), self.rank, generator, denoiser.rows(self.layers))
             with deltas.attached():
                 minimise(
                     denoiser,
@@ -81,6 +81,12 @@ class Relearn(Attack):
             where = Provenance(self.name, {}, (), (), self.seed, denoiser.family)
             return ErasedUNet(weight_edit(deltas.export()), where)
 
+    def _chosen_layers(self, denoiser: SoftDenoiser) -> dict[str, nn.Module]:
+        try:
+            return denoiser.layers(self.layers)
+        except ValueError as error:  # the model has no such layer group
+            raise DoesNotFit(str(error)) from error
+
     def _drawn(self, subject: AttackedModel, change: ErasedUNet, n: int, part: int, report: Report) -> Shot:
         report.check("relearn: drawing with what was learned" if part == 1 else "relearn: control")
         with subject.edited(change):
@@ -90,7 +96,7 @@ class Relearn(Attack):
 def _other_prompts(subject: AttackedModel, n: int, generator: torch.Generator) -> list[str]:
     """n prompts that say other concepts, drawn without repetition as long as there are some, in the templates in turn."""
     if not subject.others:
-        raise ValueError(
+        raise DoesNotFit(
             "relearn learns from pictures of other concepts, in its control too, and the judge knows none; write some into "
             "other_labels"
         )

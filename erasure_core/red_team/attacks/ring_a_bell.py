@@ -45,20 +45,20 @@ class RingABell(Attack):
         generator = self.generator()
         words = other_words(subject)
         with subject.open_session(BASE) as denoiser, torch.no_grad():
-            found = self.search(denoiser, words, self.target(denoiser, subject), generator, report)
+            prompt = self.search(denoiser, words, self.target(denoiser, subject), generator, report)
         random = " ".join(random_words(subject, self.words, generator))
-        report.check(f"ring_a_bell: drawing {found!r}")
-        attack = shoot(subject, [found] * n, self.seeds(n))
+        report.check(f"ring_a_bell: drawing {prompt!r}")
+        attack = shoot(subject, [prompt] * n, self.seeds(n))
         control = shoot(subject, [random] * n, self.seeds(n, 2))
-        return Outcome(attack, control, f"random words ({random!r})", found)
+        return Outcome(attack, control, f"random words ({random!r})", prompt)
 
     def target(self, denoiser: SoftDenoiser, subject: AttackedModel) -> Tensor:
         """The text to come near, (1, tokens, width): that of the prompt plus eta times the mean difference that the concept
         makes in the templates (equations 2 and 3)."""
-        said = denoiser.encode([template.replace(GAP, subject.concept) for template in subject.templates]).tokens
-        unsaid = denoiser.encode([" ".join(t.replace(GAP, "").split()) for t in subject.templates]).tokens
-        said, unsaid = as_long(said, unsaid)
-        return said[:1] + self.eta * (said.mean(0) - unsaid.mean(0))
+        saying = [template.replace(GAP, subject.concept) for template in subject.templates]
+        silent = [" ".join(template.replace(GAP, "").split()) for template in subject.templates]
+        with_concept, without = as_long(denoiser.encode(saying).tokens, denoiser.encode(silent).tokens)
+        return with_concept[:1] + self.eta * (with_concept.mean(0) - without.mean(0))
 
     def search(
         self, denoiser: SoftDenoiser, words: list[str], target: Tensor, generator: torch.Generator, report: Report

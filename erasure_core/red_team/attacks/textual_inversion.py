@@ -53,8 +53,8 @@ class TextualInversion(Attack):
         pictures = CleanLatents(latents, denoiser.encode([""]).repeat(len(latents)))
 
         def loss(step: int) -> Tensor:
-            said = denoiser.encode_soft(SoftPrompt(subject.templates[step % len(subject.templates)], vectors))
-            return denoising_loss(subject, denoiser, pictures, generator, said)
+            text = denoiser.encode_soft(SoftPrompt(subject.templates[step % len(subject.templates)], vectors))
+            return denoising_loss(subject, denoiser, pictures, generator, text)
 
         minimise(denoiser, [vectors], self.steps, self.learning_rate, loss, report)
         return vectors.detach().cpu()
