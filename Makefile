@@ -10,7 +10,7 @@ PYTEST = OMP_NUM_THREADS=1 exec "$$python" -m pytest -rs -n $(WORKERS) --dist lo
 CHECK = "$$python" -m ruff check . && "$$python" -m devtools.type_check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-all test-families lint format playground picture-book bench-quality bench-methods bench-speed bench-robustness clean test-newest types
+.PHONY: help demo serve test test-all test-families lint format playground picture-book bench-quality bench-picture-book bench-methods bench-speed bench-robustness clean test-newest types
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -54,9 +54,11 @@ playground: ## train the playground checkpoint and its judge from nothing
 picture-book: ## train the picture book: hundreds of real things in three drawing styles (hours; needs npm)
 	$(RUN) -m playground.picture_book.train $(ARGS)
 
-WORLD ?= quality
-bench-quality: ## what AP erases and spares on the shapes; WORLD=picture_book: every method on hundreds of real things
-	$(RUN) -m benchmarks.$(WORLD) $(ARGS)
+bench-quality: ## what AP erases and spares, beside ESD and other searches
+	$(RUN) -m benchmarks.quality $(ARGS)
+
+bench-picture-book: ## every method on the picture book, and AP's searches side by side
+	$(RUN) -m benchmarks.picture_book $(ARGS)
 
 bench-methods: DEV = --dev
 bench-methods: ## every method on the playground in one table

@@ -68,21 +68,20 @@ def prompts_of(case: Case, things: Sequence[Thing], counts: dict[str, int], seed
     members = tuple(thing.name for thing in things if thing.subgroup == _erased_subgroup(case))
     near = [t.name for t in things if t.subgroup in subgroups and t.name not in (*case.targets, *members)]
     far = [t.name for t in things if t.subgroup not in subgroups]
-    asked = {
+    asked: dict[str, list[tuple[str, tuple[str, ...]]]] = {
         TARGET: [(word, members or (word,)) for word in case.targets],
         SYNONYM: [(word, (target,)) for target in case.targets for word in SYNONYMS.get(target, ())],
         MEMBER: [(word, (word,)) for word in members],
         LOOK_ALIKE: [(word, (word,)) for word in near],
         UNRELATED: [(word, (word,)) for word in far],
     }
-    return {
-        group: [
-            _prompt(*pairs[i], rng.choice((rng.choice(STYLE_WORDS), "")), rng)
-            for i in _spread(len(pairs), counts[group], rng)
-        ]
-        for group, pairs in asked.items()
-        if pairs
-    }
+    return {group: _asked(pairs, counts[group], rng) for group, pairs in asked.items() if pairs}
+
+
+def _asked(pairs: Sequence[tuple[str, tuple[str, ...]]], n: int, rng: random.Random) -> list[Prompt]:
+    """n prompts for words, each beside what its picture should show; half of them name a style."""
+    chosen = [pairs[i] for i in _spread(len(pairs), n, rng)]
+    return [_prompt(word, shows, rng.choice((rng.choice(STYLE_WORDS), "")), rng) for word, shows in chosen]
 
 
 def _erased_subgroup(case: Case) -> str:

@@ -1,4 +1,4 @@
-"""`make bench-quality WORLD=picture_book`: every method on the picture book, and AP's searches beside one another.
+"""`make bench-picture-book`: every method on the picture book, and AP's searches beside one another.
 
 A row is one erasure with one seed, judged on 200 pictures or more; with `--rows FILE` a stopped series goes on where it was.
 Prints Markdown tables and, as its last line, one JSON object with every figure. `--write` stores them in `docs/`.
@@ -10,7 +10,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -24,11 +24,11 @@ from .instruments.runs import Row, add_arguments, add_processes, circumstances, 
 
 BASE, CONTROL = "nothing (base)", "random edit (control)"
 SEARCHES = {f"ap, {search}": ("ap", {"search": search}) for search in ("random", "none", "gumbel")}
-COUNTS = {TARGET: 70, SYNONYM: 40, MEMBER: 40, LOOK_ALIKE: 60, UNRELATED: 70}
+COUNTS = {TARGET: 70, SYNONYM: 40, MEMBER: 60, LOOK_ALIKE: 60, UNRELATED: 70}
 """Pictures of each group in a row: 200 or more in all, whatever groups it has."""
 WITH_SEEDS = ("ap", *SEARCHES, "esd", "uce", "rece")
 SEEDS = (0, 1, 2)
-BY = "make bench-quality WORLD=picture_book ARGS=--write"
+BY = "make bench-picture-book ARGS=--write"
 RETAINED = (LOOK_ALIKE, UNRELATED)
 
 
@@ -90,26 +90,38 @@ def scores(row: Row) -> dict[str, float | None]:
     the style's own prompts.
     """
     groups, of_style = row["groups"], row["kind"] == "style"
-    share: Callable[[str, str], float | None] = lambda group, what: (  # noqa: E731
-        100 * groups[group][what] / max(1, groups[group]["styled" if what == "style" else "n"])
-        if group in groups
-        else None
-    )
-    gone: Callable[[float | None], float | None] = lambda value: None if value is None else 100 - value  # noqa: E731
-    found = {
-        "esr1": gone(share(TARGET, "style" if of_style else "top1")),
-        "esr5": None if of_style else gone(share(TARGET, "top5")),
-        "synonym": gone(share(SYNONYM, "top1")),
-        "member": gone(share(MEMBER, "top1")),
-        "look_alike": share(LOOK_ALIKE, "style" if of_style else "top1"),
-        "look_alike5": None if of_style else share(LOOK_ALIKE, "top5"),
-        "psr1": share(UNRELATED, "top1"),
-        "psr5": share(UNRELATED, "top5"),
-        "other_factor": share(TARGET, "top1") if of_style else _style_kept(groups),
+    right = "style" if of_style else "top1"
+    return {
+        "esr1": _gone(_share(groups, TARGET, right)),
+        "esr5": None if of_style else _gone(_share(groups, TARGET, "top5")),
+        "synonym": _gone(_share(groups, SYNONYM, "top1")),
+        "member": _gone(_share(groups, MEMBER, "top1")),
+        "look_alike": _share(groups, LOOK_ALIKE, right),
+        "look_alike5": None if of_style else _share(groups, LOOK_ALIKE, "top5"),
+        "psr1": _share(groups, UNRELATED, "top1"),
+        "psr5": _share(groups, UNRELATED, "top5"),
+        "other_factor": _share(groups, TARGET, "top1") if of_style else _style_kept(groups),
         "drift": statistics.mean(groups[group]["drift"] for group in RETAINED if group in groups),
     }
-    kept = [found[key] for key in ("esr1", "psr1", "look_alike") if found[key] is not None]
-    return found | {"harmonic": statistics.harmonic_mean(kept)}
+
+
+def harmonic(row: Row) -> float:
+    """The harmonic mean of a row's ESR-1, PSR-1 and look-alike PSR, of those that it has."""
+    found = scores(row)
+    return statistics.harmonic_mean(
+        [found[key] or 0 for key in ("esr1", "psr1", "look_alike") if found[key] is not None]
+    )
+
+
+def _share(groups: dict[str, Any], group: str, what: str) -> float | None:
+    """Per cent of a group's pictures; None if the row has not that group."""
+    if group not in groups:
+        return None
+    return 100 * groups[group][what] / max(1, groups[group]["styled" if what == "style" else "n"])
+
+
+def _gone(share: float | None) -> float | None:
+    return None if share is None else 100 - share
 
 
 def _style_kept(groups: dict[str, Any]) -> float:
@@ -127,7 +139,6 @@ COLUMNS = {
     "look_alike": "look-alikes",
     "other_factor": "style or thing kept",
     "drift": "drift",
-    "harmonic": "harmonic mean",
 }
 
 
@@ -137,8 +148,10 @@ def table(rows: Sequence[Row]) -> str:
     for variant in dict.fromkeys(row["variant"] for row in rows):
         mine = [scores(row) for row in rows if row["variant"] == variant]
         seconds = [row["costs"].get("seconds") for row in rows if row["variant"] == variant]
-        cells.append([variant, *(_mean([row[key] for row in mine]) for key in COLUMNS), _mean(seconds), len(mine)])
-    return markdown_table(("method", *COLUMNS.values(), "s", "rows"), cells)
+        means = [_mean([row[key] for row in mine]) for key in COLUMNS]
+        together = _mean([harmonic(row) for row in rows if row["variant"] == variant])
+        cells.append([variant, *means, together, _mean(seconds), len(mine)])
+    return markdown_table(("method", *COLUMNS.values(), "harmonic mean", "s", "rows"), cells)
 
 
 def by_case(rows: Sequence[Row]) -> str:
@@ -161,7 +174,7 @@ def by_case(rows: Sequence[Row]) -> str:
 def compared(rows: Sequence[Row], first: str = "ap") -> str:
     """The harmonic mean of `first` less that of each other variant, over the cases and seeds that both have, with the paired
     95 % interval."""
-    by_key = {(row["variant"], row["case"], row["seed"]): scores(row)["harmonic"] for row in rows}
+    by_key = {(row["variant"], row["case"], row["seed"]): harmonic(row) for row in rows}
     cells = []
     for other in dict.fromkeys(row["variant"] for row in rows if row["variant"] != first):
         pairs = [

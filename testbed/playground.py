@@ -56,7 +56,9 @@ class Playground:
 
     def noise(self, n: int, seed: int) -> Tensor:
         """Noise for n pictures; equal seeds mean equal noise."""
-        shape = (n, self.model.model.latent_format.latent_channels, SIZE // 8, SIZE // 8)
+        from concept_erasure.nodes.host.shapes import latent_shape
+
+        shape = (n, *latent_shape(self.model, SIZE, SIZE))
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
     def draw(self, model: Any, prompts: Sequence[str], seed: int) -> Tensor:
