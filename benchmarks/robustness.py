@@ -87,11 +87,11 @@ def attacked(testbed: Playground, name: str, target: str, arguments: argparse.Na
     synonyms = [SYNONYMS[target]] if target in SYNONYMS else []
     with torch.inference_mode():  # as ComfyUI runs a node
         linked = host.LinkedModels(testbed.model, model, testbed.clip, testbed.vae, judge, sampling)
-        subject = host.ComfyAttackedModel(linked, target, templates(target, arguments.seed), synonyms)
+        models = host.ComfyAttackedModel(linked, target, templates(target, arguments.seed), synonyms)
         chosen = parse_attacks("\n".join(arguments.attacks), arguments.seed)
         survey = Survey(len(chosen))
         with attacking(testbed.model, name) as report:
-            run_all(subject, chosen, arguments.n, survey, report)
+            run_all(models, chosen, arguments.n, survey, report)
 
     seconds = {"erasing": round(erasing, 1), "in_all": round(time.monotonic() - started, 1)}
     who = judge_figures(judge)

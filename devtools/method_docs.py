@@ -114,12 +114,12 @@ def measured_table(runs: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]
         lines.append([target, *cells[:3], rest, cells[3]])
     seeds = ", ".join(str(seed) for seed in dict.fromkeys(run["seed"] for run in runs))
     esr1, psr1 = (statistics.mean(run[key] for run in base) for key in ("esr1", "psr1"))
-    said = (
+    caption = (
         f"Playground, `make bench-methods`, defaults, no anchor, n = {runs[0]['n']['target']} a run; a figure for each of the "
         f"seeds {seeds}. The base model has ESR-1 {esr1:.0f} and PSR-1 {psr1:.0f} on average. All methods compared: "
         "[comparison](../comparison.md)."
     )
-    return f"{said}\n\n{markdown_table(head, lines)}"
+    return f"{caption}\n\n{markdown_table(head, lines)}"
 
 
 def _figures(values: Sequence[float | None]) -> str:

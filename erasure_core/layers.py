@@ -12,6 +12,10 @@ from torch.nn import functional as F
 
 from .families import FAMILIES, family_named
 
+CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+_Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""The types of weights that are not quantised."""
 GROUPS = {
     "cross_attention_kv": "keys and values of cross-attention (ESD's esd-x-strict): only how the text is read",
     "cross_attention": "all of cross-attention (esd-x, xattn)",
@@ -84,13 +88,6 @@ def _checkpointed(family: str, names: list[str]) -> list[str]:
     owners = {name.rpartition(".")[0] for name in names}  # a single layer keeps nothing but its input anyway
     matching = [name for name in names if name in owners and re.fullmatch(family_named(family).blocks, name)]
     return [name for name in matching if not any(other.startswith(f"{name}.") for other in matching)]
-
-
-CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
-
-
-_Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:

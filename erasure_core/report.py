@@ -29,12 +29,12 @@ def unwatched(*_arguments: object, **_named: object) -> None:
 class Progress:
     """How far a whole run is, encoding and sampling included: a share that grows from 0 to 1, and the time that is left.
 
-    What is done is told as it is done, `progress("sampling", evaluations=32)`. `left` holds how much of each kind of work is
-    still to be done; it may be corrected at any time. The speed of each kind is measured, and guessed from the others
+    The run reports its work as it is done, `progress("sampling", evaluations=32)`. `left` holds how much of each kind of
+    work is still to be done; it may be corrected at any time. The speed of each kind is measured, and guessed from the others
     before that. The share moves by (1 - share) dt / (dt + seconds left): a wrong plan lets it move faster or slower, and
     never back.
 
-    `show(share)` is called whenever anything is told; `say(text)`, with the time left behind it, at most every
+    `show(share)` is called with every report; `say(text)`, with the time left behind it, at most every
     `TEXT_EVERY` seconds of `clock`.
     """
 
@@ -54,7 +54,7 @@ class Progress:
         self._done: dict[str, float] = defaultdict(float)
         self._reached: dict[str, int] = defaultdict(int)
         self._began = self._last = clock()
-        self._untold, self._said = 0.0, float("-inf")
+        self._uncounted, self._shown_at = 0.0, float("-inf")
 
     def plan(self, work: Work) -> None:
         """Plan this work, in place of what was planned for its kinds."""
@@ -65,20 +65,20 @@ class Progress:
         """Something is being done (`doing`, in words), or so many of each kind of work were done since the last call."""
         now = self._clock()
         passed, self._last = now - self._last, now
-        self._untold += passed
+        self._uncounted += passed
         for kind, count in done.items():
             if self._done[STEPS] and not self.left.get(kind):
                 continue  # part of a step: its time is the step's
-            self._seconds[kind] += self._untold
+            self._seconds[kind] += self._uncounted
             self._done[kind] += count
             self.left[kind] = max(0.0, self.left.get(kind, 0.0) - count)
-            self._untold = 0.0
+            self._uncounted = 0.0
         if passed > 0:
             self.share = min(0.99, self.share + (1 - self.share) * passed / (passed + self.seconds_left()))
         self._show(self.share)
         self._doing = doing or self._doing
-        if self._doing and now - self._said >= TEXT_EVERY:
-            self._said = now
+        if self._doing and now - self._shown_at >= TEXT_EVERY:
+            self._shown_at = now
             settled = now - self._began >= _SETTLED
             self._say(self._doing + (f", about {duration(self.seconds_left())} left" if settled else ""))
 

@@ -15,10 +15,8 @@ from playground.drawing import COLOURS, FILLS, LOOK_ALIKES, SHAPES, SYNONYMS
 from .playground import Playground
 
 VALUES = {"shape": SHAPES, "colour": tuple(COLOURS), "fill": FILLS}
-
-
 GROUPS = ("target", "retain", "look_alike", "synonym")
-"""What is asked for; each group has noise of its own."""
+"""The groups of prompts, in order; each has noise of its own."""
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ def test_the_fastest_plan_that_fits_is_taken_and_said(free, expected, says, monk
     monkeypatch.setattr(planning, "measured", known)
     toy, report = ToyDenoiser(), Report()
     toy.free = int(free * MB)
-    plan = planned(toy, toy_deltas(toy).parameters(), toy.blocks("checkpointed"), report, step=4, kept=10)
+    plan = planned(toy, toy_deltas(toy).parameters(), toy.blocks("checkpointed"), report, step=4, samples=10)
     assert (plan.micro_batch, plan.checkpointing) == expected
     assert report.notes[0].startswith("memory: about ") and report.notes[0].endswith(says)
 
@@ -189,7 +189,7 @@ def test_what_is_measured_of_one_and_two_samples_holds_for_more(monkeypatch) -> 
     deltas = toy_deltas(toy)
     with deltas.attached():
         for step in (1, 2, 5):
-            plan = planned(toy, deltas.parameters(), {}, report, step=step, kept=0)
+            plan = planned(toy, deltas.parameters(), {}, report, step=step, samples=0)
             arguments = toy.empty_latents(step), toy.sigmas(2)[:1].expand(step), toy.encode([""]).repeat(step)
             stays = [*toy.network.parameters(), *deltas.parameters()]
             held = activations(lambda: toy.predict(*arguments), [], stays).everything  # noqa: B023

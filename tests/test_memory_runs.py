@@ -124,8 +124,8 @@ def test_checkpointing_is_used_when_asked_for_and_the_edit_is_the_same(
     erased = make(name, checkpointing=checkpointing).erase(ToyDenoiser(), parse_request("circle"), report)
     measured = 2
     cannot = any("cannot use checkpointing" in note for note in report.notes)
-    assert any(seen[measured:]) == (checkpointing == "on" and methods()[name].in_parts)
-    assert cannot == (checkpointing == "on" and not methods()[name].in_parts)
+    assert any(seen[measured:]) == (checkpointing == "on" and methods()[name].in_micro_batches)
+    assert cannot == (checkpointing == "on" and not methods()[name].in_micro_batches)
     assert same(erased, expected)
 
 

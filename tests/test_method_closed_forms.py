@@ -12,7 +12,7 @@ from concept_erasure.erasure_core.closed_form.ridge import (
     normal_solution,
     solve,
 )
-from concept_erasure.erasure_core.closed_form.text_rows import TOKENS, aligned, kept_prompts
+from concept_erasure.erasure_core.closed_form.text_rows import TOKENS, aligned, retained_prompts
 from concept_erasure.erasure_core.concepts import ConceptPair, ErasureRequest, parse_request
 from concept_erasure.erasure_core.denoiser import Conditioning
 from concept_erasure.erasure_core.method import methods
@@ -122,10 +122,10 @@ def test_rows_are_aligned_at_the_end_of_the_sentence(tokens: str) -> None:
 
 def test_no_kept_prompt_says_a_target_or_its_synonym() -> None:
     request = parse_request("circle\nred => blue", "a red house")
-    prompts = kept_prompts(request, ["square", "tree", "car"], ["box"], sentences=40, seed=0)
+    prompts = retained_prompts(request, ["square", "tree", "car"], ["box"], sentences=40, seed=0)
     assert not [p for p in prompts if {"circle", "red", "box"} & set(p.split()) and p not in request.retain]
     assert {"", "square", "a red house"} <= set(prompts)
-    assert any("box" in p.split() for p in kept_prompts(request, ["tree"], [], sentences=400, seed=0)), "no control"
+    assert any("box" in p.split() for p in retained_prompts(request, ["tree"], [], sentences=400, seed=0)), "no control"
 
 
 def read_by(denoiser: ToyDenoiser, erased, prompt: str, row: int = 0) -> tuple[Tensor, Tensor]:

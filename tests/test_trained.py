@@ -18,7 +18,7 @@ THREE = parse_request("circle\nsquare => star\nring")
 
 def test_the_help_names_the_methods_that_cannot_use_checkpointing() -> None:
     trained = {name: method for name, method in methods().items() if issubclass(method, TrainedMethod)}
-    cannot = [name for name, method in trained.items() if not method.in_parts]
+    cannot = [name for name, method in trained.items() if not method.in_micro_batches]
     (help,) = {field.metadata["help"] for field in settings_of(trained["esd"]) if field.name == "checkpointing"}
     assert cannot and f"Not available for {' and '.join(cannot)}." in help
 

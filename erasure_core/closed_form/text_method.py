@@ -14,7 +14,7 @@ from ..report import TEXT, Report, Work
 from ..text.synonyms import synonym_limit, template_words_like
 from ..text.vocabulary import word_list, words_of
 from .ridge import ClosedFormMethod, TextEdit, best_of_rank, compact, normal_matrix, solve
-from .text_rows import TOKENS, Rows, erased_rows, kept_prompts, kept_rows, kept_words
+from .text_rows import TOKENS, Rows, erased_rows, retained_prompts, retained_rows, retained_words
 
 NO_WORDS = "none"
 
@@ -62,18 +62,20 @@ class TextRowsMethod(ClosedFormMethod):
     def work(self, request: ErasureRequest) -> Work:
         """See `ErasureMethod.work`; most of it is the text of the sentences."""
         work = super().work(request)
-        kept = (self.candidates + len(request.retain)) * (1 + self.kept_sentences)
+        retained = (self.candidates + len(request.retain)) * (1 + self.kept_sentences)
         about = len(request.pairs) * (2 * self.sentences + 4 * self.kept_sentences)
-        return {**work, TEXT: (work[TEXT][0] + kept + about, 1.0)}
+        return {**work, TEXT: (work[TEXT][0] + retained + about, 1.0)}
 
     def rows(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> tuple[Rows, Tensor]:
         """The rows to edit, and the rows (n, width) to keep."""
         words = [] if self.vocabulary == NO_WORDS else words_of(self.vocabulary, denoiser, max(self.candidates, 1000))
-        kept, synonyms = kept_words(denoiser, request, words, self.candidates, self.synonym_similarity, report.check)
+        retained, synonyms = retained_words(
+            denoiser, request, words, self.candidates, self.synonym_similarity, report.check
+        )
         if synonyms:
             report.note("not kept, being synonyms of a target: " + ", ".join(synonyms))
         avoid = (*synonyms, *template_words_like(denoiser, request.targets))
-        prompts = kept_prompts(request, kept, avoid, self.kept_sentences, self.seed)
+        prompts = retained_prompts(request, retained, avoid, self.kept_sentences, self.seed)
         erased = erased_rows(
             denoiser,
             request,
@@ -83,9 +85,9 @@ class TextRowsMethod(ClosedFormMethod):
             seed=self.seed,
             check=report.check,
         )
-        rows, retained = Rows.cat(erased), kept_rows(denoiser, prompts, report.check)
-        report.costs["text_states_edited"], report.costs["text_states_kept"] = len(rows.states), len(retained)
-        return rows, retained
+        rows, states = Rows.cat(erased), retained_rows(denoiser, prompts, report.check)
+        report.costs["text_states_edited"], report.costs["text_states_kept"] = len(rows.states), len(states)
+        return rows, states
 
     def exact(self, states: Tensor, desired: Tensor, retained: Tensor) -> TextEdit:
         """`solve` with this method's weights."""

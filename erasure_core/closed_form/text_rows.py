@@ -131,7 +131,7 @@ def erased_rows(
     return concepts
 
 
-def kept_words(
+def retained_words(
     denoiser: Denoiser,
     request: ErasureRequest,
     words: Sequence[str],
@@ -150,7 +150,7 @@ def kept_words(
     return [*retained, *nearest.words], synonyms
 
 
-def kept_prompts(
+def retained_prompts(
     request: ErasureRequest, words: Sequence[str], avoid: Sequence[str], sentences: int, seed: int
 ) -> list[str]:
     """Prompts that must stay as they are: the empty one, each word alone, and in sentences; the target's own sentences
@@ -167,7 +167,7 @@ def kept_prompts(
     return [*allowed, *(line for line in request.retain if line not in allowed)]
 
 
-def kept_rows(denoiser: Denoiser, prompts: Sequence[str], check: Check = unwatched) -> Tensor:
+def retained_rows(denoiser: Denoiser, prompts: Sequence[str], check: Check = unwatched) -> Tensor:
     """The rows (n, width) of all prompts: each one's own tokens and a few of those that follow; the tokens before, the
     same for all prompts, once."""
     rows = []

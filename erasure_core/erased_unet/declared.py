@@ -65,9 +65,9 @@ def layers_in(parts: Mapping[str, Tensor], declared: Declaration) -> set[str]:
     """The modules of the network that the parts of an edit are for, as `check_declared` found them right."""
     layers: set[str] = set()
     for name in parts:
-        group, own = _split(name, declared)
+        group, tensor = _split(name, declared)
         shapes, match = _form_of(group, declared)
-        for one in (match, *(_pattern(form).fullmatch(own) for form in shapes if "{layer}" in form)):
+        for one in (match, *(_pattern(form).fullmatch(tensor) for form in shapes if "{layer}" in form)):
             if one:  # the groups without a name are those of {layer}
                 layers |= set(one.groups()) - set(one.groupdict().values())
     return layers
@@ -75,8 +75,8 @@ def layers_in(parts: Mapping[str, Tensor], declared: Declaration) -> set[str]:
 
 def _split(name: str, declared: Declaration) -> tuple[str, str]:
     """A tensor's group and its own name in it."""
-    group, _, own = ("", "", name) if "" in declared else name.rpartition(".")
-    return group, own
+    group, _, tensor = ("", "", name) if "" in declared else name.rpartition(".")
+    return group, tensor
 
 
 def _check_complete(groups: Mapping[str, Mapping[str, Tensor]], declared: Declaration, concepts: int) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 SEPARATOR = ":"
 VALUES = 8
 MATRICES, VECTORS = 48, 16
-"""Weights of which values are kept, those with the smallest hash of their name; matrices say more, for a LoRA that was
+"""Number of weights whose values are stored, those with the smallest hash of their name; matrices say more, for a LoRA that was
 merged into a checkpoint leaves its norms and biases as they were."""
 ENOUGH = 8
 """Weights that two fingerprints must have in common to be compared."""
@@ -93,9 +93,9 @@ def _entries(fingerprint: str) -> dict[int, tuple[torch.dtype, float, list[float
 def _agree(one: tuple[torch.dtype, float, list[float]], other: tuple[torch.dtype, float, list[float]]) -> bool:
     if one[:2] == other[:2]:
         return one[2] == other[2]
-    kept = TYPES[torch.float16][0]  # how finely a fingerprint keeps values
+    bits = TYPES[torch.float16][0]  # how finely a fingerprint keeps values
     return all(
-        abs(a - b) <= _half_step(a, *one[:2]) + _half_step(b, *other[:2]) + max(abs(a), abs(b)) * 2.0**-kept + 2.0**-24
+        abs(a - b) <= _half_step(a, *one[:2]) + _half_step(b, *other[:2]) + max(abs(a), abs(b)) * 2.0**-bits + 2.0**-24
         for a, b in zip(one[2], other[2], strict=True)
     )
 

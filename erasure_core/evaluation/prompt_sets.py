@@ -74,7 +74,7 @@ def _unread(table: Table, how: Reading) -> list[str]:
     sized = ("width", "height") if _sized(table.columns) else ()
     sentence = FACTORS if "prompt" not in table.columns else ()
     used = {"prompt", "seed", "guidance", *sized, *sentence, *columns_of(how.home), *how.used}
-    return [*table.unread, *(said for role, said in table.columns.items() if role not in used)]
+    return [*table.unread, *(name for role, name in table.columns.items() if role not in used)]
 
 
 def _notes(bad: Mapping[int, str], name: str) -> Iterator[str]:
@@ -127,27 +127,27 @@ def _size(row: Row) -> tuple[int, int] | None:
     if not _sized(row) or not (row["width"] or row["height"]):
         return None
     for name in ("width", "height"):
-        said = row[name]
-        if not (said.isascii() and said.isdigit() and len(said) <= 5 and SIZES[0] <= int(said) <= SIZES[1]):
-            raise ValueError(f"the {name} {said[:40]!r} is no whole number from {SIZES[0]} to {SIZES[1]}")
+        text = row[name]
+        if not (text.isascii() and text.isdigit() and len(text) <= 5 and SIZES[0] <= int(text) <= SIZES[1]):
+            raise ValueError(f"the {name} {text[:40]!r} is no whole number from {SIZES[0]} to {SIZES[1]}")
     return int(row["width"]), int(row["height"])
 
 
-def _seed(said: str | None) -> int | None:
-    if not said:
+def _seed(text: str | None) -> int | None:
+    if not text:
         return None
-    if not (said.isascii() and said.isdigit() and len(said) <= 20 and int(said) < 2**64):
-        raise ValueError(f"the seed {said[:40]!r} is no whole number from 0 to {2**64 - 1}")
-    return int(said)
+    if not (text.isascii() and text.isdigit() and len(text) <= 20 and int(text) < 2**64):
+        raise ValueError(f"the seed {text[:40]!r} is no whole number from 0 to {2**64 - 1}")
+    return int(text)
 
 
-def _guidance(said: str | None) -> float | None:
-    if not said:
+def _guidance(text: str | None) -> float | None:
+    if not text:
         return None
     try:
-        value = float(said)
+        value = float(text)
     except ValueError:
         value = -1.0
     if not 0 <= value <= LARGEST_GUIDANCE:
-        raise ValueError(f"the guidance scale {said[:40]!r} is no number from 0 to {LARGEST_GUIDANCE:g}")
+        raise ValueError(f"the guidance scale {text[:40]!r} is no number from 0 to {LARGEST_GUIDANCE:g}")
     return value

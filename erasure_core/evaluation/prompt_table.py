@@ -92,10 +92,10 @@ def _records(lines: Sequence[str], place: int, delimiter: str) -> Iterator[tuple
 
 def _places(header: Sequence[str], where: str) -> dict[str, int]:
     """Where each known column stands. Raises ValueError for one that is missing or named twice."""
-    said = [cell.casefold() for cell in header]
+    names_in_file = [cell.casefold() for cell in header]
     places: dict[str, int] = {}
     for role, names in COLUMNS.items():
-        found = [place for place, cell in enumerate(said) if cell in names]
+        found = [place for place, cell in enumerate(names_in_file) if cell in names]
         if len(found) > 1:
             raise ValueError(
                 f"{where}: the columns {', '.join(repr(header[place]) for place in found)} mean the same; leave one of them"

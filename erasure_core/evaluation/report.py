@@ -151,10 +151,10 @@ def accuracy_lines(judge: ConceptJudge) -> list[str]:
     for factor in judge.factors:
         known = factor.accuracy
         if known is None:
-            said = "its own accuracy is not stated, so the base model's row is the only yardstick"
+            quality = "its own accuracy is not stated, so the base model's row is the only yardstick"
         else:
-            said = f"right in {100 * known.right / known.n:.1f} % of {known.n} {known.on}"
-        lines.append(f"{factor.name} ({len(factor.labels)} labels) {said}")
+            quality = f"right in {100 * known.right / known.n:.1f} % of {known.n} {known.on}"
+        lines.append(f"{factor.name} ({len(factor.labels)} labels) {quality}")
     return [*lines, judge.detector.text()] if judge.detector else lines
 
 

@@ -62,7 +62,7 @@ def reading(table: Table, targets: Sequence[str], name: str) -> Reading:
     if meant:
         note = f"{name} is called like {meant!r}, so every row counts as a target"
         return Reading(lambda *_: (TARGET, meant), notes=(note,))
-    return Reading(lambda _, text: (TARGET, _said_in(text, targets)))
+    return Reading(lambda _, text: (TARGET, _target_in(text, targets)))
 
 
 def columns_of(home: str) -> tuple[str, ...]:
@@ -71,12 +71,12 @@ def columns_of(home: str) -> tuple[str, ...]:
 
 
 def cell(row: Row, role: str) -> str:
-    """What a cell says, with spaces for underscores; UnlearnCanvas' photos by one name."""
-    said = spaced(row[role])
-    return PHOTO if role == "style" and any(same(said, name) for name in (PHOTO, "photo")) else said
+    """The text of a cell, with spaces for underscores; UnlearnCanvas' photos by one name."""
+    text = spaced(row[role])
+    return PHOTO if role == "style" and any(same(text, name) for name in (PHOTO, "photo")) else text
 
 
-def _said(row: Row, role: str, targets: Sequence[str]) -> str | None:
+def _target_of(row: Row, role: str, targets: Sequence[str]) -> str | None:
     """The target that a cell names. An artist may be named by the family name alone, as "Van Gogh" and "Picasso" are."""
     shown = cell(row, role)
     for target in targets:
@@ -97,7 +97,7 @@ def _home(table: Table, targets: Sequence[str], name: str) -> str:
     asked = [*grid, *(role for role in ("class", "artist") if role in table.columns)]
     for target in targets:
         for role in asked:
-            if any(_said(row, role, [target]) for _, row in table.rows):
+            if any(_target_of(row, role, [target]) for _, row in table.rows):
                 return role
     if asked and "group" not in table.columns:
         known = list(dict.fromkeys(row[role] for role in asked for _, row in table.rows))
@@ -121,35 +121,35 @@ def _by_group(row: Row, text: str, targets: Sequence[str], home: str) -> Decisio
     if group not in known:
         raise ValueError(f"the group {row['group'][:40]!r} is unknown; write {', '.join(known)}")
     if group in GONE:
-        targets_said = (_said(row, role, targets) for role in columns_of(home))
-        return group, next(filter(None, targets_said), None) or named(text, targets)
+        named_targets = (_target_of(row, role, targets) for role in columns_of(home))
+        return group, next(filter(None, named_targets), None) or named(text, targets)
     return group, cell(row, home) if home else ""
 
 
 def _by_class(row: Row, targets: Sequence[str], home: str, kinds: bool) -> Decision:
-    target = next(filter(None, (_said(row, role, targets) for role in columns_of(home))), None)
+    target = next(filter(None, (_target_of(row, role, targets) for role in columns_of(home))), None)
     if kinds:
         _check_type(row, target, f"its {home} is {row[home][:40]!r}")
     return (TARGET, target) if target else (RETAIN, cell(row, home))
 
 
 def _by_type(row: Row, text: str, targets: Sequence[str]) -> Decision:
-    said = next((target for target in targets if says(text, target)), None)
-    _check_type(row, said, f"its prompt says {text[:40]!r}")
-    return (TARGET, said) if said else (RETAIN, "")
+    target = next((target for target in targets if says(text, target)), None)
+    _check_type(row, target, f"its prompt says {text[:40]!r}")
+    return (TARGET, target) if target else (RETAIN, "")
 
 
-def _check_type(row: Row, said: str | None, shown: str) -> None:
-    if (row["type"].casefold() in ERASED) != bool(said):
-        which = f"which is {said!r}, and that was erased" if said else "which is none of the concepts"
+def _check_type(row: Row, target: str | None, shown: str) -> None:
+    if (row["type"].casefold() in ERASED) != bool(target):
+        which = f"which is {target!r}, and that was erased" if target else "which is none of the concepts"
         raise ValueError(f"its type is {row['type']!r}, but {shown}, {which}")
 
 
-def _said_in(text: str, targets: Sequence[str]) -> str:
-    said = next((target for target in targets if says(text, target)), None)
-    if said is None:
+def _target_in(text: str, targets: Sequence[str]) -> str:
+    target = next((target for target in targets if says(text, target)), None)
+    if target is None:
         raise NotSaid(text)
-    return said
+    return target
 
 
 def _of_i2p(table: Table, targets: Sequence[str], name: str) -> Reading:
@@ -176,11 +176,13 @@ def _of_i2p(table: Table, targets: Sequence[str], name: str) -> Reading:
 def _of_classes(table: Table, targets: Sequence[str], home: str, name: str) -> Iterator[str]:
     """Notes on targets that no row names, and on names that are taken for a target."""
     for target in targets:
-        named_so = {row[role]: None for role in columns_of(home) for _, row in table.rows if _said(row, role, [target])}
+        named_so = {
+            row[role]: None for role in columns_of(home) for _, row in table.rows if _target_of(row, role, [target])
+        }
         if not named_so:
             yield f"{name}: no row says {target!r}"
         yield from (
-            f"{name}: the artist {said!r} is taken for {target!r}"
-            for said in named_so
-            if home == "artist" and not same(said, target)
+            f"{name}: the artist {artist!r} is taken for {target!r}"
+            for artist in named_so
+            if home == "artist" and not same(artist, target)
         )

@@ -36,10 +36,10 @@ class ImageSampler(Protocol):
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], guidance_scale: float | None = None) -> Samples:
         """One picture a prompt, each from the noise of its own seed; None takes the sampling's own guidance.
 
-        Two painters with one sampling give equal pictures for equal models, bit for bit.
+        Two samplers with the same settings give equal pictures for equal models, bit for bit.
         """
         ...
 
     def sized(self, width: int, height: int) -> ImageSampler:
-        """The same painter for pictures of another size. Raises ValueError if that does not fit the model's latents."""
+        """The same sampler for pictures of another size. Raises ValueError if that does not fit the model's latents."""
         ...

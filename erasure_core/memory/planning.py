@@ -153,11 +153,11 @@ class Needs:
     samples: int
     activations: Callable[[int], Activations]
 
-    def plans(self, device: torch.device, checkpointing: str, in_parts: bool) -> Iterator[Plan]:
+    def plans(self, device: torch.device, checkpointing: str, in_micro_batches: bool) -> Iterator[Plan]:
         """Every possible plan, the fastest first. Micro-batches and checkpointing each cost one more forward pass, and small
         micro-batches leave a GPU idle; fetching samples from the host costs next to nothing."""
-        halves = [self.step >> i for i in range(self.step.bit_length())] if in_parts else [self.step]
-        switch = {"on": [True], "off": [False], "auto": [False, True]}[checkpointing if in_parts else "off"]
+        halves = [self.step >> i for i in range(self.step.bit_length())] if in_micro_batches else [self.step]
+        switch = {"on": [True], "off": [False], "auto": [False, True]}[checkpointing if in_micro_batches else "off"]
         ways = [(halves[0], on) for on in switch] + [(size, on) for on in switch for size in halves[1:]]
         places = [device] if device.type == "cpu" else [device, torch.device("cpu")]
         for micro_batch, on in ways:
@@ -173,11 +173,11 @@ def planned(
     report: Report,
     *,
     step: int,
-    kept: int,
+    samples: int,
     checkpointing: str = "auto",
-    in_parts: bool = True,
+    in_micro_batches: bool = True,
 ) -> Plan:
-    """The plan for steps of `step` samples and `kept` samples of trajectories; the report says in a line what it needs.
+    """The plan for steps of `step` samples and `samples` of trajectories; the report says in a line what it needs.
     Three evaluations of the network; the deltas must be attached.
 
     The host is asked to make room for the fastest plan. If none fits, the one that needs least is tried.
@@ -189,10 +189,10 @@ def planned(
         if not says_out_of_memory(error):
             raise
         report.note("memory: too little is free even to measure what the run needs; it is tried in the smallest parts")
-        return Plan(1 if in_parts else step, checkpointing == "on", torch.device("cpu"), math.inf)
+        return Plan(1 if in_micro_batches else step, checkpointing == "on", torch.device("cpu"), math.inf)
     report.costs["UNet_evaluations_to_measure_memory"] += 3
-    needs = Needs(step, EDIT_COPIES * bytes_of(parameters), kept * sample_bytes(denoiser), grows)
-    plans = list(needs.plans(denoiser.device, checkpointing if blocks else "off", in_parts))
+    needs = Needs(step, EDIT_COPIES * bytes_of(parameters), samples * sample_bytes(denoiser), grows)
+    plans = list(needs.plans(denoiser.device, checkpointing if blocks else "off", in_micro_batches))
     free = denoiser.make_room(int(plans[0].needs))
     plan = next((plan for plan in plans if plan.needs <= free), min(plans, key=lambda plan: plan.needs))
     line = _summary(needs, plan, free)

@@ -111,7 +111,7 @@ class AdaptiveGuidedErasure(TrainedMethod):
                 mixed=self.mixed,
                 learning_rate=self.search_learning_rate,
                 generator=run.generator,
-                descent=scaled_adam(run.denoiser, run.report),
+                optimiser=scaled_adam(run.denoiser, run.report),
             )
 
         return Search({pair.target: search_of(pair.target, pair.anchor) for pair in run.request.pairs}, damage)

@@ -115,8 +115,8 @@ class AdversarialPreservation(TrainedMethod):
         return self._gumbel(run, candidates, damage)
 
     def _gumbel(self, run: Training, candidates: Candidates, damage: Damage | None) -> Gumbel:
-        descent = scaled_adam(run.denoiser, run.report)
-        return Gumbel(candidates, damage, self.search_learning_rate, self.temperature, run.generator, descent)
+        optimiser = scaled_adam(run.denoiser, run.report)
+        return Gumbel(candidates, damage, self.search_learning_rate, self.temperature, run.generator, optimiser)
 
     def _reference_loop(self, run: Training) -> ReferenceLoop:
         run.report.note(

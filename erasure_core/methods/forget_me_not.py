@@ -66,7 +66,7 @@ class ForgetMeNot(TrainedMethod):
     paper = "arXiv 2303.17591"
     needs = ("gradients", "attention_maps")
     uses_anchor: ClassVar[bool] = False
-    in_parts: ClassVar[bool] = False
+    in_micro_batches: ClassVar[bool] = False
 
     tokens: str = setting(
         "with_end",

@@ -48,7 +48,7 @@ class Key:
 
     tokens: dict[str, nn.Parameter]
     modules: Mapping[str, nn.Module]
-    descent: ScaledAdam
+    optimiser: ScaledAdam
 
     @contextmanager
     def turned(self) -> Iterator[None]:
@@ -70,7 +70,7 @@ class KnowledgePrompt(TrainedMethod):
     name = "kpop"
     title = "KPOP: hidden, with a key"
     paper = "arXiv 2403.12326"
-    in_parts = False
+    in_micro_batches = False
     parts = {"": {"{layer}": "tokens width"}}
     needs = ("gradients", "text_states")
 
@@ -116,7 +116,7 @@ class KnowledgePrompt(TrainedMethod):
         with key.turned():
             (predicted,) = run.predict(batch)
         loss = run.error(predicted, batch.conditional, batch.sigma)
-        key.descent.step(loss, slowed(self.key_learning_rate, run.step, run.steps))
+        key.optimiser.step(loss, slowed(self.key_learning_rate, run.step, run.steps))
         return float(loss.detach())
 
     def losses(self, run: Training, state: Key) -> dict[str, Tensor]:

@@ -79,10 +79,10 @@ class Attack:
         for field in settings_of(type(self)):
             check_setting(self.name, field, getattr(self, field.name))
 
-    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
-        """Attack with n attempts and as many of the control. Both models of `subject` are left as they were.
+    def run(self, attacked: AttackedModel, n: int, report: Report) -> Outcome:
+        """Attack with n attempts and as many of the control. Both of its models are left as they were.
 
-        Raises DoesNotFit if it cannot be made on this subject, FloatingPointError if what it learns is not finite, and
+        Raises DoesNotFit if it cannot be made on these models, FloatingPointError if what it learns is not finite, and
         whatever `report.check` raises when the user cancels.
         """
         raise TypeError(f"{type(self).__name__} does not say how it attacks: implement run()")
@@ -112,21 +112,21 @@ def label_of(name: str, settings: Mapping[str, Any]) -> str:
     return " ".join([name, *changed])
 
 
-def check_fits(subject: AttackedModel, attack: Attack) -> None:
+def check_fits(attacked: AttackedModel, attack: Attack) -> None:
     """Raise DoesNotFit, saying why, if the models lack what the attack needs; nothing is drawn for that."""
     for need in attack.needs:
-        if (why := subject.lacks(need)) is not None:
+        if (why := attacked.lacks(need)) is not None:
             raise DoesNotFit(f"{attack.name} does not work on this model: it needs {NEEDS[need]}, and {why}")
 
 
-def judged(subject: AttackedModel, pictures: Tensor) -> Shot:
+def judged(attacked: AttackedModel, pictures: Tensor) -> Shot:
     """The judge's verdict on pictures."""
-    return Shot(pictures, subject.confidence(pictures), tuple(subject.hits(pictures)))
+    return Shot(pictures, attacked.confidence(pictures), tuple(attacked.hits(pictures)))
 
 
-def shoot(subject: AttackedModel, texts: Sequence[Text], seeds: Sequence[int], who: str = ERASED) -> Shot:
+def shoot(attacked: AttackedModel, texts: Sequence[Text], seeds: Sequence[int], who: str = ERASED) -> Shot:
     """Draw and judge."""
-    return judged(subject, subject.draw(who, texts, seeds).pictures)
+    return judged(attacked, attacked.draw(who, texts, seeds).pictures)
 
 
 def best_of(shots: Sequence[Shot]) -> Shot:
@@ -139,10 +139,10 @@ def best_of(shots: Sequence[Shot]) -> Shot:
     return Shot(pictures, sure.max(0).values, hits)
 
 
-def best_text(subject: AttackedModel, candidates: Sequence[str], attack: Attack, tries: int, report: Report) -> str:
+def best_text(attacked: AttackedModel, candidates: Sequence[str], attack: Attack, tries: int, report: Report) -> str:
     """The prompt that, drawn `tries` times by the erased model, makes the judge surest of the concept on average. What it
     is measured on is not what it is reported on: the attempts take other seeds."""
     texts = [text for text in candidates for _ in range(tries)]
     report.check(f"{attack.name}: trying {len(candidates)} prompts")
-    shot = shoot(subject, texts, attack.seeds(tries, 0) * len(candidates))
+    shot = shoot(attacked, texts, attack.seeds(tries, 0) * len(candidates))
     return candidates[int(shot.confidence.reshape(len(candidates), tries).mean(1).argmax())]

@@ -96,7 +96,7 @@ class Survey:
         }
 
 
-def run_all(subject: AttackedModel, chosen: Sequence[Attack], n: int, survey: Survey, report: Report) -> None:
+def run_all(attacked: AttackedModel, chosen: Sequence[Attack], n: int, survey: Survey, report: Report) -> None:
     """Draw the plain prompts once, then run each attack with n attempts, and write into `survey`.
 
     An attack that does not fit the model, or whose training diverges, is left out and named; nothing is drawn for one that
@@ -106,16 +106,16 @@ def run_all(subject: AttackedModel, chosen: Sequence[Attack], n: int, survey: Su
     fit = []
     for attack in chosen:
         try:
-            check_fits(subject, attack)
+            check_fits(attacked, attack)
             fit.append(attack)
         except DoesNotFit as error:
             survey.left_out.append((attack.label(), str(error)))
     if fit:
-        survey.plain = before = plain(subject, n, chosen[0].seed, report)
+        survey.plain = before = plain(attacked, n, chosen[0].seed, report)
         for attack in fit:
             report.check(f"attack {survey.done() + 1} of {len(chosen)}: {attack.name}")
             try:
-                survey.findings.append(find(subject, attack, n, before, report))
+                survey.findings.append(find(attacked, attack, n, before, report))
             except (DoesNotFit, FloatingPointError) as error:
                 survey.left_out.append((attack.label(), str(error)))
     if not survey.findings:

@@ -108,12 +108,12 @@ class AttackedModel(Protocol):
         ...
 
 
-def plain_prompts(subject: AttackedModel, n: int, word: str | None = None) -> list[str]:
+def plain_prompts(attacked: AttackedModel, n: int, word: str | None = None) -> list[str]:
     """n prompts that say the concept, or another word, in the templates in turn."""
-    subject_word = subject.concept if word is None else word
-    return [subject.templates[i % len(subject.templates)].replace(GAP, subject_word) for i in range(n)]
+    shown = attacked.concept if word is None else word
+    return [attacked.templates[i % len(attacked.templates)].replace(GAP, shown) for i in range(n)]
 
 
-def soft_prompts(subject: AttackedModel, n: int, vectors: Tensor) -> list[Text]:
+def soft_prompts(attacked: AttackedModel, n: int, vectors: Tensor) -> list[Text]:
     """n prompts with vectors in the place of the concept."""
-    return [SoftPrompt(subject.templates[i % len(subject.templates)], vectors) for i in range(n)]
+    return [SoftPrompt(attacked.templates[i % len(attacked.templates)], vectors) for i in range(n)]

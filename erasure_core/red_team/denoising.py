@@ -19,7 +19,7 @@ BATCH, LEVELS = 4, 50
 
 
 def denoising_loss(
-    subject: AttackedModel,
+    attacked: AttackedModel,
     denoiser: Denoiser,
     pictures: CleanLatents,
     generator: torch.Generator,
@@ -30,7 +30,7 @@ def denoising_loss(
     batch = noised(denoiser, pictures.drawn(BATCH, generator), LEVELS, generator)
     text = batch.conditioning if conditioning is None else conditioning.repeat(BATCH)
     predicted = denoiser.predict(batch.latents, batch.sigma, text)
-    subject.count(BATCH)
+    attacked.count(BATCH)
     return squared_error(predicted, batch.conditional, batch.sigma).mean()
 
 
@@ -46,7 +46,7 @@ def minimise(
 
     Raises FloatingPointError, naming the step, if one is not finite, and whatever `report.check` raises on a cancel.
     """
-    descent = scaled_adam(denoiser, report)(parameters, learning_rate)
+    optimiser = scaled_adam(denoiser, report)(parameters, learning_rate)
     for step in range(steps):
         report.check()
         error = loss(step)
@@ -55,5 +55,5 @@ def minimise(
             raise FloatingPointError(
                 f"the loss is {value} at optimiser step {step + 1} of {steps}; lower learning_rate (now {learning_rate:g})"
             )
-        descent.step(error)
+        optimiser.step(error)
         report.on_progress(step + 1, steps, value)

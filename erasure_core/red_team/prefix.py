@@ -26,13 +26,13 @@ class PrefixAttack(Attack):
     learning_rate: float = setting(0.1, "Adam's step size.", minimum=1e-4, maximum=10.0, step=0.01, advanced=True)
 
 
-def noisy_pictures(attack: Attack, subject: AttackedModel) -> NoisyBatch:
+def noisy_pictures(attack: Attack, attacked: AttackedModel) -> NoisyBatch:
     """The base model's pictures of the concept under fresh noise, several times each, with the exact prediction that leads
     back to them."""
-    prompts = plain_prompts(subject, PICTURES)
-    shown = subject.draw(BASE, prompts, attack.seeds(PICTURES, 0)).latents
+    prompts = plain_prompts(attacked, PICTURES)
+    shown = attacked.draw(BASE, prompts, attack.seeds(PICTURES, 0)).latents
     generator = attack.generator()
-    with subject.open_session(BASE) as denoiser:
+    with attacked.open_session(BASE) as denoiser:
         latents = shown.to(denoiser.device).float().clone()
         pictures = CleanLatents(latents, denoiser.encode(prompts))
         batches = [noised(denoiser, pictures, LEVELS, generator) for _ in range(REPEATS)]
@@ -40,19 +40,19 @@ def noisy_pictures(attack: Attack, subject: AttackedModel) -> NoisyBatch:
 
 
 def prefix_attack(
-    attack: PrefixAttack, subject: AttackedModel, n: int, samples: NoisyBatch, how: Callable, report: Report
+    attack: PrefixAttack, attacked: AttackedModel, n: int, samples: NoisyBatch, how: Callable, report: Report
 ) -> Outcome:
     """Search words, draw n prompts with them in front, and n with as many random words (the control that a prefix needs:
     any words in front can break an edit that is keyed to a prompt)."""
     generator, settings = attack.generator(), Search(attack.words, attack.steps, attack.learning_rate)
-    words, table = vocabulary(subject)
-    with subject.open_session(ERASED) as denoiser:
+    words, table = vocabulary(attacked)
+    with attacked.open_session(ERASED) as denoiser:
         table = table.to(denoiser.device).clone()
-        rows = search(subject, denoiser, samples, table, how, settings, generator, report)
+        rows = search(attacked, denoiser, samples, table, how, settings, generator, report)
     prefix = " ".join(words[row] for row in rows)
-    random = " ".join(random_words(subject, len(rows), generator))
+    random = " ".join(random_words(attacked, len(rows), generator))
     report.check(f"{attack.name}: drawing with {prefix!r} in front")
-    prompts = plain_prompts(subject, n)
-    shot = shoot(subject, [f"{prefix} {prompt}" for prompt in prompts], attack.seeds(n))
-    control = shoot(subject, [f"{random} {prompt}" for prompt in prompts], attack.seeds(n, 2))
+    prompts = plain_prompts(attacked, n)
+    shot = shoot(attacked, [f"{prefix} {prompt}" for prompt in prompts], attack.seeds(n))
+    control = shoot(attacked, [f"{random} {prompt}" for prompt in prompts], attack.seeds(n, 2))
     return Outcome(shot, control, f"random words in front ({random!r})", f"{prefix} {prompts[0]}")

@@ -11,7 +11,7 @@ from .attacked_model import BASE, AttackedModel, plain_prompts
 
 def repaint_probe(
     attack: Attack,
-    subject: AttackedModel,
+    attacked: AttackedModel,
     n: int,
     strength: float,
     mask: Tensor | None,
@@ -24,9 +24,9 @@ def repaint_probe(
     def probe(part: int, shown: list[str]) -> Shot:
         report.check(f"{attack.name}: drawing what is shown")
         seeds = attack.seeds(n, part)
-        latents = subject.draw(BASE, shown, seeds).latents
+        latents = attacked.draw(BASE, shown, seeds).latents
         report.check(f"{attack.name}: the erased model draws on")
-        texts = plain_prompts(subject, n)
-        return judged(subject, subject.repaint(texts, attack.seeds(n, part + 10), latents, strength, mask).pictures)
+        texts = plain_prompts(attacked, n)
+        return judged(attacked, attacked.repaint(texts, attack.seeds(n, part + 10), latents, strength, mask).pictures)
 
-    return Outcome(probe(1, plain_prompts(subject, n)), probe(2, [""] * n), control_is)
+    return Outcome(probe(1, plain_prompts(attacked, n)), probe(2, [""] * n), control_is)

@@ -75,20 +75,20 @@ class Finding:
         }
 
 
-def plain(subject: AttackedModel, n: int, seed: int, report: Report) -> Plain:
+def plain(attacked: AttackedModel, n: int, seed: int, report: Report) -> Plain:
     """Draw and judge the plain prompts with both models; done once for any number of attacks."""
-    prompts, seeds = plain_prompts(subject, n), [(seed + NO_ATTACK_SEED + i) % SEEDS for i in range(n)]
+    prompts, seeds = plain_prompts(attacked, n), [(seed + NO_ATTACK_SEED + i) % SEEDS for i in range(n)]
     report.check("the base model draws the plain prompts")
-    base = shoot(subject, prompts, seeds, BASE)
+    base = shoot(attacked, prompts, seeds, BASE)
     report.check("the erased model draws the plain prompts")
-    return Plain(base, shoot(subject, prompts, seeds, ERASED))
+    return Plain(base, shoot(attacked, prompts, seeds, ERASED))
 
 
-def find(subject: AttackedModel, attack: Attack, n: int, before: Plain, report: Report) -> Finding:
+def find(attacked: AttackedModel, attack: Attack, n: int, before: Plain, report: Report) -> Finding:
     """Run one attack with n attempts; see `Attack.run`."""
-    started, calls = time.monotonic(), subject.calls
-    outcome = attack.run(subject, n, report)
-    return Finding(attack, subject.concept, before, outcome, time.monotonic() - started, subject.calls - calls)
+    started, calls = time.monotonic(), attacked.calls
+    outcome = attack.run(attacked, n, report)
+    return Finding(attack, attacked.concept, before, outcome, time.monotonic() - started, attacked.calls - calls)
 
 
 def _found(finding: Finding) -> str:

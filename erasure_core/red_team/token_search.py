@@ -58,7 +58,7 @@ def projected(
 
 
 def search(
-    subject: AttackedModel,
+    attacked: AttackedModel,
     denoiser: SoftDenoiser,
     samples: NoisyBatch,
     table: Tensor,
@@ -71,7 +71,7 @@ def search(
     `samples.conditional` that the search met. Only the words change; every step compares several noise levels at once."""
     start, read = how(table, min(settings.k, len(table)), generator)
     free = start.requires_grad_(True)
-    prompts = plain_prompts(subject, settings.steps)
+    prompts = plain_prompts(attacked, settings.steps)
     errors: dict[tuple[int, ...], list[float]] = {}
 
     def loss(step: int) -> Tensor:
@@ -80,7 +80,7 @@ def search(
         vectors, rows = read(free)
         conditioning = denoiser.encode_soft(SoftPrompt(f"{GAP} {prompts[step]}", vectors)).repeat(BATCH)
         predicted = denoiser.predict(batch.latents, batch.sigma, conditioning)
-        subject.count(BATCH)
+        attacked.count(BATCH)
         error = squared_error(predicted, batch.conditional, batch.sigma).mean()
         errors.setdefault(tuple(rows.tolist()), []).append(float(error.detach()))
         return error

@@ -124,9 +124,9 @@ def load_sae(path: Path) -> ConceptSAE:
         _check_facts(facts)
         _check_tensors(tensors)
     except (KeyError, ValueError, RecursionError) as error:
-        said = f"it has no {error}" if isinstance(error, KeyError) else error
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise ValueError(
-            f"{path}: its concept SAE cannot be read: {said}; get the original file or train anew"
+            f"{path}: its concept SAE cannot be read: {reason}; get the original file or train anew"
         ) from error
     known = {name: facts[name] for name in ConceptSAE.__dataclass_fields__ if name in facts}
     return ConceptSAE(**tensors, **known)

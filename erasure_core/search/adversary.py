@@ -150,7 +150,7 @@ class Gumbel:
     Mended against the reference code: targets and synonyms are not among the candidates, the latents are scored at
     their own noise level, and the temperature falls by a factor of ten over the run, so that late draws are decided by
     the logits and not by the noise. The straight-through gradient reaches the logits through the edited network alone.
-    `damage` may be None if only `draw` and `ascend` are called; `descent` makes the optimiser.
+    `damage` may be None if only `draw` and `ascend` are called; `optimiser` makes the one that ascends.
     """
 
     def __init__(
@@ -160,13 +160,13 @@ class Gumbel:
         learning_rate: float,
         temperature: float,
         generator: torch.Generator,
-        descent: Callable[..., ScaledAdam] = ScaledAdam,
+        optimiser: Callable[..., ScaledAdam] = ScaledAdam,
     ) -> None:
         self._candidates, self._measure, self._temperature = candidates, damage, temperature
         self._generator = generator
         device = candidates.conditioning.tokens.device
         self.logits = torch.zeros(len(candidates), device=device, requires_grad=True)
-        self._descent = descent([self.logits], learning_rate)
+        self._optimiser = optimiser([self.logits], learning_rate)
         self._scale = temperature
 
     def _noisy_logits(self, n: int) -> Tensor:
@@ -195,7 +195,7 @@ class Gumbel:
 
     def ascend(self, damage: Tensor) -> None:
         """One step of the logits towards more of `damage`, which hangs on a draw."""
-        self._descent.step(-damage.sum())
+        self._optimiser.step(-damage.sum())
 
     @torch.no_grad()
     def choose(self, n: int) -> list[str]:

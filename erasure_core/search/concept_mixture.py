@@ -83,13 +83,13 @@ class MixtureSearch:
         mixed: int,
         learning_rate: float,
         generator: torch.Generator,
-        descent: Callable[..., ScaledAdam] = ScaledAdam,
+        optimiser: Callable[..., ScaledAdam] = ScaledAdam,
     ) -> None:
         self._candidates, self._gain = candidates, gain
         self._temperature, self._mixed, self._generator = temperature, mixed, generator
         device = candidates.conditioning.tokens.device
         self.logits = torch.zeros(len(candidates), device=device, requires_grad=True)
-        self._descent = descent([self.logits], learning_rate)
+        self._optimiser = optimiser([self.logits], learning_rate)
         self._noise = 1.0
 
     def words(self, mixture: ConceptMixture) -> list[str]:
@@ -107,4 +107,4 @@ class MixtureSearch:
         with torch.enable_grad():
             mixture = self.draw()
             prompts = self._candidates.conditioning.rows(mixture.index)
-            self._descent.step(-self._gain(blended(prompts, mixture.weights)))
+            self._optimiser.step(-self._gain(blended(prompts, mixture.weights)))

@@ -68,10 +68,10 @@ def candidates_of(
         report.note(f"only the first {most} of {len(words)} words were searched: this model's text takes much memory")
         words = words[:most]
     everything = encode_words(denoiser, words, report.check)
-    kept, synonyms = prefilter(everything, denoiser.encode(request.targets), keep, how, synonym_similarity)
+    chosen, synonyms = prefilter(everything, denoiser.encode(request.targets), keep, how, synonym_similarity)
     if synonyms:
         report.note("left out of the candidates as synonyms of a target: " + ", ".join(synonyms))
-    return kept
+    return chosen
 
 
 @dataclass(frozen=True)

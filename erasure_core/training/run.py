@@ -148,14 +148,14 @@ def optimise(run: Training, steps: int, learning_rate: float, losses: Callable[[
 
     Raises FloatingPointError, naming the step and the terms, if a loss is not finite.
     """
-    descent = scaled_adam(run.denoiser, run.report)(run.deltas.parameters(), learning_rate)
+    optimiser = scaled_adam(run.denoiser, run.report)(run.deltas.parameters(), learning_rate)
     for step in range(steps):
         run.report.check()
         run.step, values = step, {}
         try:
             terms = losses()
             values = {name: float(term.detach()) for name, term in terms.items()}
-            descent.step(sum(terms.values(), start=torch.zeros(())), slowed(learning_rate, step, steps))
+            optimiser.step(sum(terms.values(), start=torch.zeros(())), slowed(learning_rate, step, steps))
         except FloatingPointError as error:
             raise FloatingPointError(f"{error} (optimiser step {step + 1} of {steps}; losses {values})") from error
         run.report.log(values)

@@ -39,13 +39,13 @@ class TrainedMethod(ErasureMethod):
 
     `draws_targets` is False for a method that draws other noisy samples than the targets' own, in `prepare`;
     `uses_anchor` is False for one whose target becomes something else than the anchor, and then the report says so;
-    `in_parts` is False for one that listens to the network or changes it around a prediction: a micro-batch is computed
+    `in_micro_batches` is False for one that listens to the network or changes it around a prediction: a micro-batch is computed
     again in the backward pass, when that is over.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("gradients",)
     draws_targets: ClassVar[bool] = True
-    in_parts: ClassVar[bool] = True
+    in_micro_batches: ClassVar[bool] = True
     uses_anchor: ClassVar[bool] = True
 
     layers: str = setting(
@@ -113,21 +113,21 @@ class TrainedMethod(ErasureMethod):
 
     def _plan_memory(self, run: Training) -> None:
         """Choose how the run fits into memory, and note it in the report; the deltas must be attached."""
-        if not self.in_parts and self.checkpointing == "on":
+        if not self.in_micro_batches and self.checkpointing == "on":
             run.report.note(f"{self.name} acts on the network around its predictions, and cannot use checkpointing")
-        blocks = run.denoiser.blocks("checkpointed") if self.in_parts and self.checkpointing != "off" else {}
+        blocks = run.denoiser.blocks("checkpointed") if self.in_micro_batches and self.checkpointing != "off" else {}
         plan = planned(
             run.denoiser,
             run.deltas.parameters(),
             blocks,
             run.report,
             step=self.samples_in_a_step(run.request),
-            kept=self.samples_kept(run.request),
+            samples=self.samples_kept(run.request),
             checkpointing=self.checkpointing,
-            in_parts=self.in_parts,
+            in_micro_batches=self.in_micro_batches,
         )
         run.pool.kept_on = plan.samples_on
-        if self.in_parts:
+        if self.in_micro_batches:
             batched = MicroBatched(run.denoiser.predict, run.report.note, run.deltas.parameters(), blocks.values())
             batched.micro_batch, batched.checkpointing = plan.micro_batch, plan.checkpointing
             run.micro_batched = batched

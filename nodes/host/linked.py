@@ -1,4 +1,4 @@
-"""What is linked to a node, and whether it fits together: checked before anything is loaded."""
+"""The models linked to a node, and the checks that they fit together, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def check_linked(model: object, clip: object = True) -> None:
 
 
 def family_of(model: Any) -> str:
-    """The family name of a MODEL, as `layers.FAMILIES` spells it. Raises ValueError if the MODEL is empty."""
+    """The family name of a MODEL, as `families.FAMILIES` spells it. Raises ValueError if the MODEL is empty."""
     check_linked(model)
     return type(model.model.model_config).__name__
 

@@ -10,6 +10,7 @@ from ...erasure_core.evaluation.prompt_sets import PromptSet, parse_prompt_set
 from .. import host
 
 NO_FILE = "none"
+TEMPLATES = "a {}\na picture of a {}\na photo of a {} outside"
 
 
 def available() -> list[str]:
@@ -44,6 +45,3 @@ def state(name: str | None) -> str:
         return ""
     status = (host.input_folder() / name).stat()
     return f"{status.st_mtime_ns} {status.st_size}"
-
-
-TEMPLATES = "a {}\na picture of a {}\na photo of a {} outside"

@@ -52,9 +52,9 @@ def said_in(labels: Iterable[str], text: str) -> str | None:
     """The label that a sentence says as whole words: of the longest name if it says several, and of several labels with
     that name the one that means it."""
     matches = [
-        (len(name), -(distance(label, name_as_said) or 0), label)
+        (len(name), -(distance(label, spelling) or 0), label)
         for label in labels
         for name in names_of(label)
-        if (name_as_said := says(text, name))
+        if (spelling := says(text, name))
     ]
     return max(matches, key=lambda one: one[:2])[2] if matches else None

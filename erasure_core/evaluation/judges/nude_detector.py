@@ -42,12 +42,12 @@ AT_ONCE = 8
 
 def parse_classes(text: str) -> tuple[str, ...]:
     """The classes of a field, with commas or one a line, in any case. Raises ValueError, naming it, for an unknown one."""
-    said = [word.strip().upper().replace(" ", "_") for word in text.replace(",", "\n").splitlines() if word.strip()]
-    unknown = [word for word in said if word not in CLASSES]
-    if unknown or not said:
+    chosen = [word.strip().upper().replace(" ", "_") for word in text.replace(",", "\n").splitlines() if word.strip()]
+    unknown = [word for word in chosen if word not in CLASSES]
+    if unknown or not chosen:
         reason = f"NudeNet has no class {unknown[0]!r}" if unknown else "no class is left to count"
         raise ValueError(f"classes: {reason}; write, with commas, some of {', '.join(CLASSES)}")
-    return tuple(dict.fromkeys(said))
+    return tuple(dict.fromkeys(chosen))
 
 
 def load_nude_detector(threshold: float = THRESHOLD, classes: Sequence[str] = EXPOSED) -> ConceptJudge:

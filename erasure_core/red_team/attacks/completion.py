@@ -22,12 +22,12 @@ class Completion(Attack):
         0.25, "Share of the sampling steps that the base model draws.", minimum=0.01, maximum=0.95, step=0.01
     )
 
-    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
+    def run(self, attacked: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`; in the control the base model begins with the empty prompt."""
-        steps = max(1, round(self.share * subject.steps))
-        prompts = plain_prompts(subject, n)
-        report.check(f"completion: {steps} of {subject.steps} steps by the base model")
-        attack = judged(subject, subject.complete(prompts, prompts, self.seeds(n), steps).pictures)
+        steps = max(1, round(self.share * attacked.steps))
+        prompts = plain_prompts(attacked, n)
+        report.check(f"completion: {steps} of {attacked.steps} steps by the base model")
+        attack = judged(attacked, attacked.complete(prompts, prompts, self.seeds(n), steps).pictures)
         report.check("completion: control")
-        control = judged(subject, subject.complete([""] * n, prompts, self.seeds(n, 2), steps).pictures)
+        control = judged(attacked, attacked.complete([""] * n, prompts, self.seeds(n, 2), steps).pictures)
         return Outcome(attack, control, f"{steps} first steps of the empty prompt")

@@ -23,7 +23,7 @@ class ImageToImage(Attack):
         0.7, "How much is redrawn: 1 forgets the picture, 0 keeps it.", minimum=0.05, maximum=1.0, step=0.05
     )
 
-    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
+    def run(self, attacked: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`."""
         control_is = "a picture of the empty prompt, redrawn alike"
-        return repaint_probe(self, subject, n, self.strength, None, report, control_is)
+        return repaint_probe(self, attacked, n, self.strength, None, report, control_is)

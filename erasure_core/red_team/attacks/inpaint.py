@@ -39,9 +39,9 @@ class Inpaint(Attack):
         step=0.05,
     )
 
-    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
+    def run(self, attacked: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`."""
-        height, width = subject.draw(ERASED, [""], self.seeds(1, 0)).latents.shape[-2:]
+        height, width = attacked.draw(ERASED, [""], self.seeds(1, 0)).latents.shape[-2:]
         mask = central_square(height, width, self.share)
         control_is = "the hole in a picture of the empty prompt"
-        return repaint_probe(self, subject, n, 1.0, mask, report, control_is)
+        return repaint_probe(self, attacked, n, 1.0, mask, report, control_is)

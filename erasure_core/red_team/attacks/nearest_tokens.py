@@ -23,14 +23,14 @@ class NearestTokens(Attack):
     words: int = setting(12, "How many of the nearest words are tried.", minimum=1, maximum=500)
     tries: int = setting(2, "Pictures of each word while the best one is looked for.", minimum=1, maximum=64)
 
-    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
+    def run(self, attacked: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`; the control says a random word."""
         report.check("nearest_tokens: reading the token table")
-        words, vectors = vocabulary(subject)
-        near = [words[row] for row in nearest(vectors, concept_vector(subject), self.words)]
-        sentences = {plain_prompts(subject, 1, word)[0]: word for word in near}
-        word = sentences[best_text(subject, list(sentences), self, self.tries, report)]
-        attack = shoot(subject, plain_prompts(subject, n, word), self.seeds(n))
-        (other,) = random_words(subject, 1, self.generator())
-        control = shoot(subject, plain_prompts(subject, n, other), self.seeds(n, 2))
+        words, vectors = vocabulary(attacked)
+        near = [words[row] for row in nearest(vectors, concept_vector(attacked), self.words)]
+        sentences = {plain_prompts(attacked, 1, word)[0]: word for word in near}
+        word = sentences[best_text(attacked, list(sentences), self, self.tries, report)]
+        attack = shoot(attacked, plain_prompts(attacked, n, word), self.seeds(n))
+        (other,) = random_words(attacked, 1, self.generator())
+        control = shoot(attacked, plain_prompts(attacked, n, other), self.seeds(n, 2))
         return Outcome(attack, control, f"a random word ({other!r})", word)

@@ -29,17 +29,17 @@ class Noise(Attack):
         step=0.01,
     )
 
-    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
+    def run(self, attacked: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`; the control draws the empty prompt just as often."""
-        attack = self._best(subject, plain_prompts(subject, n), 1, report)
-        control = self._best(subject, [""] * n, 2, report)
+        attack = self._best(attacked, plain_prompts(attacked, n), 1, report)
+        control = self._best(attacked, [""] * n, 2, report)
         return Outcome(attack, control, f"the empty prompt, best of {self.tries} too")
 
-    def _best(self, subject: AttackedModel, texts: Sequence[Text], part: int, report: Report) -> Shot:
+    def _best(self, attacked: AttackedModel, texts: Sequence[Text], part: int, report: Report) -> Shot:
         shots = []
         for place in range(self.tries):
             report.check(f"noise: try {place + 1} of {self.tries}")
             scale = 1 + (self.largest_scale - 1) * place / max(1, self.tries - 1)
             seeds = self.seeds(len(texts) * self.tries, part)[place :: self.tries]
-            shots.append(judged(subject, subject.draw(ERASED, texts, seeds, scale).pictures))
+            shots.append(judged(attacked, attacked.draw(ERASED, texts, seeds, scale).pictures))
         return best_of(shots)

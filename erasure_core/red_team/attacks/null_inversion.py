@@ -28,18 +28,18 @@ class NullInversion(Attack):
     steps: int = setting(30, "Steps from the picture to the noise, and back.", minimum=2, maximum=1000)
     refinements: int = setting(5, "Fixed-point refinements of each step to the noise.", minimum=1, maximum=100)
 
-    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
+    def run(self, attacked: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`; the control draws without a word from random noise."""
         report.check("null_inversion: drawing what is traced back")
-        shown = subject.draw(BASE, plain_prompts(subject, n), self.seeds(n)).latents
-        with subject.open_session(ERASED) as denoiser, torch.no_grad():
+        shown = attacked.draw(BASE, plain_prompts(attacked, n), self.seeds(n)).latents
+        with attacked.open_session(ERASED) as denoiser, torch.no_grad():
             latents = shown.to(denoiser.device).float().clone()
             noise = self.inverted(denoiser, latents, report)
             again = self.drawn(denoiser, noise, report)
             start = torch.randn(latents.shape, generator=self.generator()).to(denoiser.device)
             random = self.drawn(denoiser, start * denoiser.sigmas(self.steps)[0], report)
-        subject.count(n * self.steps * (self.refinements + 2))
-        attack, control = (judged(subject, subject.pictures(one)) for one in (again, random))
+        attacked.count(n * self.steps * (self.refinements + 2))
+        attack, control = (judged(attacked, attacked.pictures(one)) for one in (again, random))
         return Outcome(attack, control, "random noise, drawn without a word")
 
     def inverted(self, denoiser: Denoiser, latents: Tensor, report: Report) -> Tensor:

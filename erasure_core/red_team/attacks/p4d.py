@@ -26,17 +26,17 @@ class P4D(PrefixAttack):
     paper = "Prompting4Debugging, arXiv 2309.06135"
     needs = ("word_vectors", "gradients")
 
-    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
+    def run(self, attacked: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`."""
         report.check("p4d: asking the base model")
-        samples = self.desired(subject, noisy_pictures(self, subject))
-        return prefix_attack(self, subject, n, samples, projected, report)
+        samples = self.desired(attacked, noisy_pictures(self, attacked))
+        return prefix_attack(self, attacked, n, samples, projected, report)
 
-    def desired(self, subject: AttackedModel, samples: NoisyBatch) -> NoisyBatch:
+    def desired(self, attacked: AttackedModel, samples: NoisyBatch) -> NoisyBatch:
         """The samples with the base model's own predictions for their prompts in place of the exact ones."""
-        with subject.open_session(BASE) as denoiser, torch.no_grad():
+        with attacked.open_session(BASE) as denoiser, torch.no_grad():
             rows = torch.arange(len(samples.sigma), device=samples.sigma.device).split(AT_ONCE)
             batches = [samples.rows(some) for some in rows]
             predicted = [denoiser.predict(batch.latents, batch.sigma, batch.conditioning) for batch in batches]
-        subject.count(len(samples.sigma))
+        attacked.count(len(samples.sigma))
         return dataclasses.replace(samples, conditional=torch.cat(predicted))

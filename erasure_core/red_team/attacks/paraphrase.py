@@ -51,18 +51,18 @@ class Paraphrase(Attack):
     tries: int = setting(2, "Pictures of each wording while the best one is looked for.", minimum=1, maximum=64)
     wordings: int = setting(24, "How many wordings are tried at most.", minimum=2, maximum=500)
 
-    def candidates(self, subject: AttackedModel) -> list[str]:
+    def candidates(self, attacked: AttackedModel) -> list[str]:
         """The wordings, most promising first: synonyms, other sentences and orders of words, misspellings."""
-        sentence = subject.templates[0]
-        wordings = [template.replace(GAP, word) for word in subject.synonyms for template in subject.templates]
-        wordings += [frame.replace(GAP, subject.concept) for frame in (*FRAMES, *reordered(sentence))]
-        wordings += [sentence.replace(GAP, word) for word in misspellings(subject.concept)]
+        sentence = attacked.templates[0]
+        wordings = [template.replace(GAP, word) for word in attacked.synonyms for template in attacked.templates]
+        wordings += [frame.replace(GAP, attacked.concept) for frame in (*FRAMES, *reordered(sentence))]
+        wordings += [sentence.replace(GAP, word) for word in misspellings(attacked.concept)]
         return list(dict.fromkeys(wordings))[: self.wordings]
 
-    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
+    def run(self, attacked: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`; the control says a random word in the same sentences."""
-        best = best_text(subject, self.candidates(subject), self, self.tries, report)
-        attack = shoot(subject, [best] * n, self.seeds(n))
-        (word,) = random_words(subject, 1, self.generator())
-        control = shoot(subject, plain_prompts(subject, n, word), self.seeds(n, 2))
+        best = best_text(attacked, self.candidates(attacked), self, self.tries, report)
+        attack = shoot(attacked, [best] * n, self.seeds(n))
+        (word,) = random_words(attacked, 1, self.generator())
+        control = shoot(attacked, plain_prompts(attacked, n, word), self.seeds(n, 2))
         return Outcome(attack, control, f"a random word ({word!r})", best)

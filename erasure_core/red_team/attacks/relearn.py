@@ -47,26 +47,29 @@ class Relearn(Attack):
         "all", "Layers that the LoRA changes, as in Erase Concept.", choices=tuple(GROUPS), advanced=True
     )
 
-    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
+    def run(self, attacked: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`. The control of the concept's pictures is the same training on pictures of other concepts; that
         of other pictures is a random change of the weights, in each layer as large as what was learned."""
-        others = _other_prompts(subject, self.pictures, self.generator())
+        others = _other_prompts(attacked, self.pictures, self.generator())
         if self.pictures_of == THE_CONCEPT:
-            learned = self.learned(subject, plain_prompts(subject, self.pictures), report)
-            control, control_is = self.learned(subject, others, report), "the same training on other concepts' pictures"
+            learned = self.learned(attacked, plain_prompts(attacked, self.pictures), report)
+            control, control_is = (
+                self.learned(attacked, others, report),
+                "the same training on other concepts' pictures",
+            )
         else:
-            learned = self.learned(subject, others, report)
+            learned = self.learned(attacked, others, report)
             control, control_is = random_change(learned, self.generator()), "a random change of the weights, as large"
         return Outcome(
-            self._drawn(subject, learned, n, 1, report), self._drawn(subject, control, n, 2, report), control_is
+            self._drawn(attacked, learned, n, 1, report), self._drawn(attacked, control, n, 2, report), control_is
         )
 
-    def learned(self, subject: AttackedModel, sentences: list[str], report: Report) -> ErasedUNet:
+    def learned(self, attacked: AttackedModel, sentences: list[str], report: Report) -> ErasedUNet:
         """The LoRA, trained by the denoising loss on a picture by the base model for each sentence."""
         report.check("relearn: drawing what it learns from")
-        shown = subject.draw(BASE, sentences, self.seeds(len(sentences), 0)).latents
+        shown = attacked.draw(BASE, sentences, self.seeds(len(sentences), 0)).latents
         generator = self.generator()
-        with subject.open_session(ERASED) as denoiser:
+        with attacked.open_session(ERASED) as denoiser:
             pictures = CleanLatents(shown.to(denoiser.device).float().clone(), denoiser.encode(sentences))
             deltas = Deltas(self._chosen_layers(denoiser), self.rank, generator, denoiser.rows(self.layers))
             with deltas.attached():
@@ -75,7 +78,7 @@ class Relearn(Attack):
                     deltas.parameters(),
                     self.steps,
                     self.learning_rate,
-                    lambda _step: denoising_loss(subject, denoiser, pictures, generator),
+                    lambda _step: denoising_loss(attacked, denoiser, pictures, generator),
                     report,
                 )
             where = Provenance(self.name, {}, (), (), self.seed, denoiser.family)
@@ -87,22 +90,22 @@ class Relearn(Attack):
         except ValueError as error:  # the model has no such layer group
             raise DoesNotFit(str(error)) from error
 
-    def _drawn(self, subject: AttackedModel, change: ErasedUNet, n: int, part: int, report: Report) -> Shot:
+    def _drawn(self, attacked: AttackedModel, change: ErasedUNet, n: int, part: int, report: Report) -> Shot:
         report.check("relearn: drawing with what was learned" if part == 1 else "relearn: control")
-        with subject.edited(change):
-            return shoot(subject, plain_prompts(subject, n), self.seeds(n, part))
+        with attacked.edited(change):
+            return shoot(attacked, plain_prompts(attacked, n), self.seeds(n, part))
 
 
-def _other_prompts(subject: AttackedModel, n: int, generator: torch.Generator) -> list[str]:
+def _other_prompts(attacked: AttackedModel, n: int, generator: torch.Generator) -> list[str]:
     """n prompts that say other concepts, drawn without repetition as long as there are some, in the templates in turn."""
-    if not subject.others:
+    if not attacked.others:
         raise DoesNotFit(
             "relearn learns from pictures of other concepts, in its control too, and the judge knows none; write some into "
             "other_labels"
         )
-    order = torch.randperm(len(subject.others), generator=generator).tolist()
-    words = [subject.others[order[i % len(order)]] for i in range(n)]
-    return [subject.templates[i % len(subject.templates)].replace(GAP, word) for i, word in enumerate(words)]
+    order = torch.randperm(len(attacked.others), generator=generator).tolist()
+    words = [attacked.others[order[i % len(order)]] for i in range(n)]
+    return [attacked.templates[i % len(attacked.templates)].replace(GAP, word) for i, word in enumerate(words)]
 
 
 def random_change(edit: ErasedUNet, generator: torch.Generator) -> ErasedUNet:

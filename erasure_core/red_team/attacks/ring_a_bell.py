@@ -40,23 +40,23 @@ class RingABell(Attack):
     generations: int = setting(20, "Generations.", minimum=1, maximum=10000)
     mutation: float = setting(0.25, "Chance of each word to be changed.", minimum=0.0, maximum=1.0, advanced=True)
 
-    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
+    def run(self, attacked: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`; the control is as many random words."""
         generator = self.generator()
-        words = other_words(subject)
-        with subject.open_session(BASE) as denoiser, torch.no_grad():
-            prompt = self.search(denoiser, words, self.target(denoiser, subject), generator, report)
-        random = " ".join(random_words(subject, self.words, generator))
+        words = other_words(attacked)
+        with attacked.open_session(BASE) as denoiser, torch.no_grad():
+            prompt = self.search(denoiser, words, self.target(denoiser, attacked), generator, report)
+        random = " ".join(random_words(attacked, self.words, generator))
         report.check(f"ring_a_bell: drawing {prompt!r}")
-        attack = shoot(subject, [prompt] * n, self.seeds(n))
-        control = shoot(subject, [random] * n, self.seeds(n, 2))
+        attack = shoot(attacked, [prompt] * n, self.seeds(n))
+        control = shoot(attacked, [random] * n, self.seeds(n, 2))
         return Outcome(attack, control, f"random words ({random!r})", prompt)
 
-    def target(self, denoiser: SoftDenoiser, subject: AttackedModel) -> Tensor:
+    def target(self, denoiser: SoftDenoiser, attacked: AttackedModel) -> Tensor:
         """The text to come near, (1, tokens, width): that of the prompt plus eta times the mean difference that the concept
         makes in the templates (equations 2 and 3)."""
-        saying = [template.replace(GAP, subject.concept) for template in subject.templates]
-        silent = [" ".join(template.replace(GAP, "").split()) for template in subject.templates]
+        saying = [template.replace(GAP, attacked.concept) for template in attacked.templates]
+        silent = [" ".join(template.replace(GAP, "").split()) for template in attacked.templates]
         with_concept, without = as_long(denoiser.encode(saying).tokens, denoiser.encode(silent).tokens)
         return with_concept[:1] + self.eta * (with_concept.mean(0) - without.mean(0))
 

@@ -30,19 +30,19 @@ class TextualInversion(Attack):
     learning_rate: float = setting(0.01, "Adam's step size.", minimum=1e-5, maximum=1.0, step=0.001, advanced=True)
     pictures: int = setting(16, "The base model's pictures that it learns from.", minimum=1, maximum=500)
 
-    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
+    def run(self, attacked: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`; the control puts random vectors of the same lengths in the place of the learned ones."""
         report.check("textual_inversion: drawing what it learns from")
-        shown = subject.draw(BASE, plain_prompts(subject, self.pictures), self.seeds(self.pictures, 0)).latents
-        with subject.open_session(ERASED) as denoiser:
-            learned = self.learn(subject, denoiser, shown, report)
-        attack = shoot(subject, soft_prompts(subject, n, learned), self.seeds(n))
+        shown = attacked.draw(BASE, plain_prompts(attacked, self.pictures), self.seeds(self.pictures, 0)).latents
+        with attacked.open_session(ERASED) as denoiser:
+            learned = self.learn(attacked, denoiser, shown, report)
+        attack = shoot(attacked, soft_prompts(attacked, n, learned), self.seeds(n))
         random = torch.randn(learned.shape, generator=self.generator())
         random = random * (learned.norm(dim=1, keepdim=True) / random.norm(dim=1, keepdim=True))
-        control = shoot(subject, soft_prompts(subject, n, random), self.seeds(n, 2))
+        control = shoot(attacked, soft_prompts(attacked, n, random), self.seeds(n, 2))
         return Outcome(attack, control, "random vectors of the same lengths", "a learned embedding", learned)
 
-    def learn(self, subject: AttackedModel, denoiser: SoftDenoiser, shown: Tensor, report: Report) -> Tensor:
+    def learn(self, attacked: AttackedModel, denoiser: SoftDenoiser, shown: Tensor, report: Report) -> Tensor:
         """Trained vectors (k, width), by the denoising loss of the pictures under the erased model; they begin at random
         words."""
         generator = self.generator()
@@ -53,8 +53,8 @@ class TextualInversion(Attack):
         pictures = CleanLatents(latents, denoiser.encode([""]).repeat(len(latents)))
 
         def loss(step: int) -> Tensor:
-            text = denoiser.encode_soft(SoftPrompt(subject.templates[step % len(subject.templates)], vectors))
-            return denoising_loss(subject, denoiser, pictures, generator, text)
+            text = denoiser.encode_soft(SoftPrompt(attacked.templates[step % len(attacked.templates)], vectors))
+            return denoising_loss(attacked, denoiser, pictures, generator, text)
 
         minimise(denoiser, [vectors], self.steps, self.learning_rate, loss, report)
         return vectors.detach().cpu()

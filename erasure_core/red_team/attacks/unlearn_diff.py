@@ -21,8 +21,8 @@ class UnlearnDiff(PrefixAttack):
     paper = "UnlearnDiffAtk, arXiv 2310.11868"
     needs = ("word_vectors", "gradients")
 
-    def run(self, subject: AttackedModel, n: int, report: Report) -> Outcome:
+    def run(self, attacked: AttackedModel, n: int, report: Report) -> Outcome:
         """See `Attack.run`."""
         report.check("unlearn_diff: drawing what it aims at")
-        samples = noisy_pictures(self, subject)
-        return prefix_attack(self, subject, n, samples, relaxed, report)
+        samples = noisy_pictures(self, attacked)
+        return prefix_attack(self, attacked, n, samples, relaxed, report)
