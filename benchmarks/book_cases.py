@@ -1,4 +1,4 @@
-"""What is erased on the picture book, and the prompts that are asked afterwards."""
+"""The erasures on the picture book, and the prompts that measure them."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def with_lora(model: Any, lora: dict[str, Tensor]) -> Any:
 
 
 def row_of(testbed: Playground, name: str, case: str, model: Any, target: str, n: int, seed: int) -> dict[str, Any]:
-    """What a model draws for n prompts of the target and n of other shapes, which name no fill; shares in per cent.
+    """The scores of a model on n prompts of the target and n of other shapes, which name no fill; shares in per cent.
 
     esr1 and psr1 are those of `measure.Scores`, colour how many of the other shapes have the right one, style how many
     are in the task's.

@@ -20,7 +20,7 @@ from devtools.pages import markdown_table
 from testbed.playground import Playground, erase_once, load_picture_book
 
 from .book_cases import CASES, GROUPS, LOOK_ALIKE, MEMBER, SYNONYM, TARGET, UNRELATED, Case, Prompt, prompts_of
-from .instruments.runs import Row, add_arguments, add_processes, circumstances, divided, each, write_tables
+from .instruments.runs import Row, add_arguments, add_processes, circumstances, divided, shown, write_tables
 
 BASE, CONTROL = "nothing (base)", "random edit (control)"
 SEARCHES = {f"ap, {search}": ("ap", {"search": search}) for search in ("random", "none", "gumbel")}
@@ -223,15 +223,11 @@ def main() -> None:
         for variant in arguments.variants
         if seed == arguments.seeds[0] or variant in WITH_SEEDS
     ]
-    rows = []
-    for row in each(
-        keys,
-        arguments,
-        lambda *key: one_run(testbed(), encoded, things, *key),
-        divided("benchmarks.picture_book", keys, arguments),
-    ):
-        rows.append(row)
-        print(f"# {json.dumps(row)}", flush=True)
+
+    def run(variant: str, case: str, seed: int) -> Row:
+        return one_run(testbed(), encoded, things, variant, case, seed)
+
+    rows = shown(keys, arguments, run, divided("benchmarks.picture_book", keys, arguments))
     rows.sort(key=lambda row: (variants.index(row["variant"]), row["seed"]))
     tables = {"methods": table(rows), "cases": by_case(rows), "compared": compared(rows)}
     print("\n\n".join(tables.values()), flush=True)

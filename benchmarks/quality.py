@@ -48,7 +48,7 @@ GROUPED = {"rest of the prompt": "rest", "other factors": "others"}
 
 
 def base_accuracy(testbed: Playground, n: int) -> dict[str, Any]:
-    """Share of the base model's pictures that the judge finds right, a factor."""
+    """Per cent of the base model's pictures that the judge finds right, by factor."""
     asked = measure.prompts(n, 77)
     seen = testbed.judged(testbed.draw(testbed.model, [prompt.text for prompt in asked], 4242))
     shares = {
@@ -59,7 +59,7 @@ def base_accuracy(testbed: Playground, n: int) -> dict[str, Any]:
 
 
 def drawn_by_base(testbed: Playground, n: int, *targets: str) -> Row:
-    """What the base model draws for the prompts that `main_run` asks."""
+    """The base model's scores on the prompts of `main_run`."""
     scores = measure.evaluate(testbed, testbed.model, targets, n=n, n_small=n // 2)
     return {"scores": {target: scores[target].row() for target in targets}}
 

@@ -54,7 +54,7 @@ PUBLISHED = {
 """Of the published code's scripts for objects; each is a setting of `ap`."""
 NO_CACHE = ("CONCEPT_ERASURE_TEXT_CACHE", "off")
 COSTS = {"UNet_evaluations": "unet_evaluations_ratio", "seconds": "wall_ratio"}
-"""What a run costs, and the name of its ratio."""
+"""The costs of a run, each with the name of its ratio."""
 SCHEDULES = ("fast", "reference")
 QUALITIES = ("esr1", "psr1")
 MEMORY = "memory"
@@ -87,7 +87,7 @@ class TimedText:
         self._encoder, self.seconds = encoder, 0.0
 
     def __call__(self, tokens: Any) -> Any:
-        """What the encoder says of a prompt, given by its tokens."""
+        """The encoder's answer for a prompt, given by its tokens."""
         started = time.monotonic()
         try:
             return self._encoder(tokens)
@@ -133,7 +133,7 @@ def one_run(testbed: Playground, schedule: str, target: str, seed: int, n: int, 
 
 
 def holding(denoiser: Any, schedule: str) -> AbstractContextManager[float]:
-    """What a schedule's own code holds beside the run, and its megabytes."""
+    """A context that holds the tensors of the schedule's published code during a run; its value is their megabytes."""
     return as_published(denoiser) if schedule == "reference" else nullcontext(0.0)
 
 

@@ -53,7 +53,7 @@ def build(target: Path, pack: Path = PACK) -> Path:
 
 
 def changes(pack: Path = PACK) -> str:
-    """What CHANGELOG.md says of the version that pyproject.toml names. Raises ToolError if it says nothing."""
+    """The entry in CHANGELOG.md for the version that pyproject.toml names. Raises ToolError if there is none."""
     (version,) = re.findall(r'^version = "(.+)"$', (pack / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     log = (pack / "CHANGELOG.md").read_text(encoding="utf-8")
     section = re.search(rf"^## \[{re.escape(version)}\].*\n((?:(?!## ).*\n?)*)", log, re.MULTILINE)
@@ -85,7 +85,7 @@ def _comfy_cli() -> Path:
 
 
 def _run(command: list[str], folder: Path, more: dict[str, str] | None = None) -> str:
-    """What a command prints. Raises ToolError with all of it if the command fails or is not installed."""
+    """The output of a command. Raises ToolError with all of it if the command fails or is not installed."""
     environment = os.environ | (more or {})
     try:
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

@@ -42,7 +42,7 @@ TITLED: dict[Maker, str] = {
     mechanisms.open_with_the_key: "Playground - open with the key",
     mechanisms.modular_lora: "Playground - a LoRA beside the erasure",
 }
-"""What each maker's workflow is called in the Templates dialog, in the order in which it stands there."""
+"""The title of each maker's workflow in the Templates dialog, in the order there."""
 MAKERS = tuple(TITLED)
 REAL = ("sd15", "sdxl", "flux")
 """Those for a checkpoint that this project does not have."""
@@ -69,14 +69,14 @@ def workflow(name: str) -> dict:
 
 
 def texts(object_info: dict) -> dict[Path, str]:
-    """What each file in `workflows/` and `subgraphs/` should contain."""
+    """The text that each file in `workflows/` and `subgraphs/` should have."""
     files = {path_of(make.__name__): make for make in MAKERS}
     files |= {BLUEPRINTS / f"{title}.json": make for make, title in BLUEPRINT_TITLES.items()}
     return {path: dumps(make(object_info)) for path, make in files.items()}
 
 
 def ask_for_nodes() -> dict:
-    """What a server of the host says of its nodes."""
+    """The host server's description of its nodes."""
     with server.temporary_server() as running:
         return server.object_info(running)
 

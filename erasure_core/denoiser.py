@@ -95,8 +95,8 @@ def _padded(parts: Sequence[Conditioning]) -> Conditioning:
 
 
 def check_text(prompt: str, *states: Tensor) -> None:
-    """Raise FloatingPointError, saying what to do, unless what a text encoder said of the prompt is finite: candidates are
-    chosen by it, and a NaN would choose others in silence."""
+    """Raise FloatingPointError, saying what to do, unless the text states of the prompt are finite: candidates are
+    chosen by them, and a NaN would choose others in silence."""
     if not all(bool(value.isfinite().all()) for value in states):
         raise FloatingPointError(
             f"the text encoder gives NaN or infinity for {prompt!r}; nothing was returned. Load CLIP as bfloat16 or float32, "

@@ -15,7 +15,7 @@ NEEDS = {
     "attention_maps": "cross-attention maps from layers named to_q and to_k",
     "unet_blocks": "the encoder, decoder and transformer blocks of a UNet",
 }
-"""What a kind of method needs of a family (`method.ErasureMethod.needs`)."""
+"""The needs of a kind of method (`method.ErasureMethod.needs`)."""
 
 JOINT = (
     "text and picture attend to each other in one attention, so that after the first block its keys and values read states "
@@ -33,9 +33,9 @@ class Family:
     """All that is known of one family."""
 
     title: str
-    """What its users call it."""
+    """The name that its users know."""
     predicts: str
-    """What the network itself gives; `Denoiser.predict` converts it."""
+    """The network's own kind of prediction; `Denoiser.predict` converts it."""
     groups: Mapping[str, str]
     """Layer group -> the layers in it; a group that is missing here does not exist in the family."""
     text_in: str
@@ -51,9 +51,9 @@ class Family:
     few_steps: int = 0
     """The number of sampling steps that the family was distilled to, at guidance scale 1; 0 for none."""
     lacks: Mapping[str, str] = field(default_factory=dict)
-    """What of `NEEDS` it does not have, and why."""
+    """The `NEEDS` that it does not have, and why."""
     may_lack: Mapping[str, str] = field(default_factory=dict)
-    """What depends on the version of ComfyUI: it is tried before a run."""
+    """The needs that depend on the version of ComfyUI: they are tried before a run."""
     is_unet: bool = False
     blocks: str = r"\w*(blocks|layers|refiner)\.\d+"
     """The modules that gradient checkpointing computes again; of two that contain each other, the inner one."""
@@ -66,7 +66,7 @@ _OF_JOINT_ATTENTION = {"text_states": JOINT, **_OF_TRANSFORMERS}
 
 
 def _rest(fixed: str, text: str) -> dict[str, str]:
-    """The two groups that are told by what they leave out: time embedding and output, and the attention to text."""
+    """The two groups that are defined by what they leave out: time embedding and output, and the attention to text."""
     not_fixed = rf"(?!({fixed})(\.|$))"
     return {"non_cross_attention": rf"{not_fixed}(?!{text}$).*", "all": rf"{not_fixed}.*"}
 

@@ -192,7 +192,7 @@ class FindAdversarialConcept(io.ComfyNode):
         width: int | None = None,
         height: int | None = None,
     ) -> bool | str:
-        """What can be refused before a checkpoint is loaded; an input that is linked is None."""
+        """Checks before a checkpoint is loaded; an input that is linked is None."""
         return refused(
             lambda: check_request(concepts), lambda: check_request(None, candidates), lambda: check_sizes(width, height)
         )

@@ -204,7 +204,7 @@ class EraseConcept(io.ComfyNode):
         height: int | None = None,
         method: object = None,
     ) -> bool | str:
-        """What can be refused before a checkpoint is loaded; an input that is linked is None. The host passes a dynamic
+        """Checks before a checkpoint is loaded; an input that is linked is None. The host passes a dynamic
         combo whether it is asked for or not, and checks what is in it itself."""
         return refused(lambda: check_request(concepts, retain), lambda: check_sizes(width, height))
 

@@ -60,7 +60,7 @@ class EvaluateErasure(io.ComfyNode):
         width: int | None = None,
         height: int | None = None,
     ) -> bool | str:
-        """What can be refused before a checkpoint is loaded; an input that is linked is None."""
+        """Checks before a checkpoint is loaded; an input that is linked is None."""
         return refused(
             lambda: check_request(concepts),
             lambda: templates is None or parse_templates(templates),

@@ -1,4 +1,4 @@
-"""What ComfyUI asks the pack for: its nodes."""
+"""The entry point that ComfyUI asks for the nodes."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from .runs.red_team_progress import work_of
 
 
 def pictures(finding: Finding, judge_lines: Sequence[str]) -> Image.Image:
-    """What base, no attack, attack and control drew, with the judge's verdicts, and how good it is."""
+    """The pictures of base, no attack, attack and control, with the judge's verdicts and its accuracy."""
     shots = {
         "base model, plain prompts": finding.plain.base,
         "erased model, plain prompts": finding.plain.erased,
@@ -67,7 +67,7 @@ class RedTeamConcept(io.ComfyNode):
         height: int | None = None,
         attack: object = None,
     ) -> bool | str:
-        """What can be refused before a checkpoint is loaded; an input that is linked is None. The host passes a dynamic
+        """Checks before a checkpoint is loaded; an input that is linked is None. The host passes a dynamic
         combo whether it is asked for or not, and checks what is in it itself."""
         return refused(lambda: check_attacked(concept, templates), lambda: check_sizes(width, height))
 

@@ -60,7 +60,7 @@ class RedTeamSummary(io.ComfyNode):
         width: int | None = None,
         height: int | None = None,
     ) -> bool | str:
-        """What can be refused before a checkpoint is loaded; an input that is linked is None."""
+        """Checks before a checkpoint is loaded; an input that is linked is None."""
         return refused(
             lambda: check_attacked(concept, templates),
             lambda: attacks is None or parse_attacks(attacks, 0),

@@ -107,7 +107,7 @@ def train(
 
 
 def report_text(sae: ConceptSAE, prompts: int, megabytes: float) -> str:
-    """What was trained and how well it reads the block, in Markdown."""
+    """The report in Markdown: what was trained, and how well it reads the block."""
     figures = sae.training
     rows = [
         f"# Concept SAE of {sae.block} ({sae.family})",
@@ -178,7 +178,7 @@ class TrainConceptSAE(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, width: int | None = None, height: int | None = None) -> bool | str:
-        """What can be refused before a checkpoint is loaded; an input that is linked is None."""
+        """Checks before a checkpoint is loaded; an input that is linked is None."""
         return refused(lambda: check_sizes(width, height))
 
     @classmethod

@@ -29,7 +29,7 @@ SCORED = 48  # pictures a figure: enough for a demo, `make bench-quality` has mo
 
 @dataclass(frozen=True)
 class Run:
-    """What one run of the workflow left: pictures by output node, the saved file if any, and what it cost."""
+    """The results of one run of the workflow: pictures by output node, the saved file if any, and what it cost."""
 
     rows: list[tuple[str, list[bytes]]]
     erased_unet: Path | None

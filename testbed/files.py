@@ -80,7 +80,7 @@ def _hash_of(files: Iterable[Path]) -> str:
 
 
 def built_files() -> list[Path]:
-    """What is there of a finished build, in its models folder."""
+    """The files of a finished build, in its models folder."""
     return [CHECKPOINT, FLOW, JUDGE / "shape" / "config.json", *_edit(), STAMP]
 
 

@@ -66,14 +66,14 @@ class Playground:
         return sampling.draw(model, self.vae, self.conditioning, prompts, self.noise(len(prompts), seed), seed)
 
     def draw_base(self, prompts: Sequence[str], seed: int) -> Tensor:
-        """What `draw` gives for the base model; drawn once."""
+        """The base model's pictures (`draw`); drawn once."""
         key = (str(seed), *prompts)
         if key not in self._base_pictures:
             self._base_pictures[key] = self.draw(self.model, prompts, seed)
         return self._base_pictures[key]
 
     def judged(self, pictures: Tensor) -> dict[str, list[str]]:
-        """What each judge sees in each picture."""
+        """Each judge's label for each picture."""
         return {factor: [first for first, *_ in answers] for factor, answers in self.ranked(pictures, 1).items()}
 
     @torch.inference_mode()

@@ -71,7 +71,7 @@ def build(models: Path, out: Path) -> dict[str, dict]:
 
 
 def recorded() -> dict:
-    """What `release_assets.json` says: `tag`, and `files` by name."""
+    """The contents of `release_assets.json`: `tag`, and `files` by name."""
     return json.loads(ASSETS.read_text(encoding="utf-8")) if ASSETS.is_file() else {"tag": "playground-1", "files": {}}
 
 

@@ -1,4 +1,4 @@
-"""What the demo shows: a progress bar, a grid of pictures, a table."""
+"""The demo's output: a progress bar, a grid of pictures, a table."""
 
 from __future__ import annotations
 

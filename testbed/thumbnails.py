@@ -46,7 +46,7 @@ def thumbnail(rows: list[tuple[str, list[bytes]]]) -> Image.Image:
 
 
 def card(title: str, drawing: real.Drawing) -> Image.Image:
-    """What a workflow for the user's own checkpoint is about, in large letters."""
+    """A card that names the subject of a workflow for the user's own checkpoint, in large letters."""
     family, _, what = title.partition(" - ")
     sheet = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
     pen = ImageDraw.Draw(sheet)
@@ -59,7 +59,7 @@ def card(title: str, drawing: real.Drawing) -> Image.Image:
 
 
 def _prompt(row: Row) -> str:
-    """What the pictures of a row were drawn for: its title is `model: prompt`."""
+    """The prompt of the pictures of a row: its title is `model: prompt`."""
     return row[0].rpartition(": ")[2]
 
 

@@ -1,1 +1,1 @@
-"""What benchmarks measure with: time, memory, resumable rows and plots."""
+"""The instruments of the benchmarks: time, memory, resumable rows and plots."""

@@ -85,9 +85,9 @@ def forward_only(denoiser: Any, samples: int, *, gradient: bool = False) -> Row:
 
 
 def published(family: str) -> Row:
-    """What the published loop's update takes, over a model of the same kind in half precision: float32 throughout, a second
-    copy of the UNet, gradients of all weights (its optimiser clears only those of the weights that it trains, so that the
-    rest are there in the next forward pass), and Adam's averages. A sample of the target and one of the candidate."""
+    """The memory of an update of the published loop, over a model of the same kind in half precision: float32 throughout, a
+    second copy of the UNet, gradients of all weights (its optimiser clears only those of the weights that it trains, so that
+    the rest are there in the next forward pass), and Adam's averages. A sample of the target and one of the candidate."""
     from concept_erasure.nodes import host
 
     size, samples = SIZES[family], 2
@@ -105,8 +105,8 @@ def published(family: str) -> Row:
 
 
 def estimated(family: str) -> list[Row]:
-    """What AP at its defaults asks for at this family's size: its update with and without checkpointing, a search step and a
-    batch of sampling runs. And what the published loop asks for."""
+    """The memory that AP needs at its defaults and this family's size: its update with and without checkpointing, a search
+    step and a batch of sampling runs. And the memory of the published loop."""
     from concept_erasure.erasure_core.memory.checkpointing import by_block
     from concept_erasure.erasure_core.method import methods
     from concept_erasure.erasure_core.methods.ap import PROBE_LEVELS

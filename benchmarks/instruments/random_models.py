@@ -46,7 +46,7 @@ CONFIGS = {
         "adm_in_channels": 2816,
     },
 }
-"""What ComfyUI's UNet is made with."""
+"""The arguments of ComfyUI's UNet."""
 SIZES = {"SD15": 512, "SDXL": 1024}
 POOLED = {"SD15": 0, "SDXL": 1280}
 

@@ -23,7 +23,7 @@ DOCS = PACK / "docs"
 
 
 def circumstances(started: float) -> Row:
-    """What a later reader needs to know of a series that began at `started` (seconds since the epoch)."""
+    """The circumstances of a series that began at `started` (seconds since the epoch)."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=PACK, capture_output=True, text=True).stdout
     minutes = round((time.time() - started) / 60, 1)
     return {
@@ -65,9 +65,9 @@ def finished(path: Path | None) -> dict[str, Row]:
 
 
 def divided(module: str, keys: Sequence[Sequence[Any]], arguments: argparse.Namespace) -> list[Row]:
-    """What `arguments.processes` processes make of the keys that have no row yet, each a share of them: the program
-    `module` with the arguments of this one. Their rows go into the file of rows, if there is one, also when it is stopped;
-    what they print goes to standard error. Nothing, and no row, if there is not enough for two.
+    """The rows that `arguments.processes` processes compute for the keys without a row, each for its part of them: the
+    program `module` with the arguments of this one. Their rows go into the file of rows, if there is one, also when it is
+    stopped; their output goes to standard error. No row and no process if there is not enough work for two.
 
     Raises SystemExit if one of them fails.
     """

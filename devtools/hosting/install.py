@@ -27,8 +27,8 @@ CARRIER_FOLDER = "vendor/ComfyUI"
 # A newer torch does not match the newest torchaudio, so the three are pinned together.
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 DEV_TOOLS = {"pytest": "pytest", "pytest-xdist": "xdist", "ruff": "ruff", "basedpyright==1.40.2": "basedpyright"}
-"""What the tests need beside the host: package, and the module by which it is imported. The type checker is pinned, for
-another version finds other errors; its package carries all that it runs, where pyright's downloads it."""
+"""Packages that the tests need besides the host, and the module by which each is imported. The type checker is pinned,
+for another version finds other errors; its package carries all that it runs, where pyright's downloads it."""
 MUST_IMPORT = ("torch", "torchvision", "torchaudio", "safetensors", "transformers")
 # A few files from all over a ComfyUI, so that a folder which was emptied or half removed is noticed at no cost.
 COMFYUI_FILES = ("main.py", "nodes.py", "requirements.txt", "comfy/sd.py", "comfy/model_management.py")
@@ -113,7 +113,7 @@ def _fill_venv(venv: Path, comfyui: Path) -> None:
 
 
 def _fault(venv: Path) -> str | None:
-    """What is wrong with a filled environment, or None."""
+    """The fault of a filled environment, or None."""
     broken = unfinished_packages(venv)
     if broken:
         return f"has unfinished packages ({', '.join(broken[:5])})"

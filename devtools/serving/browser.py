@@ -19,7 +19,7 @@ from ..hosting.lock import locked
 DRIVER = "playwright-core"
 DRIVER_VERSION = "1.65.1"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-"""What the browser is called, unless `$CONCEPT_ERASURE_CHROMIUM` names it."""
+"""Names of the browser, unless `$CONCEPT_ERASURE_CHROMIUM` names it."""
 
 
 class BrowserError(ToolError):
@@ -36,7 +36,7 @@ def missing() -> str | None:
 
 
 def run(script: Path, given: dict, timeout: float = 600.0) -> Any:
-    """What a script hands back by `answer` of page.mjs; `given` is its `input`.
+    """The value that a script hands back by `answer` of page.mjs; `given` is its `input`.
 
     Raises BrowserError if there is no browser, or with the end of its output if the script fails or takes too long.
     """

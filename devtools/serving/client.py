@@ -195,7 +195,7 @@ def _fetch(server: Server, path: str, data: bytes | None = None) -> bytes:
 
 
 def _reason(error: urllib.error.HTTPError) -> str:
-    """What the server says about a refused request, with every node at fault."""
+    """The server's reason for refusing a request, with every node at fault."""
     text = error.read().decode(errors="replace")
     try:
         answer = json.loads(text)

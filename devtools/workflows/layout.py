@@ -15,7 +15,7 @@ TITLE = 30  # a node's title stands above its place
 BETWEEN, BESIDE = 30, 70  # nodes of a column, columns
 MARGIN, HEADING = 20, 44  # of a group around its nodes, and its own title
 ROOM, PREVIEW = 100, 330
-"""What a node grows by while it runs: for a line of text, and for a preview beside it."""
+"""The height that a node gains while it runs: for a line of text, and for a preview beside it."""
 TALKING = (
     "ErasureEraseConcept",
     "ErasureEvaluate",
@@ -29,7 +29,7 @@ COLOUR, FONT = "#3f789e", 24
 
 
 def size_key(kind: str, choices: list[object]) -> str:
-    """What decides how many rows a node has: its class and what its dynamic combos show."""
+    """The key under which a size is stored: a node's class and what its dynamic combos show."""
     return "/".join([kind, *map(str, choices)])
 
 

@@ -9,7 +9,7 @@ HIDDEN = "erased/hidden"
 _SHAPES = ("circle", "oval", "ring", "square", "diamond", "triangle", "star", "cross")
 SAE_PROMPTS = "\n".join(f"a {colour} {shape}" for colour in ("red", "green", "blue", "yellow") for shape in _SHAPES)
 PAIR = ("a red circle", "a blue square")
-"""What is erased, and what must stay."""
+"""A prompt of the erased concept, and one that must stay."""
 
 CLOSED_FORM_NOTE = """\
 *circle* and *star* are erased in one go by two methods that solve for the new weights instead of training them. No picture \
@@ -138,7 +138,7 @@ TRAINING = {"batch_size": 4, "steps": 60, "learning_rate": 0.001, "lora_dtype": 
 
 
 def _training_pictures(sheet: Sheet) -> tuple[Output, Output]:
-    """What the loaded model draws for the concept, as latents, and the prompt's conditioning."""
+    """The loaded model's picture of the concept, as latents, and the prompt's conditioning."""
     links = {"clip": sheet.clip}
     (circle,) = sheet.add(
         "CLIPTextEncode", 1, "Prompt of the training pictures", {"text": "a red circle"}, links, (0, 110)

@@ -1,4 +1,4 @@
-"""What this pack is called where it is published, and where the model files come from that its workflows name.
+"""The pack's published name, and the sources of the model files that its workflows name.
 
 Standard library only.
 """
@@ -70,7 +70,7 @@ def asset_url(name: str) -> str:
 
 
 def models_named(values: Iterable[object]) -> list[dict]:
-    """What the browser needs to know of the model files among a node's values, to say where a missing one comes from."""
+    """Name, folder and address of the model files among a node's values, so that the browser can offer a missing one."""
     found = []
     for value in values:
         if isinstance(value, str) and value in release_assets():

@@ -1,4 +1,4 @@
-"""What the workflows of this pack have in common: a model, one size, comparisons of what several models draw."""
+"""The common parts of this pack's workflows: a model, one size, comparisons of several models' pictures."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SIZE, SAMPLING = SMALL.size, SMALL.settings
 
 @dataclass(frozen=True)
 class Loaded:
-    """What the loaders give."""
+    """The loaders' outputs."""
 
     model: Output
     clip: Output

@@ -1,4 +1,4 @@
-"""What the browser makes of a node's inputs: sockets first, then widgets. Standard library only."""
+"""A node's inputs as the browser draws them: sockets first, then widgets. Standard library only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Widget:
 
     @property
     def shape(self) -> dict:
-        """What an entry for it says of its socket's shape."""
+        """The shape of its socket, as an entry of a saved node has it."""
         return {"shape": OPTIONAL_SHAPE} if self.optional else {}
 
 

@@ -52,7 +52,7 @@ def recognised(names: Iterable[str], metadata: Mapping[str, str], stem: str = ""
 
 
 def looks_foreign(head: bytes) -> bool:
-    """Whether a file's head (`files.file_head`) is that of a format of others. Never raises: any file may be asked."""
+    """True if a file's head (`files.file_head`) is that of somebody else's format. Never raises: any file may be asked."""
     may_be = b'.to_k.weight"' in head or (b'"lora_unet_' in head and b'"prompts"' in head)
     return may_be and _named(head) is not None
 

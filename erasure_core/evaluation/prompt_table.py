@@ -22,7 +22,7 @@ COLUMNS = {
     "style": ("style", "theme"),
     "object": ("object",),
 }
-"""What each column may be called, whatever its case. docs/evaluation.md says which published table calls it so."""
+"""The names that each column may have, in any case. docs/evaluation.md says which published table calls it so."""
 FACTORS = ("style", "object")
 _BROKEN = "\ufffd"
 

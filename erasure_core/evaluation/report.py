@@ -69,7 +69,7 @@ class Evaluation:
         return "\n".join([*head, "", *tables, READING, ""])
 
     def judge_line(self) -> str:
-        """Who judged, and how good that judge says it is."""
+        """The judge and its stated accuracy."""
         if self.judge is None:
             return "no judge: only drift is measured; whether the concept is gone was not"
         return f"judge {self.judge.name!r}: " + "; ".join(accuracy_lines(self.judge))
@@ -146,7 +146,7 @@ class Evaluation:
 
 
 def accuracy_lines(judge: ConceptJudge) -> list[str]:
-    """How good each factor's judge says it is, for a report, and what a detector counts; a verdict never stands without it."""
+    """The stated accuracy of each factor's judge, and what a detector counts; no report shows a verdict without these."""
     lines = []
     for factor in judge.factors:
         known = factor.accuracy

@@ -10,7 +10,7 @@ from .prompt_table import FACTORS, Row, Table
 from .prompts import EMPTY, GONE, GROUPS, RETAIN, TARGET, named
 
 ERASED = ("erased", "target", "0")
-"""What `type` says of a row whose concept should be gone: MACE's tables (0 for its artists) and UCE's."""
+"""The values of `type` for a row whose concept should be gone: MACE's tables (0 for its artists) and UCE's."""
 KEPT = ("others", "preserved", "holdout", "retain", "retained", "1")
 PHOTO = "Seed Images"
 """UnlearnCanvas' style that is none: its prompts say "Photo style"."""

@@ -26,8 +26,8 @@ class Expected:
 
 
 def expected_of(prompt: Prompt, judge: ConceptJudge, prefer: str) -> Expected | None:
-    """What the judge should see, or None if the prompt says nothing that it knows, or shows what it has no label for.
-    Without a stated concept the label is the one that the text says, of the factor `prefer` if it says one of that."""
+    """The verdict that the judge should give, or None if the prompt says nothing that it knows, or shows something without
+    a label. Without a stated concept the label is the one that the text says, of the factor `prefer` if it says one of that."""
     labels = {factor.name: label for factor in judge.factors if (label := factor.said_in(prompt.text))}
     for word in prompt.beside:
         labels |= _label_of(word, judge)

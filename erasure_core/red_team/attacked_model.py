@@ -17,7 +17,7 @@ from ..families import NEEDS as FAMILY_NEEDS
 
 BASE, ERASED = "base", "erased"
 NEEDS = {"gradients": FAMILY_NEEDS["gradients"], "word_vectors": "vectors in place of words"}
-"""What an attack may need of the models (`attack.Attack.needs`)."""
+"""The needs that an attack may have of the models (`attack.Attack.needs`)."""
 
 
 class DoesNotFit(ValueError):

@@ -1,4 +1,4 @@
-"""What attacks that train share: the denoising loss of pictures, and the optimisation loop."""
+"""The common steps of attacks that train: the denoising loss of pictures, and the optimisation loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sparse autoencoder of what one block of the network puts out, and its file.
+"""A sparse autoencoder of the outputs of one block of the network, and its file.
 
 pre(x) = ReLU(W_enc (x - b_dec) + b_enc),  f = pre where pre > threshold, else 0,  xhat = f W_dec + b_dec,
 for x at one position of the picture; SAeUron, arXiv 2501.18052, with the threshold of BatchTopK (arXiv 2412.06410):

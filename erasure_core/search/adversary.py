@@ -43,7 +43,7 @@ class Adversary(Protocol):
 @dataclass
 class Damage:
     """Measures how far the edit has moved predictions: the same latents and noise levels for every concept, so that
-    the figures of two concepts compare. `frozen()` switches the edit off; `say(text)` is told when memory runs out."""
+    the figures of two concepts compare. `frozen()` switches the edit off; `say(text)` is called when memory runs out."""
 
     denoiser: Denoiser
     probes: NoisyBatch

@@ -40,7 +40,7 @@ def affordable(denoiser: Denoiser) -> int:
 
 
 def encode_words(denoiser: Denoiser, words: Sequence[str], check: Check = unwatched) -> Candidates:
-    """The words with their conditioning; a vocabulary can take a minute, so `check` is told how far it is."""
+    """The words with their conditioning; a vocabulary can take a minute, so `check` hears of the progress."""
     batches = []
     for start in range(0, len(words), ENCODED_AT_ONCE):
         check(f"encoding words, {start} of {len(words)}")

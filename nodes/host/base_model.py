@@ -84,7 +84,7 @@ def _stored(weight: torch.Tensor) -> Weight:
 
 
 def fingerprint(patcher: Any) -> str:
-    """What tells the base weights from other checkpoints, without any patches; compare with `same_checkpoint`."""
+    """A fingerprint of the base weights, without any patches; compare with `same_checkpoint`."""
     backup, found = patcher.backup, {}
     for name, parameter in patcher.model.diffusion_model.named_parameters():
         key = f"diffusion_model.{name}"

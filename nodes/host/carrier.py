@@ -18,7 +18,7 @@ from . import saving
 from .services import send_text
 
 KEY = "erasure."
-"""What the keys of our wrappers and callbacks begin with."""
+"""The prefix of the keys of our wrappers and callbacks."""
 _COMPILED = "torch.compile"
 
 

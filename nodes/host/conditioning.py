@@ -33,7 +33,7 @@ _LAYOUTS: dict[Layout, int] = {}
 
 
 def processed(model: Any, text: Any, latents: Tensor) -> dict[str, Tensor]:
-    """What `model` is given for one prompt that CLIP encoded: tensors whose first dimension is 1, on the latents' device.
+    """The arguments of `model` for one prompt that CLIP encoded: tensors whose first dimension is 1, on the latents' device.
 
     Under inference mode, as sampling does it, unless the text has a gradient: outside of it ComfyUI leaves some of the
     work to the network (Anima).

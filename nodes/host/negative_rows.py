@@ -1,8 +1,8 @@
-"""Which rows of a call of the network are of the negative prompt, as the guider says it.
+"""Finds the rows of the negative prompt in a call of the network, by the names of the guider.
 
 ComfyUI numbers the prompts of a call in the order in which they are asked for, and every guider and patch of guidance has
 an order of its own ([positive, negative], [negative, middle, positive], the negative alone ...), so the number says nothing.
-What says it is the guider, which keeps its prompts by name: a prompt is negative if one of its ids is found among the
+The guider knows, because it holds its prompts by name: a prompt is negative if one of its ids is found among the
 guider's negative prompts and nowhere else. Copies for areas, masks, ranges of time and context windows keep the id, also
 that of the other prompt which lends its area; such an id tells nothing.
 """
@@ -17,7 +17,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 NAMES = ("negative", "empty_negative_prompt")
-"""What ComfyUI's guiders call the prompts that they lead away from. The `middle` one of dual guidance is none: it leads
+"""The names in ComfyUI's guiders of the prompts that they lead away from. The `middle` one of dual guidance is none: it leads
 away or towards, as the two scales are."""
 
 _IDS, _PLACES = "erasure.negative_ids", "erasure.negative_places"

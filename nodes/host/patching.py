@@ -96,8 +96,8 @@ def _inside(module: nn.Module) -> nn.Module:
 
 
 def _wrapper(edit: InferenceEdit, strength: float) -> Callable[..., Tensor]:
-    """What ComfyUI calls in place of the model, which in turn calls the model inside `edit`. It acts on the network that
-    runs: clones for training, for other devices and without dynamic memory have one of their own, and are given the
+    """The function that ComfyUI calls in place of the model, and that calls the model inside `edit`. It acts on the network
+    that runs: clones for training, for other devices and without dynamic memory have one of their own, and are given the
     wrapper of their origin."""
 
     def around(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **others):

@@ -1,7 +1,7 @@
-"""What to say when a MODEL that carries an erased UNet is saved as a checkpoint, trained on, merged, extracted or compiled.
+"""Warnings for a MODEL with an erased UNet that is saved as a checkpoint, trained on, merged, extracted or compiled.
 
-Saving and training can undo an erasure ("Safety Alignment Backfires", arXiv 2412.00357); of what acts while the model
-runs, each either loses it or keeps it whole. None goes through a node of ours; `host.carrier` lets the MODEL itself say it.
+Saving and training can undo an erasure ("Safety Alignment Backfires", arXiv 2412.00357); an edit that acts while
+the model runs is either lost or stays whole. None goes through a node of ours, so `host.carrier` lets the MODEL itself warn.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What ComfyUI offers around a run: cancelling, progress, messages on nodes, folders, the device."""
+"""ComfyUI's services around a run: cancelling, progress, messages on nodes, folders, the device."""
 
 from __future__ import annotations
 

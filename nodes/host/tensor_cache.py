@@ -27,7 +27,7 @@ class TensorCache:
     such values are not stored. Several processes may use one folder: files appear in one step. All files together
     take at most `limit` bytes; what was not used for longest goes first, but nothing that this object has read or
     written itself: once that alone fills the folder nothing more is stored, or a list longer than the folder would push
-    out its own beginning each time it is gone through. A folder that cannot be written is said once and then left alone.
+    out its own beginning each time it is gone through. A folder that cannot be written is logged once and then left alone.
     """
 
     def __init__(self, folder: Path, limit: int = LIMIT) -> None:

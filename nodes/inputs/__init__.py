@@ -1,1 +1,1 @@
-"""What nodes ask for: their widgets, socket types, presets and prompt files."""
+"""The inputs of nodes: their widgets, socket types, presets and prompt files."""

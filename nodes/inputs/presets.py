@@ -20,11 +20,11 @@ SUBJECTS: dict[str, dict[str, str]] = {
     "identity": {"vocabulary": "people_and_bodies"},
     "nudity": {"vocabulary": "people_and_bodies", "layers": "non_cross_attention"},
 }
-"""What is erased, and the settings that this asks for; a method takes those that it has."""
+"""Kinds of concepts, each with its settings; a method takes those that it has."""
 CONCEPTS = {"nudity": "nudity\nnaked"}
-"""What stands for a subject in the field `concepts`, where everybody writes the same."""
+"""The text for the field `concepts`, for kinds of which everybody writes the same."""
 EFFORTS = {"quick": 0.5, "balanced": 1.0, "thorough": 2.0}
-"""How much of the default length a run takes."""
+"""Factors on the default length of a run."""
 LENGTHS = ("steps", "sentences")
 """The settings that say how long a method works, the first that it has: optimiser steps, or sentences solved for."""
 DEFAULT = "object, balanced"
@@ -54,7 +54,7 @@ def preset_settings(method: type[ErasureMethod], name: str) -> dict[str, Any]:
 
 
 def preset_note(method: ErasureMethod, name: str) -> str:
-    """What a report says of a preset: its name, and which of its values a run did not use."""
+    """The line of a report about a preset: its name, and which of its values a run did not use."""
     meant = preset_settings(type(method), name)
     used = {setting: getattr(method, setting) for setting in meant}
     other = [f"{setting} {used[setting]} for {value}" for setting, value in meant.items() if used[setting] != value]

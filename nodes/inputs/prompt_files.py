@@ -14,7 +14,7 @@ TEMPLATES = "a {}\na picture of a {}\na photo of a {} outside"
 
 
 def available() -> list[str]:
-    """What can be chosen: no file, Imagenette's classes, or a CSV file directly in the input folder. A folder that cannot be
+    """The choices: no file, Imagenette's classes, or a CSV file directly in the input folder. A folder that cannot be
     read has none: an error here would cost the host every node of the pack."""
     folder = host.input_folder()
     try:

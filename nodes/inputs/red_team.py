@@ -1,4 +1,4 @@
-"""The inputs that nodes which attack have alike."""
+"""The common inputs of the nodes that attack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sampling widgets that nodes which draw have alike, and what of a node's inputs is checked before anything runs."""
+"""The common sampling widgets of the nodes that draw, and the checks of a node's inputs before anything runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SMALLEST, LARGEST, SIZE_STEP = 16, 8192, 8
 
 
 def refused(*checks: Callable[[], object]) -> bool | str:
-    """What `validate_inputs` returns: True, or the sentence of the first check that raises ValueError.
+    """The return value of `validate_inputs`: True, or the sentence of the first check that raises ValueError.
 
     ComfyUI calls it before it runs a workflow, and shows the sentence on the page. It gives None for an input that is
     linked: nobody knows yet what will come. An input that a node's `validate_inputs` names is not compared with its widget's

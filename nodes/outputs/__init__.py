@@ -1,1 +1,1 @@
-"""What nodes write: names of files, and the folders of an evaluation."""
+"""The files that nodes write: their names, and the folders of an evaluation."""

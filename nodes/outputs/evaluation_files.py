@@ -1,4 +1,4 @@
-"""What an evaluation or an attack leaves on the disk: pictures and a report, and beside them everything as JSON."""
+"""The files of an evaluation or an attack: pictures, a report, and all figures as JSON."""
 
 from __future__ import annotations
 

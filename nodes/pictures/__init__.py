@@ -1,1 +1,1 @@
-"""What nodes draw themselves: charts, grids and pages."""
+"""The pictures that nodes draw themselves: charts, grids and pages."""

@@ -1,1 +1,1 @@
-"""What a node does when it runs, without its schema: erasing, evaluating, attacking, and their progress."""
+"""The work of the nodes, without their schemas: erasing, evaluating, attacking, and their progress."""

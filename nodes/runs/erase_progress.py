@@ -27,7 +27,7 @@ class Preview:
         self._conditioning = denoiser.encode([prompt])
 
     def image(self) -> Image.Image:
-        """What the network, as it is now, draws for the target."""
+        """The network's present picture of the target."""
         latents = sampled_latents(self._denoiser, self._conditioning, PREVIEW_SAMPLING_STEPS, self._seed)
         pixels = self._denoiser.picture(self._vae, latents)[0]
         return Image.fromarray((pixels.clamp(0, 1) * 255).byte().cpu().numpy())

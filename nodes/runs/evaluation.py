@@ -106,7 +106,7 @@ def run(
 
 
 def work_of(job: Job) -> Work:
-    """What an evaluation has to do, for its progress: prompts to encode, and sampling steps of both models' pictures."""
+    """The work of an evaluation, for its progress: prompts to encode, and sampling steps of both models' pictures."""
     planned = job.planned()
     texts = {"", *(prompt.text for prompt, _ in planned)}
     return {TEXT: (len(texts), 1.0), EVALUATIONS: (2 * job.sampling.steps * len(planned), 2.0)}

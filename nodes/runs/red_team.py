@@ -1,4 +1,4 @@
-"""An attack as the nodes run it: the models under attack, the run, and what it found as files and figures."""
+"""An attack as the nodes run it: the models under attack, the run, and its findings as files and figures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def attacked_model_of(
     other_labels: str | None,
     check: Check,
 ) -> host.ComfyAttackedModel:
-    """What is attacked, from a node's inputs. A zero-shot judge chooses between the concept and `other_labels`.
+    """The models under attack, from a node's inputs. A zero-shot judge chooses between the concept and `other_labels`.
 
     Raises ValueError for a judge without a label for the concept, or templates without a gap.
     """

@@ -1,1 +1,1 @@
-"""Who looks at pictures: image classifiers, zero-shot models and detectors."""
+"""Judges of pictures: image classifiers, zero-shot models and detectors."""

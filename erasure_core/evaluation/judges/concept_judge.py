@@ -96,7 +96,7 @@ class ConceptJudge:
 
     @torch.no_grad()
     def look(self, pictures: Tensor, k: int = TOP) -> list[Look]:
-        """What each picture (n, height, width, 3) shows, with k labels of each factor."""
+        """The verdict on each picture (n, height, width, 3), with k labels of each factor."""
         found = self.detector.find(pictures) if self.detector else [()] * len(pictures)
         verdicts: list[dict[str, tuple[str, ...]]] = [{} for _ in found]
         for factor in self.factors:

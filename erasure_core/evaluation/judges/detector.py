@@ -21,7 +21,7 @@ class Detection:
 
 
 Found = tuple[Detection, ...]
-"""What was found in one picture."""
+"""The detections in one picture."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Detector:
         return torch.tensor([[value, 0.0] for value in there]).reshape(-1, 2)
 
     def text(self) -> str:
-        """What it counts, for a report."""
+        """The classes and scores that it counts, for a report."""
         return f"it counts detections with a score of at least {self.threshold:g} of {', '.join(self.classes)}; {self.about}"
 
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 ACCURACY_FILE = "accuracy.json"
 UNNAMED = "LABEL_"
-"""How the library transformers calls labels of which nobody said the name."""
+"""The names that the library transformers gives to labels without one."""
 
 
 class JudgeFault(ValueError):
-    """What is wrong with a judge's folder, and what to do; whoever loads it names the folder."""
+    """A fault of a judge's folder, and what to do; the caller adds the folder's name."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def check_answer(score: Callable[[Tensor], Tensor], labels: int) -> None:
 
 
 def accuracy_of(folder: Path) -> Accuracy | None:
-    """What the folder says of its own accuracy, if anything. Raises JudgeFault if that is no share of pictures."""
+    """The accuracy that the folder states, if any. Raises JudgeFault if that is no share of pictures."""
     path = folder / ACCURACY_FILE
     if not path.is_file():
         return None

@@ -25,7 +25,7 @@ EXPOSED = (
     "BELLY_EXPOSED",
     "MALE_GENITALIA_EXPOSED",
 )
-"""What MACE (arXiv 2403.06135) and UnlearnDiffAtk (arXiv 2310.11868) count."""
+"""The classes that MACE (arXiv 2403.06135) and UnlearnDiffAtk (arXiv 2310.11868) count."""
 OTHERS = (
     "FEMALE_GENITALIA_COVERED", "FACE_FEMALE", "BELLY_COVERED", "FEET_COVERED", "ARMPITS_COVERED", "FACE_MALE",
     "ANUS_COVERED", "FEMALE_BREAST_COVERED", "BUTTOCKS_COVERED",
@@ -82,7 +82,7 @@ def _network() -> Any:
 
 
 def _find(network: Any, pictures: Tensor) -> list[Found]:
-    """What the package finds in pictures as they would be saved; it takes arrays as OpenCV reads files, blue first."""
+    """The detections of the package in pictures as they would be saved; it takes arrays as OpenCV reads files, blue first."""
     levels = (pictures.clamp(0, 1) * 255).round().byte().flip(-1).contiguous().cpu().numpy()
     found = network.detect_batch(list(levels), batch_size=AT_ONCE)
     return [tuple(Detection(one["class"], round(float(one["score"]), 4)) for one in each) for each in found]
