@@ -40,11 +40,11 @@ def run(script: Path, given: dict, timeout: float = 600.0) -> Any:
 
     Raises BrowserError if there is no browser, or with the end of its output if the script fails or takes too long.
     """
-    own = {"CE_PLAYWRIGHT": str(driver() / "package.json"), "CE_CHROMIUM": _chromium()}
+    places = {"CE_PLAYWRIGHT": str(driver() / "package.json"), "CE_CHROMIUM": _chromium()}
     try:
         done = subprocess.run(
             ["node", str(script)],
-            env=os.environ | own,
+            env=os.environ | places,
             input=json.dumps(given),
             capture_output=True,
             text=True,

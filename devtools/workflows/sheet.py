@@ -87,8 +87,8 @@ class Sheet:
     ) -> list[Output]:
         """Erase Concept on the loaded model; the concept is "circle" if `values` name no other."""
         links = {"model": self.model, "clip": self.clip, **(links or {})}
-        own = any(name.startswith("method.") for name in values)
-        values = self.drawing.size | {"concepts": "circle"} | ({"preset": "custom"} if own else {}) | values
+        has_settings = any(name.startswith("method.") for name in values)
+        values = self.drawing.size | {"concepts": "circle"} | ({"preset": "custom"} if has_settings else {}) | values
         return self.add("ErasureEraseConcept", column, title, values, links)
 
     def apply(self, column: int, model: Output, edit: Output, title: str = "", strength: float = 1.0) -> Output:

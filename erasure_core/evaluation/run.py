@@ -55,8 +55,8 @@ class Job:
             asked = [prompt for prompt in self.prompts if prompt.group == group]
             mine = []
             for place, prompt in enumerate(prompt for prompt in asked for _ in range(self.pictures_per_prompt)):
-                own = None if prompt.seed is None else prompt.seed + place % self.pictures_per_prompt
-                mine.append((prompt, (self.seed + place if own is None else own) % 2**64))
+                stated = None if prompt.seed is None else prompt.seed + place % self.pictures_per_prompt
+                mine.append((prompt, (self.seed + place if stated is None else stated) % 2**64))
             found += sorted(mine, key=lambda one: _alike(one[0]))
         return found
 
@@ -77,7 +77,7 @@ def evaluate(job: Job, watcher: Watcher) -> Evaluation:
     """Draw and judge everything. What `watcher` raises comes through; `watcher.pairs` holds what was measured so far."""
     started, planned = time.monotonic(), job.planned()
     expected = _expected(job)
-    for part in _parts(planned):
+    for part in _batches(planned):
         watcher.check(f"drawing {part[0][0].group} prompts, {len(watcher.pairs)} of {len(planned)} pairs done")
         texts, seeds = [prompt.text for prompt, _ in part], [seed for _, seed in part]
         scale, size = part[0][0].guidance_scale, part[0][0].size
@@ -101,17 +101,17 @@ def _alike(prompt: Prompt) -> tuple[float, tuple[int, int]]:
     return -1.0 if prompt.guidance_scale is None else prompt.guidance_scale, prompt.size or (0, 0)
 
 
-def _parts(planned: Sequence[tuple[Prompt, int]]) -> Iterator[list[tuple[Prompt, int]]]:
+def _batches(planned: Sequence[tuple[Prompt, int]]) -> Iterator[list[tuple[Prompt, int]]]:
     """Batches that are drawn at once: prompts of one group, guidance scale and size."""
-    part: list[tuple[Prompt, int]] = []
+    batch: list[tuple[Prompt, int]] = []
     for prompt, seed in planned:
-        same = part and (part[0][0].group, _alike(part[0][0])) == (prompt.group, _alike(prompt))
-        if part and (not same or len(part) == DRAWN_AT_ONCE):
-            yield part
-            part = []
-        part.append((prompt, seed))
-    if part:
-        yield part
+        same = batch and (batch[0][0].group, _alike(batch[0][0])) == (prompt.group, _alike(prompt))
+        if batch and (not same or len(batch) == DRAWN_AT_ONCE):
+            yield batch
+            batch = []
+        batch.append((prompt, seed))
+    if batch:
+        yield batch
 
 
 def _expected(job: Job) -> dict[Prompt, Expected | None]:

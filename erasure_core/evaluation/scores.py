@@ -31,14 +31,14 @@ def expected_of(prompt: Prompt, judge: ConceptJudge, prefer: str) -> Expected | 
     labels = {factor.name: label for factor in judge.factors if (label := factor.said_in(prompt.text))}
     for word in prompt.beside:
         labels |= _label_of(word, judge)
-    own = labels
+    stated = labels
     if prompt.concept:
-        own = _label_of(prompt.concept, judge)
+        stated = _label_of(prompt.concept, judge)
     elif prefer in labels:
-        own = {prefer: labels[prefer]}
-    if not own:
+        stated = {prefer: labels[prefer]}
+    if not stated:
         return None
-    name, label = next(iter(own.items()))
+    name, label = next(iter(stated.items()))
     return Expected(name, label, {other: value for other, value in labels.items() if other != name})
 
 

@@ -34,9 +34,9 @@ class CastCache:
 
 
 def low_rank_changes(
-    modules: Mapping[str, nn.Module], stored: CastCache, scale: Tensor | None = None
+    modules: Mapping[str, nn.Module], tensors: CastCache, scale: Tensor | None = None
 ) -> dict[nn.Module, Change]:
-    """For `inference.changed`: layer -> what adds the stored `<layer>.up` @ `<layer>.down` to its output, times scale
+    """For `inference.changed`: layer -> the function that adds `<layer>.up` @ `<layer>.down` to its output, times scale
     (n,), one number for each row of the batch.
 
     The scale is applied once, to the product; scaling both factors would square it. Raises ValueError, naming the
@@ -46,14 +46,14 @@ def low_rank_changes(
     def change_of(name: str, layer: nn.Module) -> Change:
         def change(inputs: tuple, output: Tensor) -> Tensor:
             x = inputs[0]
-            added = low_rank_product(layer, x, stored.like(f"{name}.up", x), stored.like(f"{name}.down", x))
+            added = low_rank_product(layer, x, tensors.like(f"{name}.up", x), tensors.like(f"{name}.down", x))
             if scale is not None:
                 added = added * per_sample(scale.to(added.dtype), added)
             return output + added.to(output.dtype)
 
         return change
 
-    names = [name.removesuffix(".up") for name in stored.names() if name.endswith(".up")]
+    names = [name.removesuffix(".up") for name in tensors.names() if name.endswith(".up")]
     missing = [name for name in names if name not in modules]
     if missing:
         raise ValueError(

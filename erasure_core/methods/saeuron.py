@@ -20,7 +20,7 @@ from ..erased_unet.fingerprint import same_checkpoint
 from ..method import ErasureMethod, check_prompts, provenance, setting
 from ..report import Report
 from ..sae.autoencoder import ConceptSAE, concept_score, default_block, mean_activity, selected
-from ..sae.latent_edit import LatentEdits, SelectedLatents
+from ..sae.latent_edit import LatentEdits, SelectedLatents, listed_latents
 from ..sae.training import SAESettings, gather, train_sae
 from ..text.candidates import candidates_of
 from ..text.prompt_templates import draw_templates
@@ -230,37 +230,16 @@ class SAeUron(ErasureMethod):
             score = concept_score(mean, other)
             top = selected(score, self.latents, mean >= self.selectivity * other) & inside[:, None]
             factor = torch.where(top, self.gamma * mean / mean.mean(0).clamp_min(1e-8), factor)
-            report.note(f"{sae.block}: latents changed for {target!r}: {_listed(top, score)}")
+            report.note(f"{sae.block}: latents changed for {target!r}: {listed_latents(top, score)}")
 
         unexplained, firing, dead = sae.measured(vectors.flatten(0, 2))
         report.note(
             f"{sae.block}: the SAE leaves {100 * unexplained:.0f} % unexplained (FVU), {firing:.0f} of {sae.latents} latents "
             f"fire at a position, {100 * dead:.0f} % never do"
         )
-        ids = (factor != 1).any(0).nonzero().squeeze(1)
-        if not len(ids):
-            return None
-        bias = sae.encoder_bias - sae.encoder @ sae.decoder_bias  # W (x - b_dec) + b = W x + (b - W b_dec)
-        encoder, bias, decoder = (tensor.cpu()[ids] for tensor in (sae.encoder, bias, sae.decoder))
-        gate = gate[:, ids].clamp_min(max(sae.threshold, 0.0))
-        return SelectedLatents(encoder, bias, decoder, factor[:, ids], gate, sigmas)
+        return SelectedLatents.of(sae, factor, gate, sigmas)
 
     @classmethod
     def inference(cls, erased: ErasedUNet) -> LatentEdits:
         """See `ErasureMethod.inference`."""
-        parts: dict[str, dict[str, Tensor]] = {}
-        for key, value in erased.parts().items():
-            block, name = key.rsplit(".", 1)
-            parts.setdefault(block, {})[name] = value.float()
-        chosen = {block: SelectedLatents(**tensors) for block, tensors in parts.items()}
-        return LatentEdits(chosen, bool(erased.provenance.settings.get("both_halves")))
-
-
-def _listed(top: Tensor, score: Tensor, most: int = 8) -> str:
-    """The latents by their summed score, the highest first, with the number of levels at which each is chosen."""
-    counts, total = top.sum(0), (score * top).sum(0)
-    order = [int(i) for i in total.argsort(descending=True) if counts[i]]
-    if not order:
-        return "none"
-    named = ", ".join(f"{i} ({int(counts[i])} of {len(top)} levels)" for i in order[:most])
-    return named + (f" and {len(order) - most} more" if len(order) > most else "")
+        return LatentEdits.read(erased.parts(), bool(erased.provenance.settings.get("both_halves")))

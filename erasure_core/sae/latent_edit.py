@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..inference import Forward, ModelCall, changed
+from .autoencoder import ConceptSAE
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,18 @@ class SelectedLatents:
     factor: Tensor
     gate: Tensor
     sigmas: Tensor
+
+    @staticmethod
+    def of(sae: ConceptSAE, factor: Tensor, gate: Tensor, sigmas: Tensor) -> SelectedLatents | None:
+        """The latents of `sae` whose factor (levels, all latents) is not 1 at some level; None if there is none. Their gate
+        is at least the autoencoder's own threshold."""
+        ids = (factor != 1).any(0).nonzero().squeeze(1)
+        if not len(ids):
+            return None
+        bias = sae.encoder_bias - sae.encoder @ sae.decoder_bias  # W (x - b_dec) + b = W x + (b - W b_dec)
+        encoder, bias, decoder = (tensor.cpu()[ids] for tensor in (sae.encoder, bias, sae.decoder))
+        gate = gate[:, ids].clamp_min(max(sae.threshold, 0.0))
+        return SelectedLatents(encoder, bias, decoder, factor[:, ids], gate, sigmas)
 
     def tensors(self) -> dict[str, Tensor]:
         """Its tensors by name, on the CPU and contiguous as a file wants them."""
@@ -53,6 +66,15 @@ class LatentEdits:
     chosen: dict[str, SelectedLatents]
     both_halves: bool
     _moved: dict[tuple[str, torch.device], SelectedLatents] = field(default_factory=dict, repr=False)
+
+    @staticmethod
+    def read(parts: Mapping[str, Tensor], both_halves: bool) -> LatentEdits:
+        """From the parts of a file, `<block>.<name>` as `SelectedLatents.tensors` names them."""
+        blocks: dict[str, dict[str, Tensor]] = {}
+        for key, value in parts.items():
+            block, name = key.rsplit(".", 1)
+            blocks.setdefault(block, {})[name] = value.float()
+        return LatentEdits({block: SelectedLatents(**tensors) for block, tensors in blocks.items()}, both_halves)
 
     def __call__(self, modules: Mapping[str, nn.Module], call: ModelCall, forward: Forward, strength: float) -> Tensor:
         """See `InferenceEdit`. Raises ValueError if the network lacks one of the blocks."""
@@ -86,3 +108,13 @@ class LatentEdits:
                 tensors = {part.name: getattr(here, part.name).to(device).clone() for part in fields(here)}
             self._moved[block, device] = SelectedLatents(**tensors)
         return self._moved[block, device]
+
+
+def listed_latents(top: Tensor, score: Tensor, most: int = 8) -> str:
+    """The latents by their summed score, the highest first, with the number of levels at which each is chosen."""
+    counts, total = top.sum(0), (score * top).sum(0)
+    order = [int(i) for i in total.argsort(descending=True) if counts[i]]
+    if not order:
+        return "none"
+    named = ", ".join(f"{i} ({int(counts[i])} of {len(top)} levels)" for i in order[:most])
+    return named + (f" and {len(order) - most} more" if len(order) > most else "")

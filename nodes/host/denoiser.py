@@ -26,7 +26,7 @@ from ...erasure_core.memory.precision import cpu_computes_in_bf16
 from ...erasure_core.report import unwatched
 from .base_model import fingerprint, positions, whole_words
 from .conditioning import calls, processed
-from .services import check_cancelled, is_out_of_memory, load_fully, make_room
+from .services import check_cancelled, is_compiled, is_out_of_memory, load_fully, make_room
 from .shapes import latent_shape, pictures_of
 from .text import TextEncoder, text_cache
 
@@ -53,8 +53,7 @@ class ComfyDenoiser:
         self._patcher, self._clip, self._model = patcher, clip, patcher.model
         self._width, self._height = width, height
         self._options = _sampling_options(patcher)
-        self._encoded = encoded
-        self.notes = tuple(notes)
+        self._encoded, self.notes = encoded, tuple(notes)
         self.text_encoder = TextEncoder(clip, text_cache())
         self.evaluations = 0
         self.tell: Callable[..., object] = unwatched
@@ -62,7 +61,7 @@ class ComfyDenoiser:
         self._facts = family_named(self.family)
         self.device: torch.device = patcher.load_device
         self.fingerprint = fingerprint(patcher)
-        blocks_run = [] if _is_compiled(patcher) else blocks(self.family, "checkpointed", self.modules())
+        blocks_run = [] if is_compiled(patcher) else blocks(self.family, "checkpointed", self.modules())
         self._last_block = self.modules()[blocks_run[-1]] if blocks_run else None
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
@@ -240,10 +239,6 @@ class ComfyDenoiser:
         images = pictures_of(vae, self._model.process_latent_out(latents))
         load_fully(self._patcher)
         return images
-
-
-def _is_compiled(patcher: comfy.model_patcher.ModelPatcher) -> bool:
-    return any("compile" in str(key) for by_key in patcher.wrappers.values() for key in by_key)
 
 
 def _sampling_options(patcher: comfy.model_patcher.ModelPatcher) -> dict[str, Any]:

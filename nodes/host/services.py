@@ -109,6 +109,11 @@ def load_fully(patcher: Any) -> None:
     comfy.model_management.load_models_gpu([patcher], force_full_load=True)
 
 
+def is_compiled(patcher: Any) -> bool:
+    """True for a MODEL with a wrapper that compiles the network, as Torch Compile adds it."""
+    return any("compile" in str(key) for by_key in patcher.wrappers.values() for key in by_key)
+
+
 def make_room(patcher: Any, wanted: int) -> int:
     """Bytes that are free on a loaded model's device, after ComfyUI has taken other models off it, as far as `wanted` bytes
     ask for that. What the user keeps for other programs is not counted."""
