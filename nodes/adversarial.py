@@ -150,7 +150,7 @@ class FindAdversarialConcept(io.ComfyNode):
                     multiline=True,
                     default="",
                     placeholder="What is or will be erased, one concept a line",
-                    tooltip="What is or will be erased, one concept a line.",
+                    tooltip="The erased concepts, or those to erase, one a line.",
                 ),
                 io.Combo.Input(
                     "vocabulary",

@@ -191,7 +191,7 @@ class SaveErasedUNet(io.ComfyNode):
             "stock LoRA loader finds them too.",
             search_aliases=["save erasure", "export erased"],
             inputs=[
-                ErasedUNetType.Input("erased_unet", tooltip="What to save."),
+                ErasedUNetType.Input("erased_unet", tooltip="The edit to save."),
                 io.String.Input(
                     "filename_prefix",
                     default="erased/concept",

@@ -174,7 +174,7 @@ def _optional_inputs() -> list[io.Input]:
             "look_alikes",
             **many,
             tooltip="Near concepts that must stay, one a line. The list of Find Adversarial Concept fits. 'word => label' if "
-            "the judge calls it otherwise; of a word that it does not know only the drift counts.",
+            "the judge uses another label; a word that it does not know counts for drift only.",
         ),
         io.String.Input(
             "retain_prompts",

@@ -75,21 +75,19 @@ class LoadConceptJudge(io.ComfyNode):
                     step=0.05,
                     optional=True,
                     advanced=True,
-                    tooltip="Of a detector alone: the least score of a detection that counts.",
+                    tooltip="For a detector only: the lowest score of a detection that counts.",
                 ),
                 io.String.Input(
                     "classes",
                     default=", ".join(EXPOSED),
                     optional=True,
                     advanced=True,
-                    tooltip="Of a detector alone: the classes that count, with commas. The help page lists all that it knows.",
+                    tooltip="For a detector only: the classes that count, with commas. The help page lists all that it knows.",
                 ),
             ],
             outputs=[
                 ConceptJudgeType.Output(display_name="CONCEPT_JUDGE", tooltip="For Evaluate Erasure."),
-                io.String.Output(
-                    display_name="labels", tooltip="What the judge knows, and how accurate it says it is."
-                ),
+                io.String.Output(display_name="labels", tooltip="The judge's labels and its stated accuracy."),
             ],
         )
 

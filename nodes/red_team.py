@@ -45,8 +45,8 @@ class RedTeamConcept(io.ComfyNode):
             node_id="ErasureRedTeam",
             display_name="Red-Team Concept",
             category=CATEGORY,
-            description="Tries to bring an erased concept back and reports how often it succeeds, beside no attack and a "
-            "control. Both models stay as they are.",
+            description="Tries to bring an erased concept back and reports how often it succeeds, compared with no attack "
+            "and a control. Both models stay as they are.",
             search_aliases=["red team", "attack", "robustness", "textual inversion", "jailbreak"],
             inputs=inputs_around(attack_input(), "erasure/red_team"),
             outputs=[

@@ -40,8 +40,8 @@ class RedTeamSummary(io.ComfyNode):
             node_id="ErasureRedTeamSummary",
             display_name="Red-Team Summary",
             category=CATEGORY,
-            description="Runs a list of attacks on an erased concept and draws one page: what the edit survives and what it "
-            "does not. Both models stay as they are.",
+            description="Runs a list of attacks on an erased concept and draws one page that shows which attacks the "
+            "edit survives. Both models stay as they are.",
             search_aliases=["red team", "robustness", "attacks", "summary"],
             inputs=inputs_around(chosen, "erasure/red_team_summary"),
             outputs=[

@@ -130,7 +130,7 @@ class TrainConceptSAE(io.ComfyNode):
             node_id="ErasureTrainConceptSAE",
             display_name="Train Concept SAE",
             category=CATEGORY,
-            description="Trains a sparse autoencoder on what one block of the model puts out while it samples. It takes "
+            description="Trains a sparse autoencoder on the outputs of one block of the model while it samples. It takes "
             "long, and is done once for a model: every erasure with the method saeuron can then use it.",
             search_aliases=["sparse autoencoder", "SAE", "SAeUron", "latents"],
             inputs=[
@@ -140,7 +140,7 @@ class TrainConceptSAE(io.ComfyNode):
                     "prompts",
                     multiline=True,
                     default="",
-                    tooltip="What is sampled for the training, one prompt a line: the more varied, the better. Empty: "
+                    tooltip="Prompts to sample for the training, one a line: the more varied, the better. Empty: "
                     "sentences with everyday words.",
                 ),
                 io.String.Input(

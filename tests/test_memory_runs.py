@@ -140,8 +140,8 @@ def test_no_run_needs_more_samples_than_it_planned_for(name: str, changes: dict,
         asked.append(len(sigma) if torch.is_grad_enabled() and len(asked) >= 2 else 0)  # the first two measure
         return real(self, latents, sigma, conditioning)
 
-    def fill(self, concepts, chains, steps=None):
-        filled(self, concepts, chains, steps)
+    def fill(self, concepts, runs, steps=None):
+        filled(self, concepts, runs, steps)
         pools.append((self, *concepts))
 
     monkeypatch.setattr(ToyDenoiser, "predict", predict)

@@ -1,4 +1,4 @@
-"""A batch in parts gives what the whole batch gives, and only running out of memory makes it one."""
+"""Micro-batches give the predictions and gradients of the whole batch, and only running out of memory makes them."""
 
 from __future__ import annotations
 

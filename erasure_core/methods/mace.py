@@ -69,7 +69,7 @@ class MassConceptErasure(TextRowsMethod):
     )
     mask_share: float = setting(
         0.3,
-        "Share of the picture, where the target is looked at most, in which its tokens lose attention.",
+        "Share of the picture in which the target's tokens lose attention: the pixels that attend most to them.",
         minimum=0.01,
         maximum=1.0,
         step=0.05,

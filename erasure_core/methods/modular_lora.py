@@ -34,8 +34,8 @@ class ModularLora(TrainedMethod):
 
     objective: str = setting(
         "esd",
-        "What the safety LoRA learns: esd pushes the target past the anchor, as the frozen model sees both; sdd maps it "
-        "onto what the edited model itself predicts for the anchor, and pushes no further.",
+        "The objective of the safety LoRA: esd pushes the target past the anchor, as the frozen model sees both; sdd maps it "
+        "onto the edited model's own prediction for the anchor, and pushes no further.",
         choices=("esd", "sdd"),
     )
     negative_guidance: float = eta(1.0, "How far past the anchor esd pushes the target (eta). sdd does not use it.")

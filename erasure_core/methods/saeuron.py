@@ -52,7 +52,7 @@ class SAeUron(ErasureMethod):
 
     gamma: float = setting(
         -3.0,
-        "What the target's latents are multiplied by: 0 silences them, below 0 pushes away from the target.",
+        "Factor on the target's latents: 0 silences them, below 0 pushes away from the target.",
         minimum=-100.0,
         maximum=1.0,
         step=0.1,
@@ -82,7 +82,7 @@ class SAeUron(ErasureMethod):
         False, "Also edit the rows of the negative prompt, as the paper's code does.", advanced=True
     )
     vocabulary: str = word_list(
-        "Where the other words come from that the target is told from. model_words are the most frequent whole words "
+        "Source of the other words that the target is compared with. model_words are the most frequent whole words "
         "of the text encoder."
     )
     candidates: int = setting(

@@ -50,12 +50,13 @@ def inputs_around(attack: io.Input, prefix: str) -> list[io.Input]:
         io.String.Input(
             "synonyms",
             **many,
-            tooltip="Other words for the concept, one a line: paraphrase tries them, relearn takes them for no other concept.",
+            tooltip="Other words for the concept, one a line: paraphrase tries them, relearn never treats them as other "
+            "concepts.",
         ),
         io.String.Input(
             "other_labels",
             **many,
-            tooltip="What else a zero-shot judge may see, one a line; a classifier needs none. relearn draws these, or what "
-            "else the classifier knows, as other concepts.",
+            tooltip="Other labels for a zero-shot judge, one a line; a classifier needs none. relearn draws these, or the "
+            "classifier's other labels, as other concepts.",
         ),
     ]

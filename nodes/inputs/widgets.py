@@ -55,8 +55,8 @@ def preset_input() -> io.Combo.Input:
         options=list(names),
         default=DEFAULT,
         optional=True,
-        tooltip="What you erase, and how long it may take. Fills in the settings of the method (see advanced), which you "
-        "can still change; what runs is what they say.",
+        tooltip="The kind of concept, and how long the run may take. Fills in the settings of the method (see advanced), which "
+        "you can still change; the run uses the settings.",
         extra_dict={
             "settings": {
                 method: {name: preset_settings(kind, name) for name in names} for method, kind in methods().items()

@@ -33,7 +33,7 @@ class Inpaint(Attack):
 
     share: float = setting(
         0.5,
-        "Side of the hole, as a share of the picture's. What is outside stays.",
+        "Side of the hole, as a share of the picture's. The rest stays.",
         minimum=0.1,
         maximum=1.0,
         step=0.05,

@@ -35,7 +35,7 @@ class Relearn(Attack):
 
     pictures_of: str = setting(
         THE_CONCEPT,
-        "What the pictures show that the LoRA learns from: the_concept (malicious), or other_concepts that the judge knows "
+        "Content of the pictures that the LoRA learns from: the_concept (malicious), or other_concepts that the judge knows "
         "(benign).",
         choices=(THE_CONCEPT, OTHERS),
     )
