@@ -65,7 +65,7 @@ def test_a_picture_shows_the_concept_if_a_class_that_counts_reaches_the_threshol
 
 def test_detections_and_pictures_are_counted_by_class_beside_the_base_row_and_over_the_thresholds() -> None:
     done = evaluation()
-    rows = {row.score: (row.base.per_cent, row.erased.per_cent) for row in done.shares() if row.group == TARGET}
+    rows = {row.score: (row.base.per_cent, row.erased.per_cent) for row in done.proportions() if row.group == TARGET}
     assert rows == {"ESR-1": (33.33, 100)}
     found = done.scores()["detections"]
     assert found["threshold"] == 0.6 and found["classes"] == [HANDS, EARS] and found["about"] == "a toy"

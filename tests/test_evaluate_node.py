@@ -84,7 +84,7 @@ def test_the_model_against_itself_drifts_by_exactly_nothing_and_stays_as_it_was(
     before = base_hash(testbed)
     evaluation = run(testbed, testbed.model, judge).evaluation
     assert evaluation.drifts() and all(row.drift.value == 0 and row.drift.high == 0 for row in evaluation.drifts())
-    assert evaluation.shares() and all(row.base == row.erased for row in evaluation.shares())
+    assert evaluation.proportions() and all(row.base == row.erased for row in evaluation.proportions())
     assert base_hash(testbed) == before
 
 

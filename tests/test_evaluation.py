@@ -79,7 +79,9 @@ FULL = {
 
 def rows_of(evaluation) -> dict:
     """(group, score) -> (base per cent, erased per cent, n)."""
-    return {(row.group, row.score): (row.base.per_cent, row.erased.per_cent, row.base.n) for row in evaluation.shares()}
+    return {
+        (row.group, row.score): (row.base.per_cent, row.erased.per_cent, row.base.n) for row in evaluation.proportions()
+    }
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ def test_a_template_needs_a_gap(text, said) -> None:
 def test_base_against_base_drifts_by_exactly_nothing_and_has_the_base_row() -> None:
     evaluation = evaluate(job(Words(), **FULL), Watcher())
     assert evaluation.drifts() and all(row.drift.value == row.drift.high == 0 for row in evaluation.drifts())
-    assert evaluation.shares() and all(row.base == row.erased for row in evaluation.shares())
+    assert evaluation.proportions() and all(row.base == row.erased for row in evaluation.proportions())
 
 
 def test_the_scores_tell_what_is_gone_what_stayed_and_the_rest_of_the_sentence() -> None:
@@ -210,7 +212,7 @@ def test_both_models_draw_the_same_prompts_from_the_same_seeds_and_prompts_may_b
 
 def test_without_a_judge_only_drift_is_reported() -> None:
     evaluation = evaluate(job(Words(circle="square"), judge=None, **FULL), Watcher())
-    assert evaluation.shares() == [] and "whether the concept is gone was not" in evaluation.markdown()
+    assert evaluation.proportions() == [] and "whether the concept is gone was not" in evaluation.markdown()
     drifts = {(row.group, row.space): row.drift.value for row in evaluation.drifts()}
     assert drifts["target", "pixels"] > 0 == drifts["retain", "pixels"]
 

@@ -70,7 +70,7 @@ def test_an_evaluation_of_one_picture(drawn: Playground) -> None:
     against_itself = evaluate(run, drawn, drawn.model)
     assert against_itself.drifts() and all(row.drift.value == 0 for row in against_itself.drifts())
     moved = evaluate(run, drawn, edited(drawn))
-    assert any(row.drift.value > 0 for row in moved.drifts()) and moved.shares()
+    assert any(row.drift.value > 0 for row in moved.drifts()) and moved.proportions()
     assert base_hash(drawn) == before
 
 

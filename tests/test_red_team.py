@@ -221,7 +221,7 @@ def redrawn() -> TinySubject:
 )
 def test_an_edit_that_only_renames_the_word_falls_and_the_control_does_not(name: str) -> None:
     found = finding(name, gold=False)
-    shares = {key: share.per_cent for key, share in found.shares().items()}
+    shares = {key: share.per_cent for key, share in found.proportions().items()}
     assert shares["base"] == 100 and shares["no attack"] == 0
     most = 20 if name == "textual_inversion" else 0  # a random vector of eight numbers may say a little of a circle
     assert shares["attack"] == 100 and shares["control"] <= most and found.broken()
@@ -234,7 +234,7 @@ def test_a_model_that_never_knew_the_concept_does_not_fall_and_both_models_stay_
     # taught from its pictures, a model learns the concept anew; pictures of other concepts teach this one nothing of it
     settings = {"pictures_of": "other_concepts"} if name == "relearn" else {}
     found = finding(name, gold=True, **settings)
-    assert found.shares()["attack"].hits == 0 and not found.broken()
+    assert found.proportions()["attack"].hits == 0 and not found.broken()
 
 
 @pytest.mark.parametrize("name", sorted(attacks()))
@@ -267,11 +267,11 @@ def test_a_low_rank_edit_falls_to_a_few_pictures_of_the_concept_and_not_to_those
     subject = redrawn()
     before = subject._models[ERASED]._layer.weight.clone()
     found = finding("relearn", False, subject)
-    shares = {key: share.per_cent for key, share in found.shares().items()}
+    shares = {key: share.per_cent for key, share in found.proportions().items()}
     assert shares == {"base": 100, "no attack": 0, "attack": 100, "control": 0} and found.broken()
     assert "other concepts" in found.outcome.control_is
     benign = finding("relearn", False, subject, pictures_of="other_concepts")
-    assert benign.shares()["attack"].hits == 0 and "random change" in benign.outcome.control_is
+    assert benign.proportions()["attack"].hits == 0 and "random change" in benign.outcome.control_is
     assert torch.equal(subject._models[ERASED]._layer.weight, before)
 
 

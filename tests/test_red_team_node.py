@@ -301,5 +301,5 @@ def test_an_edit_that_only_renames_a_word_falls_on_the_playground(testbed, judge
     model = renamed(testbed, "circle", "star")
     linked = host.LinkedModels(testbed.model, model, testbed.clip, testbed.vae, judge, sampling)
     one = host.ComfyAttackedModel(linked, "circle", SENTENCES)
-    shares = run(one, attacks()[name](**settings), 4).shares()
+    shares = run(one, attacks()[name](**settings), 4).proportions()
     assert shares["base"].hits == 4 and shares["no attack"].hits == 0 and shares["attack"].hits >= 3

@@ -35,7 +35,7 @@ class Evaluation:
     seconds: float
     notes: tuple[str, ...] = ()
 
-    def shares(self) -> list[ProportionRow]:
+    def proportions(self) -> list[ProportionRow]:
         """The scores by the judge; none without one."""
         ranks = {factor.name: len(factor.labels) for factor in self.judge.factors} if self.judge else {}
         return proportion_rows(self.pairs, ranks)
@@ -65,7 +65,7 @@ class Evaluation:
         if len(self.pairs) < self.planned:
             head.append(f"- **stopped early**: {len(self.pairs)} of {self.planned} pairs were drawn")
         head += [f"- {note}" for note in self.notes]
-        tables = [*self._share_table(), *self._canvas_table(), *self._found_tables(), *self._drift_table()]
+        tables = [*self._proportion_table(), *self._canvas_table(), *self._found_tables(), *self._drift_table()]
         return "\n".join([*head, "", *tables, READING, ""])
 
     def judge_line(self) -> str:
@@ -74,8 +74,8 @@ class Evaluation:
             return "no judge: only drift is measured; whether the concept is gone was not"
         return f"judge {self.judge.name!r}: " + "; ".join(accuracy_lines(self.judge))
 
-    def _share_table(self) -> list[str]:
-        rows = [[row.group, row.score, row.base.text(), row.erased.text()] for row in self.shares()]
+    def _proportion_table(self) -> list[str]:
+        rows = [[row.group, row.score, row.base.text(), row.erased.text()] for row in self.proportions()]
         return table(["prompts", "score", "base", "erased"], rows)
 
     def _canvas_table(self) -> list[str]:
@@ -119,7 +119,7 @@ class Evaluation:
             "sampling": asdict(self.sampling),
             "seed": self.seed,
             "complete": len(self.pairs) == self.planned,
-            "shares": [{"group": row.group, "score": row.score} | _both(row) for row in self.shares()],
+            "shares": [{"group": row.group, "score": row.score} | _both(row) for row in self.proportions()],
             "unlearn_canvas": {row.score: _both(row) for row in self.canvas()},
             "drift": [
                 {"group": row.group, "space": row.space} | {k: _finite(v) for k, v in asdict(row.drift).items()}

@@ -40,7 +40,7 @@ class Finding:
     seconds: float
     calls: int
 
-    def shares(self) -> dict[str, Proportion]:
+    def proportions(self) -> dict[str, Proportion]:
         """Success rates: base, no attack, attack, control."""
         shots = {
             "base": self.plain.base,
@@ -52,8 +52,8 @@ class Finding:
 
     def broken(self) -> bool:
         """True if the attack's interval lies above those of no attack and control: it does bring the concept back."""
-        low = self.shares()["attack"].interval()[0]
-        return all(low > self.shares()[name].interval()[1] for name in ("no attack", "control"))
+        low = self.proportions()["attack"].interval()[0]
+        return all(low > self.proportions()[name].interval()[1] for name in ("no attack", "control"))
 
     def as_json(self) -> dict[str, Any]:
         """Every figure; pictures and embeddings are files of their own."""
@@ -64,7 +64,7 @@ class Finding:
             "concept": self.concept,
             "shares": {
                 name: asdict(share) | {"per_cent": share.per_cent, "interval": share.interval()}
-                for name, share in self.shares().items()
+                for name, share in self.proportions().items()
             },
             "control_is": self.outcome.control_is,
             "found": self.outcome.found,
@@ -101,8 +101,8 @@ def markdown(findings: Sequence[Finding], judge_lines: Sequence[str]) -> str:
     """One page: what the edit survives and what it does not."""
     rows = []
     for finding in findings:
-        shares = finding.shares()
-        cells = [finding.attack.label(), *(shares[name].text() for name in ("base", "no attack", "attack", "control"))]
+        rates = finding.proportions()
+        cells = [finding.attack.label(), *(rates[name].text() for name in ("base", "no attack", "attack", "control"))]
         cells += [finding.outcome.control_is, "no" if finding.broken() else "yes"]
         rows.append("| " + " | ".join([*cells, f"{finding.seconds:.1f}", f"{finding.calls:,}"]) + " |")
     head = ("attack", "base", "no attack", "attack", "control", "the control is", "survives", "s", "UNet evaluations")

@@ -1,8 +1,8 @@
 """Presets: the recipes of the help page as settings of every method.
 
-A preset names what is erased and how much time that may take, "style, quick". It is a way to fill in settings, never a
-setting: what runs is what the settings say, so that a preset's name and the visible values cannot contradict each other.
-The page fills them in; who calls the API sends every setting anyway.
+A preset names the kind of concept and the time that a run may take, "style, quick". It fills in settings, and is never a
+setting: a run uses the settings alone, so that a preset's name and the visible values cannot contradict each other.
+The page fills them in; a caller of the API sends every setting anyway.
 """
 
 from __future__ import annotations

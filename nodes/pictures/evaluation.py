@@ -73,7 +73,7 @@ def chart(evaluation: Evaluation) -> Image.Image:
             f"{row.group}: {row.score}",
             [proportion_bar(row.base, "base", BASE), proportion_bar(row.erased, "erased", ERASED)],
         )
-        for row in evaluation.shares()
+        for row in evaluation.proportions()
     ]
     for row in evaluation.drifts():
         drift = row.drift

@@ -40,14 +40,14 @@ def page(survey: Survey, judge_lines: Sequence[str]) -> Image.Image:
 
 
 def _chart(survey: Survey) -> Image.Image:
-    shares = survey.findings[0].shares()
-    rows = [(name, [proportion_bar(shares[name], "", BASE)]) for name in ("base", "no attack")]
+    rates = survey.findings[0].proportions()
+    rows = [(name, [proportion_bar(rates[name], "", BASE)]) for name in ("base", "no attack")]
     for finding in survey.findings:
-        shares, colour = finding.shares(), FALLEN if finding.broken() else ERASED
+        rates, colour = finding.proportions(), FALLEN if finding.broken() else ERASED
         rows.append(
             (
                 finding.attack.label(),
-                [proportion_bar(shares["attack"], "", colour), proportion_bar(shares["control"], "control", BASE)],
+                [proportion_bar(rates["attack"], "", colour), proportion_bar(rates["control"], "control", BASE)],
             )
         )
     left = max(150, 16 + 8 * max(len(label) for label, _ in rows))
