@@ -54,7 +54,7 @@ playground: ## train the playground checkpoint and its judge from nothing
 picture-book: ## train the picture book: hundreds of real things in three drawing styles (hours; needs npm)
 	$(RUN) -m playground.picture_book.train $(ARGS)
 
-bench-quality: ## what AP erases and spares, beside ESD and other searches
+bench-quality: ## what AP erases and retains, compared with ESD and other searches
 	$(RUN) -m benchmarks.quality $(ARGS)
 
 bench-picture-book: ## every method on the picture book, and AP's searches side by side

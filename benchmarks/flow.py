@@ -1,4 +1,4 @@
-"""`python -m benchmarks.flow`: what AP erases and what it spares on the playground in flow form, an MMDiT of SD3's layout.
+"""`python -m benchmarks.flow`: what AP erases and retains on the playground in flow form, an MMDiT of SD3's layout.
 
 Prints a Markdown table and, as its last line, one JSON object with every figure. With `--rows FILE` a stopped series goes
 on where it was; `--write` stores table and figures in `docs/`.

@@ -23,7 +23,17 @@ from devtools.pages import markdown_table
 from testbed import measure
 from testbed.playground import Playground, erase_once, load_playground
 
-from .instruments.runs import DOCS, Row, add_arguments, add_processes, circumstances, divided, shown, write_tables
+from .instruments.runs import (
+    DOCS,
+    Row,
+    add_arguments,
+    add_processes,
+    circumstances,
+    divided,
+    mean_of,
+    shown,
+    write_tables,
+)
 from .instruments.scatter_plot import Point, scatter
 
 TARGETS = ("circle", "square", "red", "striped")
@@ -52,17 +62,12 @@ def one_run(testbed: Playground, name: str, target: str, seed: int, n: int, enco
     return {"method": name, "target": target, "seed": seed, "costs": costs} | scores.row()
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return round(statistics.mean(present), 1) if present else None
-
-
 def _cells(rows: Sequence[dict[str, Any]]) -> list[Any]:
     rest = [value for row in rows for value in row["rest"].values()]
     others = [value for row in rows for value in row["others"].values()]
-    costs = [_mean([row["costs"].get(key) for row in rows]) for key in ("seconds", "peak_MB", "file_kB")]
-    scores = [_mean([row[key] for row in rows]) for key in ("esr1", "psr1", "look_alike", "drift")]
-    return [*scores, _mean(rest), _mean(others), _mean([row["synonym_esr1"] for row in rows]), *costs]
+    costs = [mean_of([row["costs"].get(key) for row in rows]) for key in ("seconds", "peak_MB", "file_kB")]
+    scores = [mean_of([row[key] for row in rows]) for key in ("esr1", "psr1", "look_alike", "drift")]
+    return [*scores, mean_of(rest), mean_of(others), mean_of([row["synonym_esr1"] for row in rows]), *costs]
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -72,7 +77,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
         each = [[row for row in mine if row["target"] == target] for target in targets]
-        pairs = [f"{_mean([r['esr1'] for r in part])} / {_mean([r['psr1'] for r in part])}" for part in each]
+        pairs = [f"{mean_of([r['esr1'] for r in part])} / {mean_of([r['psr1'] for r in part])}" for part in each]
         cells.append([method, *_cells(mine), *pairs, len(mine)])
     head = ("method", "ESR-1", "PSR-1", "look-alikes", "drift", "rest of the prompt", "other factors", "synonym ESR-1")
     return markdown_table((*head, "s", "MB", "kB", *targets, "runs"), cells)

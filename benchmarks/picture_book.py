@@ -20,7 +20,7 @@ from devtools.pages import markdown_table
 from testbed.playground import Playground, erase_once, load_picture_book
 
 from .book_cases import CASES, GROUPS, LOOK_ALIKE, MEMBER, SYNONYM, TARGET, UNRELATED, Case, Prompt, prompts_of
-from .instruments.runs import Row, add_arguments, add_processes, circumstances, divided, shown, write_tables
+from .instruments.runs import Row, add_arguments, add_processes, circumstances, divided, mean_of, shown, write_tables
 
 BASE, CONTROL = "nothing (base)", "random edit (control)"
 SEARCHES = {f"ap, {search}": ("ap", {"search": search}) for search in ("random", "none", "gumbel")}
@@ -148,9 +148,9 @@ def table(rows: Sequence[Row]) -> str:
     for variant in dict.fromkeys(row["variant"] for row in rows):
         mine = [scores(row) for row in rows if row["variant"] == variant]
         seconds = [row["costs"].get("seconds") for row in rows if row["variant"] == variant]
-        means = [_mean([row[key] for row in mine]) for key in COLUMNS]
-        together = _mean([harmonic(row) for row in rows if row["variant"] == variant])
-        cells.append([variant, *means, together, _mean(seconds), len(mine)])
+        means = [mean_of([row[key] for row in mine]) for key in COLUMNS]
+        together = mean_of([harmonic(row) for row in rows if row["variant"] == variant])
+        cells.append([variant, *means, together, mean_of(seconds), len(mine)])
     return markdown_table(("method", *COLUMNS.values(), "harmonic mean", "s", "rows"), cells)
 
 
@@ -163,7 +163,7 @@ def by_case(rows: Sequence[Row]) -> str:
         for name in names:
             mine = [scores(row) for row in rows if (row["variant"], row["case"]) == (variant, name)]
             line.append(
-                " / ".join(str(_mean([row[key] for row in mine])) for key in ("esr1", "psr1", "look_alike"))
+                " / ".join(str(mean_of([row[key] for row in mine])) for key in ("esr1", "psr1", "look_alike"))
                 if mine
                 else None
             )
@@ -187,11 +187,6 @@ def compared(rows: Sequence[Row], first: str = "ap") -> str:
             half = 1.96 * statistics.stdev(gains) / len(gains) ** 0.5
             cells.append([other, f"{statistics.mean(gains):+.1f} ± {half:.1f}", len(gains)])
     return markdown_table((f"{first} less", "harmonic mean", "pairs"), cells)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return round(statistics.mean(present), 1) if present else None
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`make bench-quality`: what AP erases on the playground and what it spares, beside ESD, other searches and the base.
+"""`make bench-quality`: what AP erases and retains on the playground, compared with ESD, other searches and the base.
 
 Prints Markdown tables and, as its last line, one JSON object with every figure. `--write` also stores them in `docs/`.
 """
@@ -20,7 +20,7 @@ from .instruments import runs
 from .instruments.runs import Row
 
 TARGETS = (("circle",), ("square",), ("star",), ("red",), ("circle", "triangle"))
-# A single shape is spared by every variant; concepts that share look-alikes, and a colour, are harder.
+# Every variant retains a single shape; concepts that share look-alikes, and a colour, are harder.
 COMPARED = (("circle", "square", "star"), ("red",))
 SEEDS = (0, 1, 2)
 VARIANTS = {

@@ -14,13 +14,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 
 from .hosting.comfyui import PACK
-from .hosting.errors import ToolError
+from .hosting.errors import ToolError, in_one_line
 from .hosting.install import cache
 from .hosting.interpreter import venv_python
 from .hosting.lock import locked
@@ -96,21 +96,18 @@ def _run(command: list[str], folder: Path, more: dict[str, str] | None = None) -
     return done.stdout
 
 
-def main(argv: list[str] | None = None) -> int:
+@in_one_line
+def main(argv: Sequence[str] | None = None) -> int:
     """Build the archive; 0, or 1 with the reason on standard error."""
     parser = argparse.ArgumentParser(prog="python -m devtools.archive", description="The registry's archive.")
     parser.add_argument("file", type=Path, help="where to write it, for example dist/node.zip")
     parser.add_argument("--changelog", action="store_true", help="write the changes of this version in its place")
     args = parser.parse_args(argv)
-    try:
-        if args.changelog:
-            args.file.write_text(changes(), encoding="utf-8")
-        else:
-            build(args.file)
-        print(args.file)
-    except ToolError as error:
-        print(error, file=sys.stderr)
-        return 1
+    if args.changelog:
+        args.file.write_text(changes(), encoding="utf-8")
+    else:
+        build(args.file)
+    print(args.file)
     return 0
 
 

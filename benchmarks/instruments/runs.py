@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -99,6 +100,12 @@ def _command(module: str, file: Path, share: str) -> list[str]:
     """This program again, for one share of the runs, whose rows go into `file`."""
     line = [sys.executable, "-m", module, *sys.argv[1:], "--no-write", "--processes", "1"]
     return [*line, "--share", share, "--rows", str(file)]
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that are there, to one decimal place; None without any."""
+    present = [value for value in values if value is not None]
+    return round(statistics.mean(present), 1) if present else None
 
 
 def _keep(path: Path | None, row: Row) -> None:

@@ -33,7 +33,7 @@ def safe_prefix(prefix: str, width: int = 0, height: int = 0) -> Path:
     prefix = filled_in(prefix.strip(), width, height)
     if any(unicodedata.category(letter) == "Cc" for letter in prefix):
         raise ValueError(
-            f"the file name {prefix!r} holds a control character; type it anew, as one line of plain letters"
+            f"the file name {prefix!r} holds a control character; retype it with ordinary characters on one line"
         )
     path = Path(prefix.replace("\\", "/"))
     windows_drive = len(prefix) > 1 and prefix[1] == ":"
