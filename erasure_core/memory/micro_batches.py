@@ -104,12 +104,13 @@ class MicroBatched:
             return torch.cat([self._call(inputs.part(start, micro_batch)) for start in starts])
 
     def _gradients(self, held: _Held, gradient: Tensor) -> list[Tensor | None]:
-        """Those of all that is trained, given that of the predictions: from the graph, if it is held, else part by part."""
+        """The gradients of everything trained, given that of the predictions: from the graph if it is held, else for one
+        micro-batch after another."""
         n, when = len(held.inputs.sigma), " in the backward pass"
         total: list[Tensor | None] = [None] * len(held.trained)
         done = 0
 
-        def next_part(micro_batch: int) -> tuple[int, Sequence[Tensor | None]]:
+        def next_gradients(micro_batch: int) -> tuple[int, Sequence[Tensor | None]]:
             predicted, held.predicted = held.predicted, None
             if predicted is None:
                 predicted = self._call(held.inputs.part(done, micro_batch))
@@ -118,7 +119,7 @@ class MicroBatched:
 
         while done < n:
             with torch.enable_grad():
-                count, gradients = self._or_less(next_part, n - done, when)
+                count, gradients = self._or_less(next_gradients, n - done, when)
             done += count
             total = [_added(so_far, gradient) for so_far, gradient in zip(total, gradients, strict=True)]
         return total

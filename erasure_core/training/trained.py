@@ -39,8 +39,8 @@ class TrainedMethod(ErasureMethod):
 
     `draws_targets` is False for a method that draws other noisy samples than the targets' own, in `prepare`;
     `uses_anchor` is False for one whose target becomes something else than the anchor, and then the report says so;
-    `in_micro_batches` is False for one that listens to the network or changes it around a prediction: a micro-batch is computed
-    again in the backward pass, when that is over.
+    `in_micro_batches` is False for one that listens to the network or changes it around a prediction: a micro-batch is
+    computed again in the backward pass, when that is over.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("gradients",)
