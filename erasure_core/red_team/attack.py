@@ -80,7 +80,7 @@ class Attack:
             check_setting(self.name, field, getattr(self, field.name))
 
     def run(self, attacked: AttackedModel, n: int, report: Report) -> Outcome:
-        """Attack with n attempts and as many of the control. Both of its models are left as they were.
+        """Attack with n attempts and as many of the control. Both models are left as they were.
 
         Raises DoesNotFit if it cannot be made on these models, FloatingPointError if what it learns is not finite, and
         whatever `report.check` raises when the user cancels.
