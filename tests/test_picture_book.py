@@ -331,13 +331,13 @@ def test_judges_are_right_where_they_are(book) -> None:
 
 @pytest.mark.skipif(not weights.is_complete(), reason="the picture book has no weights yet: run make picture-book")
 def test_the_book_that_is_shipped_draws_what_is_asked() -> None:
-    """At n = 96 with room for chance; docs/picture_book.md has the figures of 2,000 pictures."""
+    """On 95 prompts of all styles and of none, with room for chance; docs/picture_book.md has the figures."""
     from testbed.playground import load_picture_book
 
     book = load_picture_book()
-    prompts, thing, style = sampling.questions([thing.name for thing in weights.stored_things()], 96)
+    prompts, thing, style = (all_of[::8] for all_of in sampling.questions(list(book.labels["thing"]), 756))
     seen = book.judged(book.draw(book.model, prompts, seed=7))
     right = [name == book.labels["thing"][int(t)] for name, t in zip(seen["thing"], thing, strict=True)]
     styled = [word == book.labels["style"][int(s)] for word, s in zip(seen["style"], style, strict=True) if s >= 0]
-    assert sum(right) >= 0.8 * len(right), f"{sum(right)} of {len(right)} things are right"
-    assert sum(styled) >= 0.85 * len(styled), f"{sum(styled)} of {len(styled)} styles are right"
+    assert sum(right) >= 0.9 * len(right), f"{sum(right)} of {len(right)} things are right"
+    assert sum(styled) >= 0.65 * len(styled), f"{sum(styled)} of {len(styled)} styles are right"
