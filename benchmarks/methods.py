@@ -42,17 +42,21 @@ BASE, CONTROL = "nothing (base)", "random edit (control)"
 BY = "make bench-methods ARGS=--write"
 
 
-def one_run(testbed: Playground, name: str, target: str, seed: int, n: int, encoded: dict) -> dict[str, Any]:
-    """Erase and judge; the base and the control are rows like any other."""
+def control(model: Any, erased: Any, seed: int) -> Any:
+    """The control of an edit: `model` with a random edit that is as large in each layer."""
     from concept_erasure.erasure_core.red_team.attacks.relearn import random_change
     from concept_erasure.nodes import host
 
+    return host.patched(model, random_change(erased, torch.Generator().manual_seed(seed)), 1.0)
+
+
+def one_run(testbed: Playground, name: str, target: str, seed: int, n: int, encoded: dict) -> dict[str, Any]:
+    """Erase and judge; the base and the control are rows like any other."""
     edited, costs = testbed.model, {}
     if name != BASE:
         edited, report, erased = erase_once(testbed, "ap" if name == CONTROL else name, [target], seed, encoded)
         if name == CONTROL:
-            # the control: in each layer as large as AP's edit
-            edited = host.patched(testbed.model, random_change(erased, torch.Generator().manual_seed(seed)), 1.0)
+            edited = control(testbed.model, erased, seed)
         costs = {
             "seconds": round(report.costs["seconds"], 1),
             "peak_MB": round(report.costs["peak_MB"]),

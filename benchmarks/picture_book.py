@@ -14,15 +14,13 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-import torch
-
 from devtools.pages import markdown_table
 from testbed.playground import Playground, erase_once, load_picture_book
 
 from .book_cases import CASES, GROUPS, LOOK_ALIKE, MEMBER, SYNONYM, TARGET, UNRELATED, Case, Prompt, prompts_of
 from .instruments.runs import Row, add_arguments, add_processes, circumstances, divided, mean_of, shown, write_tables
+from .methods import BASE, CONTROL, control
 
-BASE, CONTROL = "nothing (base)", "random edit (control)"
 SEARCHES = {f"ap, {search}": ("ap", {"search": search}) for search in ("random", "none", "gumbel")}
 COUNTS = {TARGET: 70, SYNONYM: 40, MEMBER: 60, LOOK_ALIKE: 60, UNRELATED: 70}
 """Pictures of each group in a row: 200 or more in all, whatever groups it has."""
@@ -34,9 +32,6 @@ RETAINED = (LOOK_ALIKE, UNRELATED)
 
 def erased_model(testbed: Playground, variant: str, case: Case, seed: int, encoded: dict) -> tuple[Any, dict[str, Any]]:
     """The model with the case erased, and what that cost."""
-    from concept_erasure.erasure_core.red_team.attacks.relearn import random_change
-    from concept_erasure.nodes import host
-
     if variant == BASE:
         return testbed.model, {}
     name, settings = SEARCHES.get(variant, ("ap" if variant == CONTROL else variant, {}))
@@ -44,8 +39,7 @@ def erased_model(testbed: Playground, variant: str, case: Case, seed: int, encod
     for targets in [[target] for target in case.targets] if case.one_by_one else [case.targets]:
         edited, report, erased = erase_once(testbed, name, targets, seed, encoded, model, **settings)
         if variant == CONTROL:
-            # in each layer as large as AP's edit
-            edited = host.patched(model, random_change(erased, torch.Generator().manual_seed(seed)), 1.0)
+            edited = control(model, erased, seed)
         model, seconds, size = edited, seconds + report.costs["seconds"], size + erased.size()
     return model, {"seconds": round(seconds, 1), "file_kB": round(size / 1000)}
 

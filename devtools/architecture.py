@@ -16,7 +16,6 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PACKAGE = "concept_erasure"
 """The name under which tests, benchmarks and tools import the pack."""
-SHIPPED = ("nodes", "erasure_core")
 ORDER = {
     "": [["erasure_core"], ["nodes"], ["devtools"], ["playground"], ["testbed"], ["benchmarks"]],
     "erasure_core": [
@@ -26,7 +25,6 @@ ORDER = {
         ["training", "closed_form"],
         ["search", "hooks", "sae"],
         ["methods"],
-        ["judges"],
         ["evaluation"],
         ["red_team"],
     ],

@@ -17,6 +17,8 @@ from benchmarks.book_cases import (
     UNRELATED,
     prompts_of,
 )
+from benchmarks.instruments.runs import DOCS
+from devtools.pages import filled
 from playground.picture_book.weights import stored_things
 from playground.picture_book.words import SYNONYMS
 
@@ -76,3 +78,10 @@ def test_differences_are_paired_by_case_and_seed() -> None:
     assert "| esd | +0.0 ± 0.0 | 3 |" in bench.compared(rows)
     rows += [row("uce", 9, 9, seed=7)]
     assert "uce" not in bench.compared(rows), "no pair of the same seed"
+
+
+@pytest.mark.parametrize("table", ["methods", "cases", "compared"])
+def test_the_page_has_a_place_for_each_table(table) -> None:
+    """A series of hours must not end with "the page needs the lines"."""
+    page = DOCS / "picture_book.md"
+    assert "| measured |" in filled(page.read_text(encoding="utf-8"), table, bench.BY, "| measured |", page)
