@@ -80,6 +80,10 @@ class RandomDenoiser:
         start = words.index(phrase.split()[0])
         return list(range(start + 1, start + 1 + len(phrase.split())))
 
+    def token_vectors(self, texts: Sequence[str]) -> None:
+        """See `Denoiser`: there are none."""
+        return None
+
     def known_words(self) -> list[str]:
         """See `Denoiser`."""
         return [f"known{index}" for index in range(1000)]

@@ -175,6 +175,11 @@ class Denoiser(Protocol):
         `phrase` in it. Raises ValueError if the prompt does not say the phrase."""
         ...
 
+    def token_vectors(self, texts: Sequence[str]) -> Tensor | None:
+        """Mean token vectors (n, width) of n texts, float32 on the CPU, read without running the text encoder; None if it
+        does not show its vectors."""
+        ...
+
     def known_words(self) -> Sequence[str]:
         """The whole words of the text encoder's own vocabulary."""
         ...

@@ -13,7 +13,7 @@ from ..erasure_core.erased_unet import ErasedUNet
 from ..erasure_core.method import ErasureMethod, check_visible
 from ..erasure_core.report import STEPS, TEXT, Report
 from ..erasure_core.search.adversary import Damage
-from ..erasure_core.text.candidates import Candidates, encode_words, prefilter
+from ..erasure_core.text.candidates import Candidates, encode_words, prefilter, shortlist
 from ..erasure_core.text.synonyms import SYNONYM_SIMILARITY
 from ..erasure_core.text.vocabulary import VOCABULARIES, words_of
 from ..erasure_core.training.trajectory import NoisyBatch, sample_trajectories
@@ -229,6 +229,8 @@ class FindAdversarialConcept(io.ComfyNode):
             if not words:
                 with host.open_session(model, clip, width, height) as denoiser:
                     words = words_of(vocabulary, denoiser, limit=1000)
+                    words = [word for word in words if not request.says_target(word)]
+                    words = shortlist(denoiser, request.targets, words, SEARCHED, "nearest")
             words = [word for word in dict.fromkeys(words) if not request.says_target(word)]
             if not words:
                 raise ValueError(

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 from concept_erasure.erasure_core.search.adversary import Damage, Gumbel, Random, Scan
-from concept_erasure.erasure_core.text.candidates import Candidates, prefilter
+from concept_erasure.erasure_core.text.candidates import SPARE, Candidates, prefilter, shortlist
+from concept_erasure.erasure_core.text.vocabulary import of_one_kind, words_of
 from concept_erasure.erasure_core.training.trajectory import sample_trajectories
 from erasure_tests.toy import ToyDenoiser
 
@@ -50,7 +51,7 @@ def test_a_text_that_takes_much_memory_is_searched_for_fewer_words(monkeypatch) 
     settings = {"vocabulary": "model_words", "how": "first", "synonym_similarity": 1.0}
     found = candidates.candidates_of(denoiser, parse_request("circle"), report, keep=5, **settings)
     assert candidates.affordable(denoiser) == 12 and found.words == tuple(f"word{i}" for i in range(5))
-    assert "only the first 12 of 40 words were searched" in report.text()
+    assert "only the first 12 of 17 words were searched" in report.text()
 
 
 def test_damage_is_largest_for_the_planted_word_and_zero_without_an_edit(hurt) -> None:
@@ -114,3 +115,33 @@ def test_prefilter_leaves_out_synonyms_and_keeps_the_nearest() -> None:
         prefilter(everything, target, 5, "nearest", -1.0)
     with pytest.raises(ValueError, match="'far'"):
         prefilter(everything, target, 5, "far", 0.9)
+
+
+class Shown(ToyDenoiser):
+    """A toy that shows its token vectors: word3 is twice as far along the target's direction as word4, and so on."""
+
+    def token_vectors(self, texts):
+        vectors = torch.zeros(len(texts), 2)
+        for row, text in enumerate(texts):
+            number = int(text.removeprefix("word")) if text.startswith("word") else 0
+            vectors[row] = torch.tensor([1.0, 0.5 * number])
+        return vectors
+
+
+def test_only_the_words_of_a_kind_and_the_nearest_by_token_vectors_are_encoded() -> None:
+    words = [*(f"word{i}" for i in range(1, 60)), "square", "oval"]
+    chosen = shortlist(Shown(), ["circle"], words, 5, "nearest")
+    assert chosen[:2] == ["square", "oval"], "the other shapes of the word lists come first"
+    assert chosen[2:6] == ["word1", "word2", "word3", "word4"] and len(chosen) == 5 + SPARE
+    assert chosen[-1] == "word59" and chosen[14] != "word13", "a quarter is spread over the rest"
+    spread = shortlist(Shown(), ["circle"], words, 5, "spread")
+    assert {"word1", "word59"} <= set(spread) and len(set(spread)) == 5 + SPARE
+    assert shortlist(Shown(), ["circle"], words, 5, "first") == words[: 5 + SPARE]
+    assert shortlist(ToyDenoiser(), ["circle"], words, 5, "nearest") == words, "without vectors all must be encoded"
+
+
+def test_words_under_one_heading_are_of_one_kind() -> None:
+    assert {"lion", "tiger", "cat"} <= of_one_kind(["Cat"]) and "owl" not in of_one_kind(["Cat"])
+    assert of_one_kind(["Van Gogh"]) == {"van gogh"}
+    words = words_of("everyday_words", ToyDenoiser(), 1000)
+    assert len(words) == len(set(words)) > 500

@@ -82,6 +82,10 @@ class TinyDenoiser:
         """See `SoftDenoiser`."""
         return list(WORDS), vectors()
 
+    def token_vectors(self, texts):
+        """See `Denoiser`."""
+        return None
+
     def known_words(self) -> list[str]:
         """See `Denoiser`."""
         return list(WORDS)

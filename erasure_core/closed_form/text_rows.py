@@ -18,7 +18,7 @@ from ..concepts import ConceptPair, ErasureRequest
 from ..denoiser import Denoiser
 from ..guidance import negative_guidance
 from ..report import Check, unwatched
-from ..text.candidates import encode_words, prefilter
+from ..text.candidates import encode_words, prefilter, shortlist
 from ..text.prompt_templates import PLAIN, PromptTemplate, draw_templates
 from ..text.synonyms import template_words_like
 
@@ -144,7 +144,7 @@ def retained_words(
     words = [word for word in words if not request.says_target(word) and word not in retained]
     if not words:
         return retained, []
-    everything = encode_words(denoiser, words, check)
+    everything = encode_words(denoiser, shortlist(denoiser, request.targets, words, keep, "nearest"), check)
     targets = denoiser.encode(request.targets)
     nearest, synonyms = prefilter(everything, targets, keep, "nearest", synonym_similarity)
     return [*retained, *nearest.words], synonyms

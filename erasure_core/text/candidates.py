@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from ..concepts import ErasureRequest
 from ..denoiser import Conditioning, Denoiser
 from ..method import setting
 from ..report import Check, Report, unwatched
-from .synonyms import SYNONYM_SIMILARITY, similarities
-from .vocabulary import words_of
+from .synonyms import SYNONYM_SIMILARITY, evenly, similarities, vector_similarities
+from .vocabulary import of_one_kind, words_of
 
 SEEN_AT_LEAST = 1000
+SPARE = 12
+"""Words that are encoded beyond those to keep: some turn out to be synonyms."""
+NEAR = 0.75
+"""Share of `nearest` that is near: an edit also hurts what nobody would take for a neighbour."""
 ENCODED_AT_ONCE = 32
 """Few enough to say how far it is. Not one: on a small card, text encoder and model change places at each call."""
 MEMORY = 2 << 30
@@ -63,6 +65,7 @@ def candidates_of(
     """
     words = words_of(vocabulary, denoiser, limit=max(keep, SEEN_AT_LEAST))
     words = [word for word in words if not request.says_target(word)]
+    words = shortlist(denoiser, request.targets, words, keep, how)
     most = max(keep, affordable(denoiser))
     if len(words) > most:
         report.note(f"only the first {most} of {len(words)} words were searched: this model's text takes much memory")
@@ -72,6 +75,27 @@ def candidates_of(
     if synonyms:
         report.note("left out of the candidates as synonyms of a target: " + ", ".join(synonyms))
     return chosen
+
+
+def shortlist(denoiser: Denoiser, targets: Sequence[str], words: Sequence[str], keep: int, how: str) -> list[str]:
+    """The words, out of many, that `prefilter` is to choose `keep` of: a word's text states cost a run of the text encoder,
+    its token vectors nothing.
+
+    For `nearest` three quarters are words of a target's own kind, as the word lists have it, and then the nearest by token
+    vectors. The others, and all for `spread`, are evenly spread over the similarities. With a text encoder that does not show
+    its vectors, all words.
+    """
+    most = keep + SPARE
+    if len(words) <= most or how == "first":
+        return list(words[:most])
+    similarity = vector_similarities(denoiser, words, targets)
+    if similarity is None:
+        return list(words)
+    kind = of_one_kind(targets)
+    near = round(NEAR * most) if how == "nearest" else 0
+    order = sorted(range(len(words)), key=lambda i: (near and words[i] not in kind, -float(similarity[i])))
+    rest = order[near:]
+    return [words[i] for i in (*order[:near], *(rest[i] for i in evenly(len(rest), most - near)))]
 
 
 @dataclass(frozen=True)
@@ -109,7 +133,7 @@ def prefilter(
         rest.sort(key=lambda i: -float(similarity[i]))
     elif how == "spread":
         rest.sort(key=lambda i: -float(similarity[i]))
-        rest = [rest[round(i)] for i in torch.linspace(0, len(rest) - 1, min(keep, len(rest))).tolist()]
+        rest = [rest[i] for i in evenly(len(rest), keep)]
     elif how != "first":
         raise ValueError(f"unknown pre-filter {how!r}; choose nearest, spread or first")
     return candidates.rows(rest[:keep]), [candidates.words[i] for i in synonyms]

@@ -24,7 +24,12 @@ KINDS = {
 NOUNS = (
     "thing", "object", "shape", "house", "dress", "car", "bird", "tree", "ball", "box", "circle", "square", "star", "ring",
 )  # fmt: skip
-WORDS = tuple(dict.fromkeys([*(word for words in KINDS.values() for word in words), *NOUNS]))
+SUBJECTS = (
+    *NOUNS[3:10], "cat", "horse", "fish", "flower", "apple", "bread", "cake", "castle", "train", "boat", "airplane", "guitar",
+    "chair", "clock", "hat", "shoe", "hammer", "book", "man", "woman",
+)  # fmt: skip
+"""What is drawn in a style, of many kinds: a style is erased from the pictures of every thing."""
+WORDS = tuple(dict.fromkeys([*(word for words in KINDS.values() for word in words), *NOUNS, *SUBJECTS]))
 """All words that `draw_templates` may put around a concept."""
 
 
@@ -41,6 +46,17 @@ class PromptTemplate:
 
 
 PLAIN = (PromptTemplate("{}"), PromptTemplate("a {}"), PromptTemplate("a picture of a {}"))
+PLAIN_STYLE = (
+    PromptTemplate("{}"),
+    PromptTemplate("a picture in {}", "a picture"),
+    PromptTemplate("a drawing in {}", "a drawing"),
+)
+
+
+def is_style(concept: str) -> bool:
+    """Whether a concept is named as a style: "flat style", "the style of Van Gogh"."""
+    words = concept.casefold().split()
+    return words[-1:] == ["style"] or "style of" in concept.casefold()
 
 
 def kind_of(concept: str) -> str | None:
@@ -63,7 +79,8 @@ def draw_templates(
 ) -> list[PromptTemplate]:
     """n templates for a concept: the plain ones first, then with random words around it.
 
-    A thing stands in turn after one attribute, after two, and before a noun. An attribute always stands before a noun, in
+    A thing stands in turn after one attribute, after two, and before a noun. A style stands behind what is drawn in it, which
+    has an attribute in every second sentence. An attribute always stands before a noun, in
     turn alone and with an attribute of another kind: one of its own kind would be pushed away with it. The empty concept
     has only the empty template. No sentence says a word to `avoid`, of those that there are in `WORDS`.
     """
@@ -88,8 +105,13 @@ def draw_templates(
             order.sort(key=lambda kind: kind != "colour")
         return [word_of(KINDS[kind]) for kind in order[:count][::-1]]
 
-    chosen = list(PLAIN)
-    for i in range(max(0, n - len(PLAIN))):
+    style = is_style(concept)
+    chosen = list(PLAIN_STYLE if style else PLAIN)
+    for i in range(max(0, n - len(chosen))):
+        if style:
+            drawn = " ".join(["a", *attributes(i % 2), word_of(SUBJECTS)])
+            chosen.append(PromptTemplate(f"{drawn} in {{}}", drawn))
+            continue
         before = attributes((1 + i) % (3 if own_kind is None else 2))
         noun = [word_of(NOUNS)] if own_kind is not None or not before else []
         words = " ".join(["a", *before, "{}", *noun])

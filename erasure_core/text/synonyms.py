@@ -13,6 +13,8 @@ from ..method import setting
 from .prompt_templates import WORDS
 
 WORDS_AT_ONCE = 128
+WORTH_ENCODING, OTHERS = 0.3, 16
+"""The similarity of token vectors from which a word may be a synonym, and how many other words are encoded beside those."""
 SYNONYM_SIMILARITY = 0.7
 """Words more similar than this (`similarities`) count as synonyms where the user sets nothing else."""
 
@@ -34,11 +36,31 @@ def similarities(words: Conditioning, targets: Conditioning) -> Tensor:
     return torch.cat([(directions(rows) @ erased).amax(1) for rows in states.split(WORDS_AT_ONCE)])
 
 
+def vector_similarities(denoiser: Denoiser, words: Sequence[str], targets: Sequence[str]) -> Tensor | None:
+    """The like of `similarities` from token vectors, which costs no run of the text encoder: (n,), or None if the encoder
+    does not show its vectors. Near enough to say which words are worth encoding; it takes a sentence for a bag of words."""
+    vectors = denoiser.token_vectors([*words, *targets])
+    if vectors is None:
+        return None
+    directions = torch.nn.functional.normalize(vectors - vectors[: len(words)].mean(0), dim=1)
+    return (directions[: len(words)] @ directions[len(words) :].T).amax(1)
+
+
+def evenly(n: int, count: int) -> list[int]:
+    """`count` of the whole numbers below n, evenly spread, the ends among them; all of them if there are no more."""
+    return sorted({round(x) for x in torch.linspace(0, n - 1, min(n, count)).tolist()})
+
+
 def template_words_like(denoiser: Denoiser, targets: Sequence[str]) -> frozenset[str]:
     """The words of `prompt_templates` that mean a target. No sentence may say one: "a square box" has the neutral sentence
     "a box", so it would teach that a synonym of "square" stays, and "a red square" as a sentence about "red" the target."""
-    similarity = similarities(denoiser.encode(WORDS), denoiser.encode(targets))
-    return frozenset(WORDS[int(i)] for i in (similarity > SYNONYM_SIMILARITY).nonzero())
+    words, near = WORDS, vector_similarities(denoiser, WORDS, targets)
+    if near is not None:
+        # the others are there for the mean of words in general, which is taken off
+        chosen = {*(near > WORTH_ENCODING).nonzero().flatten().tolist(), *evenly(len(WORDS), OTHERS)}
+        words = tuple(WORDS[i] for i in sorted(chosen))
+    similarity = similarities(denoiser.encode(words), denoiser.encode(targets))
+    return frozenset(words[int(i)] for i in (similarity > SYNONYM_SIMILARITY).nonzero())
 
 
 def synonym_limit() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,4 +31,15 @@ def words_of(vocabulary: str, denoiser: Denoiser, limit: int) -> list[str]:
         return list(dict.fromkeys(denoiser.known_words()))[:limit]
     if vocabulary not in VOCABULARIES:
         raise ValueError(f"unknown vocabulary {vocabulary!r}; choose one of {', '.join(VOCABULARIES)}")
-    return list(dict.fromkeys(lines((_FOLDER / f"{vocabulary}.txt").read_text(encoding="utf-8"))))
+    return list(dict.fromkeys(lines(_text_of(vocabulary))))
+
+
+def of_one_kind(words: Iterable[str]) -> frozenset[str]:
+    """All words of the themed lists that stand under one heading with one of `words`, and these."""
+    said = {word.casefold() for word in words}
+    kinds = (set(lines(kind)) for name in VOCABULARIES if name != MODEL_WORDS for kind in _text_of(name).split("\n\n"))
+    return frozenset(said.union(*(kind for kind in kinds if kind & said)))
+
+
+def _text_of(vocabulary: str) -> str:
+    return (_FOLDER / f"{vocabulary}.txt").read_text(encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +34,30 @@ def words_and_tokens(clip: Any) -> list[tuple[str, int]]:
     spelled = {t[:-4]: t for t in ends} if ends else {t[1:]: t for t in vocabulary if t.startswith(("▁", "Ġ"))}
     fit = (word for word in spelled if len(word) > 2 and word.isascii() and word.isalpha())
     return [(word, vocabulary[spelled[word]]) for word in fit]
+
+
+def token_vectors(clip: Any, texts: Sequence[str]) -> torch.Tensor | None:
+    """See `erasure_core.denoiser.Denoiser.token_vectors`; of the first text encoder."""
+    encoder = _first_encoder(clip)
+    if encoder is None:
+        return None
+    table = encoder.get_input_embeddings().weight.detach()
+    return torch.stack([_mean_vector(table, [token for _, token in _word_tokens(clip, text, "")]) for text in texts])
+
+
+def _first_encoder(clip: Any) -> Any:
+    """The text encoder that reads the tokens that come first, or None if this CLIP does not say which that is."""
+    model, key = clip.cond_stage_model, next(iter(clip.tokenize("")))
+    names = (f"clip_{key}", key, getattr(model, "clip", ""))
+    found = (getattr(getattr(model, name, None), "transformer", None) for name in names if name)
+    return next((encoder for encoder in found if hasattr(encoder, "get_input_embeddings")), None)
+
+
+def _mean_vector(table: torch.Tensor, tokens: Sequence[Any]) -> torch.Tensor:
+    """The mean (width,) of the rows of these tokens; a textual inversion's token is a vector already, kept as numbers."""
+    rows = [table[token].float().cpu() if isinstance(token, int) else torch.tensor(token) for token in tokens]
+    fitting = [row for row in rows if row.shape == table.shape[1:]]
+    return torch.stack(fitting).mean(0) if fitting else torch.zeros(table.shape[1])
 
 
 def positions(clip: Any, prompt: str, phrase: str | None, tokenizer: str = "") -> list[int]:

@@ -24,7 +24,7 @@ from ...erasure_core.guidance import prediction_of
 from ...erasure_core.layers import blocks, is_editable, rows, select, shape_of
 from ...erasure_core.memory.precision import cpu_computes_in_bf16
 from ...erasure_core.report import unwatched
-from .base_model import fingerprint, positions, whole_words
+from .base_model import fingerprint, positions, token_vectors, whole_words
 from .conditioning import calls, processed
 from .services import check_cancelled, is_compiled, is_out_of_memory, load_fully, make_room
 from .shapes import latent_shape, pictures_of
@@ -213,6 +213,10 @@ class ComfyDenoiser:
     def positions(self, prompt: str, phrase: str | None = None) -> list[int]:
         """See `Denoiser.positions`."""
         return positions(self._clip, prompt, phrase, self._facts.tokens_of)
+
+    def token_vectors(self, texts: Sequence[str]) -> Tensor | None:
+        """See `Denoiser.token_vectors`."""
+        return token_vectors(self._clip, texts)
 
     def known_words(self) -> list[str]:
         """See `Denoiser.known_words`."""
