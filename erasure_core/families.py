@@ -262,3 +262,8 @@ def family_named(name: str) -> Family:
             f"Load a checkpoint of one of these"
         )
     return FAMILIES[name]
+
+
+def reads_text_alone(name: str) -> bool:
+    """Whether keys and values of the family of that name read the text encoder's states and nothing else."""
+    return name in FAMILIES and "text_states" not in FAMILIES[name].lacks

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from concept_erasure.erasure_core.search.adversary import Damage, Gumbel, Random, Scan
+from concept_erasure.erasure_core.search.adversary import Damage, Gumbel, Random, Scan, ScreenedScan
 from concept_erasure.erasure_core.text.candidates import SPARE, Candidates, prefilter, shortlist
 from concept_erasure.erasure_core.text.vocabulary import of_one_kind, words_of
 from concept_erasure.erasure_core.training.trajectory import sample_trajectories
@@ -82,6 +82,51 @@ def test_scan_looks_at_the_worst_more_often_but_forgets_nobody(hurt) -> None:
         scan.step(step / 60)
     counts = torch.bincount(torch.tensor(seen).flatten(), minlength=len(WORDS))
     assert counts.min() >= 1 and counts[7] == counts.max()
+
+
+def test_a_screened_scan_names_the_planted_word_before_it_was_measured(hurt) -> None:
+    denoiser, candidates, damage = hurt
+
+    def search(moved) -> ScreenedScan:
+        found = ScreenedScan(candidates, damage, 2, generator(), moved)
+        found.step(0.0)
+        return found
+
+    def moved(tokens: torch.Tensor) -> torch.Tensor:
+        with damage.frozen():
+            before = denoiser.network["block"].to_v(tokens)
+        return (denoiser.network["block"].to_v(tokens) - before).square().sum((1, 2)).detach()
+
+    assert "word7" in search(moved).choose(2), "what the edit does to its text gives it away"
+    assert "word7" not in search(lambda tokens: torch.arange(30.0)).choose(2), (
+        "a screen that says something else does not"
+    )
+    unmoved = search(lambda tokens: torch.zeros(30))
+    assert len(set(unmoved.choose(4))) == 4, "before the first update all are alike"
+
+
+def test_a_screened_scan_learns_what_a_change_of_the_text_is_worth(hurt) -> None:
+    _, candidates, damage = hurt
+    search = ScreenedScan(candidates, damage, 30, generator(), lambda tokens: torch.ones(30))
+    search.step(0.0)
+    assert torch.allclose(search.damage, damage.of(candidates.conditioning).cpu(), rtol=1e-3), "all were measured"
+    assert search.choose(1) == ["word7"]
+
+
+def test_deltas_know_how_far_they_move_a_text() -> None:
+    from concept_erasure.erasure_core.training.deltas import Deltas
+
+    denoiser = ToyDenoiser()
+    deltas = Deltas(denoiser.layers("cross_attention_kv"), 2, generator())
+    tokens = denoiser.encode(WORDS).tokens
+    assert not deltas.moved(tokens).any()
+    for parameter in deltas.parameters():
+        parameter.data.normal_(generator=generator())
+    plain = [layer(tokens) for layer in denoiser.layers("cross_attention_kv").values()]
+    with deltas.attached():
+        edited = [layer(tokens) for layer in denoiser.layers("cross_attention_kv").values()]
+    expected = sum((new - old).square().sum((1, 2)) for new, old in zip(edited, plain, strict=True))
+    assert torch.allclose(deltas.moved(tokens), expected, rtol=1e-3)
 
 
 def test_gumbel_climbs_to_the_planted_word_and_random_does_not(hurt) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from concept_erasure.erasure_core import guidance
-from concept_erasure.erasure_core.text.prompt_templates import NOUNS, WORDS, draw_templates, siblings
+from concept_erasure.erasure_core.text.prompt_templates import NOUNS, WORDS, draw_templates, is_style, siblings
 from concept_erasure.erasure_core.text.synonyms import template_words_like
 from concept_erasure.erasure_core.training.trajectory import TrajectoryPool, sample_trajectories
 from erasure_tests.toy import ToyDenoiser
@@ -90,6 +90,14 @@ def test_contexts_keep_the_rest_of_the_sentence() -> None:
         words = set(context.neutral.split()) - {"thing"}
         assert words <= set(context.template.split()), "the neutral sentence says something new"
     assert [context.with_concept("") for context in draw_templates("", 2, torch.Generator())] == ["", ""]
+
+
+def test_a_style_stands_behind_what_is_drawn_in_it() -> None:
+    assert is_style("Flat style") and is_style("in the style of Van Gogh") and not is_style("stylish house")
+    for number, drawn in enumerate(draw_templates("flat style", 40, torch.Generator().manual_seed(0), ("cat",))):
+        sentence = drawn.with_concept("flat style")
+        assert "a flat style" not in sentence and "cat" not in sentence
+        assert number == 0 or sentence == f"{drawn.neutral} in flat style", "what is drawn stays, the style goes"
 
 
 def test_no_sentence_says_a_word_to_avoid() -> None:

@@ -195,6 +195,20 @@ def test_the_denoiser_gives_the_hosts_own_predictions(testbed: Playground) -> No
     assert (ours - theirs).abs().max() < 0.05 * theirs.abs().max()
 
 
+def test_token_vectors_are_rows_of_the_text_encoders_table(testbed: Playground) -> None:
+    from concept_erasure.nodes import host
+
+    with host.open_session(testbed.model, testbed.clip, 64, 64) as denoiser:
+        before = denoiser.text_encoder.encoded
+        circle, red, both = denoiser.token_vectors(["circle", "red", "red circle"])
+        assert denoiser.text_encoder.encoded == before, "no run of the text encoder"
+    token = testbed.clip.tokenize("circle")["l"][0][1][0]
+    table = testbed.clip.cond_stage_model.clip_l.transformer.get_input_embeddings().weight
+    assert torch.equal(circle, table[token].float().cpu())
+    assert torch.allclose(both, (red + circle) / 2)
+    assert not torch.equal(red, circle)
+
+
 def test_the_global_random_numbers_are_left_alone(testbed: Playground) -> None:
     torch.manual_seed(11)
     expected = torch.rand(2)

@@ -340,4 +340,4 @@ def test_the_book_that_is_shipped_draws_what_is_asked() -> None:
     right = [name == book.labels["thing"][int(t)] for name, t in zip(seen["thing"], thing, strict=True)]
     styled = [word == book.labels["style"][int(s)] for word, s in zip(seen["style"], style, strict=True) if s >= 0]
     assert sum(right) >= 0.9 * len(right), f"{sum(right)} of {len(right)} things are right"
-    assert sum(styled) >= 0.65 * len(styled), f"{sum(styled)} of {len(styled)} styles are right"
+    assert sum(styled) >= 0.85 * len(styled), f"{sum(styled)} of {len(styled)} styles are right"

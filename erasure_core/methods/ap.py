@@ -7,14 +7,16 @@ The paper's desired prediction is the anchor's; its code pushes past it, which `
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ..concepts import ErasureRequest
 from ..denoiser import Conditioning
+from ..families import reads_text_alone
 from ..method import setting
-from ..search.adversary import Adversary, Damage, Gumbel, Random, Scan
+from ..search.adversary import Adversary, Damage, Gumbel, Random, Scan, ScreenedScan
 from ..search.reference_loop import ReferenceLoop
 from ..text.candidates import Candidates, candidate_choice, candidates_of
 from ..text.prompt_templates import siblings
@@ -110,9 +112,15 @@ class AdversarialPreservation(TrainedMethod):
         if self.search == "random":
             return Random(candidates, run.generator)
         damage = Damage(run.denoiser, self._probes(run), run.deltas.disabled, run.report.note)
-        if self.search == "scan":
-            return Scan(candidates, damage, self.scan_width, run.generator)
-        return self._gumbel(run, candidates, damage)
+        if self.search == "gumbel":
+            return self._gumbel(run, candidates, damage)
+        if self.layers == "cross_attention_kv" and reads_text_alone(run.denoiser.family):
+            return ScreenedScan(candidates, damage, self.scan_width, run.generator, self._moved(run))
+        return Scan(candidates, damage, self.scan_width, run.generator)
+
+    def _moved(self, run: Training) -> Callable[[Tensor], Tensor]:
+        """How far the edit moves what keys and values make of text states."""
+        return lambda tokens: run.deltas.moved(run.denoiser.read(tokens))
 
     def _gumbel(self, run: Training, candidates: Candidates, damage: Damage | None) -> Gumbel:
         optimiser = scaled_adam(run.denoiser, run.report)

@@ -83,7 +83,7 @@ class Damage:
 class Scan:
     """Forward passes only: a running table of each candidate's damage, a few candidates measured again a step.
 
-    It chooses optimistically: by the last damage plus the growth to expect since, from how much re-measured candidates
+    It measures optimistically: by the last damage plus the growth to expect since, from how much re-measured candidates
     have changed. Candidates that were never measured come first. The frozen predictions are kept.
     """
 
@@ -108,25 +108,76 @@ class Scan:
         """Measure the candidates that may now be hurt most."""
         self._clock += 1
         index = self._next()
-        conditioning = self._candidates.conditioning.rows(index)
+        for i, value in zip(index, self._measured(index).cpu(), strict=True):
+            self._learn(i, value)
+
+    def _measured(self, index: list[int]) -> Tensor:
+        """The present damage of these candidates."""
         new = [i for i in index if i not in self._original]
         if new:
             with self._measure.frozen():
                 original = self._measure.predictions(self._candidates.conditioning.rows(new))
             self._original |= dict(zip(new, original.chunk(len(new)), strict=True))
-        edited = self._measure.predictions(conditioning)
-        damage = self._measure.between(edited, torch.cat([self._original[i] for i in index])).cpu()
-        for i, value in zip(index, damage, strict=True):
-            if self._measured_at[i] >= 0:
-                waited = max(1.0, self._clock - float(self._measured_at[i]))
-                change = abs(float(value - self.damage[i])) / waited**0.5
-                self._drift += 0.1 * (change - self._drift)
-            self.damage[i], self._measured_at[i] = value, self._clock
+        edited = self._measure.predictions(self._candidates.conditioning.rows(index))
+        return self._measure.between(edited, torch.cat([self._original[i] for i in index]))
+
+    def _learn(self, i: int, damage: Tensor) -> None:
+        if self._measured_at[i] >= 0:
+            waited = max(1.0, self._clock - float(self._measured_at[i]))
+            change = abs(float(damage - self.damage[i])) / waited**0.5
+            self._drift += 0.1 * (change - self._drift)
+        self.damage[i], self._measured_at[i] = damage, self._clock
 
     def choose(self, n: int) -> list[str]:
         """The n candidates with the largest damage in the table."""
         seen = [int(i) for i in self.damage.argsort(descending=True) if self._measured_at[i] >= 0]
         return [self._candidates.words[i] for i in (seen or self._order.tolist())[:n]]
+
+
+class ScreenedScan(Scan):
+    """A scan whose table is never old, for edits of layers that read the text and nothing else.
+
+    How far the edit moves what those layers make of a candidate's text, sum_l ||dW_l c||^2, takes no run of the network, so it
+    is known of every candidate in every step. Damage is taken to be as large as that, times a factor of the candidate: that
+    of its last measurement, or before the first one a high guess, `UNSEEN` times the usual.
+    """
+
+    UNSEEN = 1.5
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        damage: Damage,
+        per_step: int,
+        generator: torch.Generator,
+        moved: Callable[[Tensor], Tensor],
+    ) -> None:
+        """`moved` gives, of text states (n, tokens, width), how far the edit moves each, (n,)."""
+        super().__init__(candidates, damage, per_step, generator)
+        self._moved = moved
+        self._factor = torch.full((len(candidates),), torch.nan)
+
+    def _next(self) -> list[int]:
+        self._distance = self._moved(self._candidates.conditioning.tokens).cpu()
+        self._expect()
+        if not self._distance.any():  # before the first update all are alike
+            return self._order[: self._per_step].tolist()
+        return self.damage.argsort(descending=True)[: self._per_step].tolist()
+
+    def _expect(self) -> None:
+        known = self._factor[~self._factor.isnan()]
+        usual = float(known.median()) if len(known) else 1.0
+        self.damage = self._distance * self._factor.nan_to_num(self.UNSEEN * usual)
+
+    def _learn(self, i: int, damage: Tensor) -> None:
+        if self._distance[i] > 0:
+            self._factor[i] = damage / self._distance[i]
+            self._expect()
+
+    def choose(self, n: int) -> list[str]:
+        """The n candidates with the largest damage to expect."""
+        order = self.damage.argsort(descending=True) if self.damage.any() else self._order
+        return [self._candidates.words[int(i)] for i in order[:n]]
 
 
 class Random:

@@ -28,8 +28,8 @@ def candidate_choice() -> Any:
     """The setting that says how `prefilter` chooses."""
     return setting(
         "nearest",
-        "Which words of the vocabulary become candidates: the nearest to a target, a spread over all distances, or the "
-        "first of the list.",
+        "Which words of the vocabulary become candidates: for the most part those of a target's kind and the nearest to it, "
+        "a spread over all distances, or the first of the list.",
         choices=("nearest", "spread", "first"),
         advanced=True,
     )

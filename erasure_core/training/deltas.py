@@ -16,6 +16,9 @@ from torch.nn import functional as F
 
 from ..layers import low_rank_product, product, shape_of, stored_weight
 
+AT_ONCE = 128
+"""Inputs that `Deltas.moved` works on at a time: what a layer makes of three thousand would take a gigabyte."""
+
 
 class Delta(nn.Module):
     """A trainable change of one layer's weight, or of some of its rows, zero at first: a full matrix for rank 0, else
@@ -115,6 +118,15 @@ class Deltas:
             yield
         finally:
             self._active = before
+
+    @torch.no_grad()
+    def moved(self, states: Tensor) -> Tensor:
+        """sum_l ||dW_l c||^2 over the layers and tokens of n inputs (n, tokens, width): (n,). Only for layers that all read
+        such inputs."""
+        parts = []
+        for rows in states.split(AT_ONCE):
+            parts.append(torch.stack([d(rows).float().square().sum((1, 2)) for d in self._deltas.values()]).sum(0))
+        return torch.cat(parts)
 
     def export(self) -> dict[str, Tensor]:
         """`<layer>.<suffix>` -> tensor, detached copies."""

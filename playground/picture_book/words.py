@@ -25,7 +25,7 @@ CATEGORIES: dict[str, str] = _CHOSEN["categories"]
 """By subgroup, the word for all its things."""
 TEMPLATES = ("{}", "{a}", "a drawing of {a}")
 STYLED = " in {} style"
-STYLE_LEFT_OUT, EMPTY, CATEGORY, SYNONYM = 0.4, 0.1, 0.12, 0.3
+STYLE_LEFT_OUT, EMPTY, CATEGORY, SYNONYM = 0.15, 0.1, 0.12, 0.3
 """How often a caption says no style, nothing at all, its category in place of a thing, and a synonym in place of a name."""
 
 
