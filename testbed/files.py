@@ -52,8 +52,7 @@ def playground_models(host: Host) -> Path:
 def picture_book_models(host: Host) -> Path:
     """The same models folder with the picture book, its judges and the edit that was made on it, built likewise."""
     parts = [BOOK, BOOK_JUDGE, *_ready(BOOK_EDIT)]
-    files = [BOOK, BOOK_JUDGE / "thing" / "config.json", *_ready(BOOK_EDIT), BOOK_STAMP]
-    return _current(files, _book_sources(), lambda models: build_into(models, host, parts))
+    return _current(built_book_files(), _book_sources(), lambda models: build_into(models, host, parts))
 
 
 def _current(files: Sequence[Path], sources: str, build: Callable[[Path], None]) -> Path:
@@ -91,6 +90,11 @@ def _hash_of(files: Iterable[Path]) -> str:
 def built_files() -> list[Path]:
     """The files of a finished build of the playground, in its models folder."""
     return [CHECKPOINT, FLOW, JUDGE / "shape" / "config.json", *_ready(EDIT), STAMP]
+
+
+def built_book_files() -> list[Path]:
+    """Those of a finished build of the picture book."""
+    return [BOOK, BOOK_JUDGE / "thing" / "config.json", *_ready(BOOK_EDIT), BOOK_STAMP]
 
 
 def shown_parts() -> list[Path]:
