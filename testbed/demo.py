@@ -95,9 +95,12 @@ def scores(models: Path, erased_unet: Path | None, on_the_book: bool, n: int = S
         return {"ESR-1, PSR-1": f"not measured: {error}"}
     table = {}
     for target, was in before.items():
-        figures = {f"ESR-1: {target!r} gone from its prompts": "esr1", "PSR-1: the others still there": "psr1"}
+        figures = {
+            f"ESR-1: {target!r} gone from its prompts": "esr1",
+            f"PSR-1: the others still there without {target!r}": "psr1",
+        }
         if on_the_book and was.look_alike is not None:
-            figures["PSR-1: its look-alikes still there"] = "look_alike"
+            figures[f"PSR-1: its look-alikes still there without {target!r}"] = "look_alike"
         for title, name in figures.items():
             table[title] = f"{getattr(after[target], name):.1f} % (before: {getattr(was, name):.1f} %), n = {n}"
     return table
