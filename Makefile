@@ -52,7 +52,7 @@ playground: ## train the playground checkpoint and its judge from nothing
 	@python="$(PYTHON)" && "$$python" -m playground.train $(ARGS) && exec "$$python" -m testbed.ready_edit
 
 picture-book: ## train the picture book: hundreds of real things in three drawing styles (hours; needs npm)
-	$(RUN) -m playground.picture_book.train $(ARGS)
+	@python="$(PYTHON)" && "$$python" -m playground.picture_book.train $(ARGS) && exec "$$python" -m testbed.ready_edit --world picture_book
 
 bench-quality: ## what AP erases and retains, compared with ESD and other searches
 	$(RUN) -m benchmarks.quality $(ARGS)

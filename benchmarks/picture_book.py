@@ -15,9 +15,20 @@ from functools import cache
 from typing import Any
 
 from devtools.pages import markdown_table
+from testbed.measure_book import (
+    GROUPS,
+    LOOK_ALIKE,
+    MEMBER,
+    SYNONYM,
+    TARGET,
+    UNRELATED,
+    Case,
+    judged_group,
+    prompts_of,
+)
 from testbed.playground import Playground, erase_once, load_picture_book
 
-from .book_cases import CASES, GROUPS, LOOK_ALIKE, MEMBER, SYNONYM, TARGET, UNRELATED, Case, Prompt, prompts_of
+from .book_cases import CASES
 from .instruments.runs import Row, add_arguments, add_processes, circumstances, divided, mean_of, shown, write_tables
 from .methods import BASE, CONTROL, control
 
@@ -42,26 +53,6 @@ def erased_model(testbed: Playground, variant: str, case: Case, seed: int, encod
             edited = control(model, erased, seed)
         model, seconds, size = edited, seconds + report.costs["seconds"], size + erased.size()
     return model, {"seconds": round(seconds, 1), "file_kB": round(size / 1000)}
-
-
-def judged_group(testbed: Playground, model: Any, asked: Sequence[Prompt], seed: int) -> dict[str, Any]:
-    """Counts of what the judges find in one group's pictures, and the drift from the base model's (per cent)."""
-    from concept_erasure.erasure_core.evaluation.drift import mean_square, per_cent
-
-    texts = [prompt.text for prompt in asked]
-    base = testbed.draw_base(texts, seed)
-    pictures = base if model is testbed.model else testbed.draw(model, texts, seed)
-    answers = testbed.ranked(pictures, 5)
-    styled = [(prompt.style, row[0]) for prompt, row in zip(asked, answers["style"], strict=True) if prompt.style]
-    pairs = list(zip(asked, answers["thing"], strict=True))
-    return {
-        "n": len(asked),
-        "top1": sum(row[0] in prompt.things for prompt, row in pairs),
-        "top5": sum(any(name in row for name in prompt.things) for prompt, row in pairs),
-        "styled": len(styled),
-        "style": sum(asked_for == seen for asked_for, seen in styled),
-        "drift": round(per_cent(float(mean_square(pictures, base).mean())), 3),
-    }
 
 
 def one_run(testbed: Playground, encoded: dict, things: Sequence[Any], variant: str, name: str, seed: int) -> Row:

@@ -1,1 +1,1 @@
-"""The playground as a model in ComfyUI: built, drawn with, judged, served and shown."""
+"""The small worlds as models in ComfyUI: built, drawn with, judged, served and shown."""

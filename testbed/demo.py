@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from devtools import make_workflows
@@ -29,8 +30,10 @@ SCORED = 48  # pictures a figure: enough for a demo, `make bench-quality` has mo
 
 @dataclass(frozen=True)
 class Run:
-    """The results of one run of the workflow: pictures by output node, the saved file if any, and what it cost."""
+    """The results of one run of the workflow: pictures by output node, the saved file if any, and what it cost; and the
+    checkpoints that it loaded."""
 
+    checkpoints: list[str]
     rows: list[tuple[str, list[bytes]]]
     erased_unet: Path | None
     seconds: float
@@ -50,7 +53,8 @@ def run_workflow(running: server.Server, workflow: dict) -> Run:
         refs = entry["outputs"][node].get("images", [])
         if refs and prompt[node]["class_type"] in PICTURES:
             rows.append((titles[node], [server.view(running, ref) for ref in refs]))
-    return Run(rows, _newest_erased_unet(running, started), seconds, peak_memory(running))
+    checkpoints = [entry["inputs"]["ckpt_name"] for entry in prompt.values() if "ckpt_name" in entry["inputs"]]
+    return Run(checkpoints, rows, _newest_erased_unet(running, started), seconds, peak_memory(running))
 
 
 def peak_memory(running: server.Server) -> int | None:
@@ -65,35 +69,40 @@ def peak_memory(running: server.Server) -> int | None:
     return getattr(psutil.Process(running.process.pid).memory_info(), "peak_wset", None)  # Windows
 
 
-def scores(models: Path, erased_unet: Path | None, n: int = SCORED) -> dict[str, str]:
-    """ESR-1 and PSR-1 of the saved erasure beside the base model's, over n pictures for each figure."""
+def scores(models: Path, erased_unet: Path | None, on_the_book: bool, n: int = SCORED) -> dict[str, str]:
+    """ESR-1 and PSR-1 of the saved erasure beside the base model's, over n pictures for each figure, by the judges of the
+    picture book or of the playground."""
     if erased_unet is None:
         return {"ESR-1, PSR-1": "nothing was saved to measure"}
     # only now: they load torch and ComfyUI into this process, which the server does not need
     from transformers.utils import logging
 
-    from testbed import measure
-    from testbed.playground import load_playground
+    from testbed import measure, measure_book
+    from testbed.playground import load_picture_book, load_playground
 
     logging.disable_progress_bar()
-    testbed = load_playground(models)
+    testbed = load_picture_book(models) if on_the_book else load_playground(models)
+    evaluate = partial(measure_book.evaluate, n=n) if on_the_book else partial(measure.evaluate, n=n, n_small=1)
     from concept_erasure.erasure_core.erased_unet import load_erased_unet
     from concept_erasure.nodes import host as engine
 
     erased = load_erased_unet(erased_unet)
     targets = [target for target, _anchor in erased.provenance.targets]
     try:
-        before = measure.evaluate(testbed, testbed.model, targets, n=n, n_small=1)
-        after = measure.evaluate(testbed, engine.patched(testbed.model, erased, 1.0), targets, n=n, n_small=1)
+        before = evaluate(testbed, testbed.model, targets)
+        after = evaluate(testbed, engine.patched(testbed.model, erased, 1.0), targets)
     except ValueError as error:  # a workflow of the user's own may erase what the judges do not know
         return {"ESR-1, PSR-1": f"not measured: {error}"}
     table = {}
-    for target in targets:
-        was, is_now = before[target], after[target]
-        table[f"ESR-1: {target!r} gone from its prompts"] = f"{is_now.esr1:.1f} % (before: {was.esr1:.1f} %), n = {n}"
-        table[f"PSR-1: the others still there without {target!r}"] = (
-            f"{is_now.psr1:.1f} % (before: {was.psr1:.1f} %), n = {n}"
-        )
+    for target, was in before.items():
+        figures = {
+            f"ESR-1: {target!r} gone from its prompts": "esr1",
+            f"PSR-1: the others still there without {target!r}": "psr1",
+        }
+        if on_the_book and was.look_alike is not None:
+            figures[f"PSR-1: its look-alikes still there without {target!r}"] = "look_alike"
+        for title, name in figures.items():
+            table[title] = f"{getattr(after[target], name):.1f} % (before: {getattr(was, name):.1f} %), n = {n}"
     return table
 
 
@@ -107,13 +116,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         workflow = json.loads(args.workflow.read_text(encoding="utf-8"))
         host = comfyui.ensure()
-        models = files.playground_models(host)
+        models = files.all_models(host)
         print(f"starting ComfyUI from {host.path}", flush=True)
         with server.running_server(host, install.cache() / "demo", models_directory=models) as running:
             print(f"running {args.workflow.name} on {running.url}", flush=True)
             run = run_workflow(running, workflow)
         print(f"judging {SCORED} pictures a figure, before and after", flush=True)
-        _show(run, args.out, args.workflow.stem, scores(models, run.erased_unet))
+        measured = scores(models, run.erased_unet, files.BOOK.name in run.checkpoints)
+        _show(run, args.out, args.workflow.stem, measured)
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130

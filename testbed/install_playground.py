@@ -1,4 +1,4 @@
-"""Build the playground's checkpoint, its judge and a ready edit into a ComfyUI's models folder.
+"""Build the checkpoints of both small worlds, their judges and a ready edit of each into a ComfyUI's models folder.
 
     python -m testbed.install_playground --into ComfyUI/models
 
@@ -15,15 +15,14 @@ from devtools.hosting import comfyui
 from devtools.hosting.errors import ToolError, in_one_line
 from devtools.hosting.install import cache
 from devtools.hosting.lock import locked
-from playground.weights import CHECKPOINT
 
-from .files import EDIT, JUDGE, build_into
+from .files import build_into, shown_parts
 
 
 def install(host: comfyui.Host, models: Path) -> list[Path]:
     """Put what is missing in place, each by a rename, and return what was put there. Raises BuildError."""
     with locked(cache() / "install-playground.lock", lambda: print("another process builds it, waiting", flush=True)):
-        missing = [part for part in (CHECKPOINT, EDIT, JUDGE) if not (models / part).exists()]
+        missing = [part for part in shown_parts() if not (models / part).exists()]
         build_into(models, host, missing)
     return [models / part for part in missing]
 
@@ -31,7 +30,9 @@ def install(host: comfyui.Host, models: Path) -> list[Path]:
 @in_one_line
 def main(argv: Sequence[str] | None = None) -> int:
     """Install; 0, or 1 with the reason on standard error."""
-    parser = argparse.ArgumentParser(prog="python -m testbed.install_playground", description="Install the playground.")
+    parser = argparse.ArgumentParser(
+        prog="python -m testbed.install_playground", description="Install the small worlds."
+    )
     parser.add_argument("--into", type=Path, required=True, metavar="MODELS", help="a ComfyUI's models folder")
     models = parser.parse_args(argv).into
     if not models.is_dir():

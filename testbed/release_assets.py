@@ -1,4 +1,4 @@
-"""Build the files that a release carries for those who have no clone: the playground's checkpoint, an edit, its judge.
+"""Build the files that a release carries for those who have no clone: of each small world the checkpoint, an edit, the judge.
 
     python -m testbed.release_assets [--record] [--tag TAG]
 
@@ -28,8 +28,11 @@ FILES = {
     "playground.safetensors": ("checkpoints", files.CHECKPOINT),
     "playground_erased_circle.safetensors": ("loras", files.EDIT),
     "playground": ("concept_judges", files.JUDGE),
+    "picture_book.safetensors": ("checkpoints", files.BOOK),
+    "picture_book_erased_cat.safetensors": ("loras", files.BOOK_EDIT),
+    "picture_book": ("concept_judges", files.BOOK_JUDGE),
 }
-"""By the name under which a loader lists it: its folder below models/, and where the playground's build puts it."""
+"""By the name under which a loader lists it: its folder below models/, and where the build puts it."""
 
 
 class AssetError(ToolError):
@@ -81,7 +84,7 @@ def check(built: dict[str, dict]) -> None:
     wrong = [name for name, asset in built.items() if known.get(name) != asset]
     if wrong:
         raise AssetError(
-            f"{', '.join(wrong)}: not what {ASSETS.name} records. If the playground was meant to change, give a new --tag "
+            f"{', '.join(wrong)}: not what {ASSETS.name} records. If a world was meant to change, give a new --tag "
             "with --record, then run devtools.make_workflows; otherwise build on the machine that recorded it."
         )
 
@@ -98,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=OUT, help="default: %(default)s")
     args = parser.parse_args(argv)
-    built = build(files.playground_models(comfyui.ensure()), args.out)
+    built = build(files.all_models(comfyui.ensure()), args.out)
     if args.record:
         text = json.dumps({"tag": args.tag, "files": built}, indent=2)
         ASSETS.write_text(text + "\n", encoding="utf-8")

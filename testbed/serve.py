@@ -1,4 +1,4 @@
-"""`make serve`: ComfyUI with this pack and the playground, ready for the browser, until Ctrl-C.
+"""`make serve`: ComfyUI with this pack and both small worlds, ready for the browser, until Ctrl-C.
 
 python -m testbed.serve [--port N] [--gpu]
 """
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parent = os.getppid()
     try:
         host = comfyui.ensure()
-        models = files.playground_models(host)
+        models = files.all_models(host)
         print(f"starting ComfyUI from {host.path}", flush=True)
         base = install.cache() / "serve"
         with server.running_server(host, base, models_directory=models, port=args.port, cpu=not args.gpu) as running:

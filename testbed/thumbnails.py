@@ -20,21 +20,22 @@ from devtools.workflows import real
 
 from . import files
 from .demo import run_workflow
-from .screen import Row, opened
+from .screen import Row, opened, prompt_of
 
 WIDTH, HEIGHT = 512, 384
 GAP = 8
 FONT, LABEL = 26, 36  # eleven pixels high where the dialog shows it
 MOST_ROWS = 4
+PROMPTS = 3
 CROP, ENLARGED = (330, 240), 1.5  # of a chart only its beginning is shown, so that its letters can be read
 INK, PAPER, ACCENT = "black", "white", "#3f789e"
 
 
 def thumbnail(rows: list[tuple[str, list[bytes]]]) -> Image.Image:
-    """One picture of WIDTH x HEIGHT: the labelled rows of the first prompt, one an output node; without any the first chart."""
+    """One picture of WIDTH x HEIGHT: the labelled rows of the first prompt, one an output node, or, of many prompts, a picture
+    of each of the first ones; without any the first chart."""
     everything = opened(rows)
-    drawings = [row for row in everything if len(row[1]) > 1]
-    drawings = [row for row in drawings if _prompt(row) == _prompt(drawings[0])][:MOST_ROWS]
+    drawings = _first_rows([row for row in everything if len(row[1]) > 1])[:MOST_ROWS]
     if not drawings:
         title, (chart, *_) = everything[0]
         return _stacked([(title, [_beginning(chart)])])
@@ -58,9 +59,16 @@ def card(title: str, drawing: real.Drawing) -> Image.Image:
     return sheet
 
 
-def _prompt(row: Row) -> str:
-    """The prompt of the pictures of a row: its title is `model: prompt`."""
-    return row[0].rpartition(": ")[2]
+def _first_rows(drawings: list[Row]) -> list[Row]:
+    """All pictures of the first prompt, a row a model; with PROMPTS or more the first picture of each of so many."""
+    prompts = list(dict.fromkeys(map(prompt_of, drawings)))
+    if len(prompts) < PROMPTS:
+        return [row for row in drawings if prompt_of(row) in prompts[:1]]
+    shown: dict[str, list[Image.Image]] = {}
+    for title, (first, *_) in drawings:
+        if prompt_of((title, ())) in prompts[:PROMPTS]:
+            shown.setdefault(title.partition(": ")[0], []).append(first)
+    return list(shown.items())
 
 
 def _beginning(chart: Image.Image) -> Image.Image:
@@ -106,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _draw_from_runs(names: Sequence[str], wanted: Sequence[str]) -> None:
     """Run the workflows `names` in this order, and draw the thumbnails of those that are `wanted`."""
-    models = files.playground_models(comfyui.ensure())
+    models = files.all_models(comfyui.ensure())
     with server.temporary_server(models_directory=models) as running:
         for name in names:
             print(f"running {name}", flush=True)

@@ -5,22 +5,12 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import picture_book as bench
-from benchmarks.book_cases import (
-    CASES,
-    CATEGORY,
-    LOOK_ALIKE,
-    MEMBER,
-    OBJECTS,
-    SYNONYM,
-    TARGET,
-    TEN,
-    UNRELATED,
-    prompts_of,
-)
+from benchmarks.book_cases import CASES, OBJECTS, TEN
 from benchmarks.instruments.runs import DOCS
 from devtools.pages import filled
 from playground.picture_book.weights import stored_things
 from playground.picture_book.words import SYNONYMS
+from testbed.measure_book import CATEGORY, LOOK_ALIKE, MEMBER, SYNONYM, TARGET, UNRELATED, prompts_of
 
 THINGS = stored_things()
 SUBGROUP = {thing.name: thing.subgroup for thing in THINGS}

@@ -217,14 +217,15 @@ def test_the_global_random_numbers_are_left_alone(testbed: Playground) -> None:
     assert torch.equal(torch.rand(2), expected)
 
 
-def test_the_demo_scores_what_was_saved(testbed: Playground, tmp_path: Path) -> None:
+@pytest.mark.parametrize("on_the_book", [False, True])
+def test_the_demo_scores_what_was_saved(testbed: Playground, tmp_path: Path, on_the_book: bool) -> None:
     from erasure_tests.server import models
 
-    from testbed import demo
+    from testbed import demo, files
 
-    erased, _ = run(testbed)
-    save_erased_unet(erased, tmp_path / "edit.safetensors")
-    table = demo.scores(models(), tmp_path / "edit.safetensors", n=2)
-    assert [name.split(":")[0] for name in table] == ["ESR-1", "PSR-1"] and all(
-        "n = 2" in text for text in table.values()
-    )
+    edit = files.BOOK_EDIT_WEIGHTS if on_the_book else tmp_path / "edit.safetensors"
+    if not on_the_book:
+        save_erased_unet(run(testbed)[0], edit)
+    table = demo.scores(models(), edit, on_the_book, n=2)
+    asked = ["ESR-1", "PSR-1", *(["PSR-1"] if on_the_book else [])]
+    assert [name.split(":")[0] for name in table] == asked and all("n = 2" in text for text in table.values())

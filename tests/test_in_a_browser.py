@@ -16,8 +16,10 @@ from devtools import make_workflows
 from devtools.serving import browser
 from devtools.workflows import graph
 from devtools.workflows.api_prompt import api_prompt
+from devtools.workflows.first_steps import THREE
 from devtools.workflows.graph import each
 from devtools.workflows.published import asset_url
+from devtools.workflows.sheet import SMALL
 
 SCRIPTS = Path(__file__).parent / "browser"
 NAMES = tuple(make.__name__ for make in make_workflows.MAKERS)
@@ -122,10 +124,11 @@ def test_a_workflow_runs_on_the_page(bench, shots, name):
     moved = [value for values in seen["progress"].values() for value in values]
     assert len(set(moved)) > 3 and max(moved) == 1
     reports = [one["text"] for title, one in seen["shown"].items() if title.startswith("Report")]
-    assert reports and all("circle" in text for text in reports)
+    of_ap = name == "erase_and_compare"
+    assert reports and all(("cat" if of_ap else "circle") in text for text in reports)
     pictures = {title: one["pictures"] for title, one in seen["shown"].items() if ": a " in title}
-    assert pictures and set(pictures.values()) == {8}
-    if name == "erase_and_compare":  # a closed form draws nothing while it erases
+    assert pictures and set(pictures.values()) == {THREE.pictures if of_ap else SMALL.pictures}
+    if of_ap:  # a closed form draws nothing while it erases
         assert seen["progress"][seen["erase"]] == sorted(seen["progress"][seen["erase"]])
         assert len({picture for node, picture in seen["previews"] if node == seen["erase"]}) > 1
     assert seen["errors"] == [] and seen["overlapping"] == []
@@ -134,10 +137,10 @@ def test_a_workflow_runs_on_the_page(bench, shots, name):
 @pytest.mark.slow
 def test_a_missing_file_is_named_and_the_note_has_its_link(bench, shots):
     """The page downloads from a few hosts only; for others it copies the address, so the note has a link as well."""
-    text = json.dumps(make_workflows.workflow("evaluate")).replace("playground.safetensors", "absent.safetensors")
+    text = json.dumps(make_workflows.workflow("evaluate")).replace("picture_book.safetensors", "absent.safetensors")
     seen = act(bench, shots, "missing", workflow=json.loads(text))
     assert "absent.safetensors" in seen["said"] and "Missing Models" in seen["said"]
-    addresses = [asset_url(name) for name in ("playground_erased_circle.safetensors", "playground")]
+    addresses = [asset_url(name) for name in ("picture_book_erased_cat.safetensors", "picture_book")]
     assert set(addresses) <= set(seen["links"])
 
 

@@ -11,13 +11,17 @@ from concept_erasure.erasure_core.erased_unet import ErasedUNet, load_erased_une
 from concept_erasure.erasure_core.method import methods
 from torch import Tensor
 
-from testbed.files import EDIT_WEIGHTS
-from testbed.playground import Playground
+from testbed.files import BOOK_EDIT_WEIGHTS, EDIT_WEIGHTS
+from testbed.playground import Playground, load_picture_book
 
 pytestmark = pytest.mark.usefixtures("as_a_node_runs")
 
 TARGET, NEIGHBOUR, ANCHOR, PICTURES = "circle", "square", "star", 16
-COLOURS = ("red", "blue", "green", "yellow")
+SENTENCES = {
+    "shape": [f"a {colour} {{}}" for colour in ("red", "blue", "green", "yellow")],
+    "thing": [f"a {{}} in {style} style" for style in ("flat", "shaded", "glossy")],
+}
+"""By the factor that a judge sees, how the playground and the picture book are asked for it."""
 REDUCED = {
     "ap": {"steps": 60, "trajectories": 8, "sampling_steps": 12, "candidates": 16},
     "uce": {"vocabulary": "shapes_and_colours"},
@@ -25,11 +29,13 @@ REDUCED = {
 }
 
 
-def seen(testbed: Playground, model: object, shape: str) -> float:
-    """Share of pictures of a shape in four colours in which the judge sees it."""
-    prompts = [f"a {COLOURS[i % len(COLOURS)]} {shape}" for i in range(PICTURES)]
+def seen(testbed: Playground, model: object, name: str) -> float:
+    """Share of pictures of a shape in four colours, or of a thing in three styles, in which the judge sees it."""
+    (factor,) = SENTENCES.keys() & testbed.judges.keys()
+    sentences = SENTENCES[factor]
+    prompts = [sentences[i % len(sentences)].format(name) for i in range(PICTURES)]
     draw = testbed.draw_base if model is testbed.model else lambda *asked: testbed.draw(model, *asked)
-    return testbed.judged(draw(prompts, 5))["shape"].count(shape) / PICTURES
+    return testbed.judged(draw(prompts, 5))[factor].count(name) / PICTURES
 
 
 def erased_by(testbed: Playground, name: str) -> ErasedUNet:
@@ -40,15 +46,15 @@ def erased_by(testbed: Playground, name: str) -> ErasedUNet:
     return erase(testbed.model, testbed.clip, parse_request(f"{TARGET} => {ANCHOR}"), method, 64, 64)[0]
 
 
-def check_erased(testbed: Playground, erased: ErasedUNet) -> None:
+def check_erased(testbed: Playground, erased: ErasedUNet, target: str = TARGET, neighbour: str = NEIGHBOUR) -> None:
     """The target goes from seen to not seen while the neighbour stays."""
     from concept_erasure.nodes import host
 
     edited = host.patched(testbed.model, erased, 1.0)
-    assert seen(testbed, testbed.model, TARGET) >= 0.9, "the base model does not draw the target"
-    gone, kept = seen(testbed, edited, TARGET), seen(testbed, edited, NEIGHBOUR)
-    assert gone <= 0.25, f"the judge sees the {TARGET} in {gone:.0%} of the pictures"
-    assert kept >= 0.85, f"the judge sees the {NEIGHBOUR} in only {kept:.0%} of the pictures"
+    assert seen(testbed, testbed.model, target) >= 0.9, "the base model does not draw the target"
+    gone, kept = seen(testbed, edited, target), seen(testbed, edited, neighbour)
+    assert gone <= 0.25, f"the judge sees the {target} in {gone:.0%} of the pictures"
+    assert kept >= 0.85, f"the judge sees the {neighbour} in only {kept:.0%} of the pictures"
 
 
 @pytest.mark.parametrize("name", REDUCED)
@@ -71,3 +77,7 @@ def test_a_loss_with_its_sign_turned_is_seen(testbed: Playground, monkeypatch) -
 
 def test_the_edit_that_is_shipped_erases(testbed: Playground) -> None:
     check_erased(testbed, load_erased_unet(EDIT_WEIGHTS))
+
+
+def test_the_edit_that_is_shipped_with_the_picture_book_erases() -> None:
+    check_erased(load_picture_book(), load_erased_unet(BOOK_EDIT_WEIGHTS), "cat", "lion")

@@ -22,11 +22,11 @@ NODES = (
 
 
 def base_prompt(seed: int) -> dict:
-    """The unedited model draws a red circle."""
+    """The unedited model of the picture book draws a cat."""
     return with_latents({
-        "loader": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "playground.safetensors"}},
+        "loader": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "picture_book.safetensors"}},
         "empty": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 2}},
-        "circle": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["loader", 1], "text": "a red circle"}},
+        "cat": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["loader", 1], "text": "a cat"}},
         "nothing": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["loader", 1], "text": ""}},
         "base": sampler(["loader", 0], seed),
     })  # fmt: skip
@@ -35,7 +35,7 @@ def base_prompt(seed: int) -> dict:
 def sampler(model: list, seed: int) -> dict:
     """A KSampler among the nodes of `base_prompt`."""
     inputs = SAMPLING | {"steps": 6, "seed": seed, "model": model, "latent_image": ["empty", 0]}
-    return {"class_type": "KSampler", "inputs": inputs | {"positive": ["circle", 0], "negative": ["nothing", 0]}}
+    return {"class_type": "KSampler", "inputs": inputs | {"positive": ["cat", 0], "negative": ["nothing", 0]}}
 
 
 def erase_prompt(bench: Bench, **inputs: object) -> dict:

@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 import types
+from pathlib import Path
 
 import pytest
 from erasure_tests.server import models
@@ -72,7 +73,7 @@ def test_a_widget_that_names_no_known_file_has_no_address():
 
 @pytest.fixture
 def lacking(monkeypatch, tmp_path):
-    """A host that has no playground, in a clone; what would be started is noted instead."""
+    """A host that has neither checkpoint, in a clone; what would be started is noted instead."""
     load_comfy()
     from concept_erasure.nodes import playground
 
@@ -97,6 +98,15 @@ def test_a_clone_builds_the_checkpoint_and_says_so(lacking, tmp_path, caplog):
     assert line[:3] == [sys.executable, "-m", "testbed.install_playground"] and line[-1] == str(tmp_path)
     assert options["env"]["COMFYUI_PATH"] and options["cwd"] == comfyui.PACK
     assert "in the background" in caplog.text and "no room" in caplog.text, "it says what it starts, and why it failed"
+    assert "building playground.safetensors and picture_book.safetensors" in caplog.text
+
+
+def test_a_clone_that_lacks_one_checkpoint_builds_that_one(lacking, monkeypatch, caplog):
+    playground, started = lacking
+    monkeypatch.setattr(playground.host, "file_names", lambda kind: ["playground.safetensors"])
+    with caplog.at_level(logging.INFO):
+        playground.build_if_missing().join()
+    assert len(started) == 1 and "building picture_book.safetensors" in caplog.text
 
 
 @pytest.mark.parametrize("why", ["switched off", "there already", "no weights", "cannot start"])
@@ -105,9 +115,9 @@ def test_nothing_is_built_where_it_should_not_be_and_nothing_breaks(lacking, mon
     if why == "switched off":
         monkeypatch.setenv(playground.SWITCH, "0")
     elif why == "there already":
-        monkeypatch.setattr(playground.host, "file_names", lambda kind: [playground.CHECKPOINT])
+        monkeypatch.setattr(playground.host, "file_names", lambda kind: list(playground.CHECKPOINTS))
     elif why == "no weights":
-        monkeypatch.setattr(playground, "WEIGHTS", tmp_path / "none")
+        monkeypatch.setattr(playground, "CHECKPOINTS", {"playground.safetensors": tmp_path / "none"})
     else:
         monkeypatch.setattr(playground.subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(OSError("no process")))
     waiting = playground.build_if_missing()
@@ -117,24 +127,26 @@ def test_nothing_is_built_where_it_should_not_be_and_nothing_breaks(lacking, mon
 
 
 def test_what_is_there_is_never_replaced(tmp_path):
-    for name in (files.CHECKPOINT, files.EDIT):
+    single = (files.CHECKPOINT, files.EDIT, files.BOOK, files.BOOK_EDIT)
+    for name in single:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("the user's own", encoding="utf-8")
-    (tmp_path / files.JUDGE).mkdir(parents=True)
+    for judge in (files.JUDGE, files.BOOK_JUDGE):
+        (tmp_path / judge).mkdir(parents=True)
     assert install_playground.install(comfyui.locate(), tmp_path) == []
-    assert (tmp_path / files.CHECKPOINT).read_text(encoding="utf-8") == "the user's own"
+    assert {(tmp_path / name).read_text(encoding="utf-8") for name in single} == {"the user's own"}
 
 
 @pytest.mark.slow
 def test_a_host_with_a_clone_has_the_checkpoint_soon_after_its_start(monkeypatch, tmp_path):
     monkeypatch.setenv("CONCEPT_ERASURE_PLAYGROUND", "1")
     with server.running_server(comfyui.locate(), tmp_path) as running:
-        checkpoint = tmp_path / "models" / files.CHECKPOINT
+        checkpoints = [tmp_path / "models" / file for file in (files.CHECKPOINT, files.BOOK)]
         deadline = time.monotonic() + 300
-        while not checkpoint.is_file() and time.monotonic() < deadline:
+        while not all(map(Path.is_file, checkpoints)) and time.monotonic() < deadline:
             time.sleep(1)
         (names, *_) = server.object_info(running, "CheckpointLoaderSimple")["CheckpointLoaderSimple"]["input"][
             "required"
         ]["ckpt_name"]
-        assert json.dumps(names).count("playground.safetensors") == 1
+        assert all(json.dumps(names).count(checkpoint.name) == 1 for checkpoint in checkpoints)
         assert "building playground.safetensors" in running.log.read_text(encoding="utf-8")

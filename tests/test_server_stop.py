@@ -80,10 +80,11 @@ def has_ended(base: Path) -> bool:
 def serve(host: Host, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen]]:
     """Starts `make serve`, or what it starts, as a process of its own; returns once it shows the address."""
     models = tmp_path / "cache" / "models"
-    for file in files.built_files():
+    for file in (*files.built_files(), *files.built_book_files()):
         (models / file).parent.mkdir(parents=True, exist_ok=True)
         (models / file).touch()
     (models / files.STAMP).write_text(files._sources(), encoding="utf-8")
+    (models / files.BOOK_STAMP).write_text(files._book_sources(), encoding="utf-8")
     named = {"COMFYUI_PATH": host.path, "COMFYUI_PYTHON": host.python, "CONCEPT_ERASURE_CACHE": tmp_path / "cache"}
     # as from a shell, also when these tests themselves were started by make
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}

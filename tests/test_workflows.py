@@ -12,13 +12,14 @@ from erasure_tests.server import QUICK
 
 from devtools import make_workflows
 from devtools.serving import server
-from devtools.workflows.first_steps import JUDGE, SAVED
+from devtools.workflows.first_steps import JUDGE, SAVED, THREE
 from devtools.workflows.graph import each
 from devtools.workflows.mechanisms import HIDDEN
 from devtools.workflows.published import pack_id, pack_version
+from devtools.workflows.sheet import BOOK, SMALL
 
 CHARTS = (
-    "What erasing circle hurts most",
+    "What erasing cat hurts most",
     "Before and after, with verdicts",
     "Scores",
     "What it survives",
@@ -26,7 +27,7 @@ CHARTS = (
 )
 NAMES = tuple(make.__name__ for make in make_workflows.MAKERS)
 HERE = tuple(name for name in NAMES if name not in make_workflows.REAL)
-"""Those that run on the playground."""
+"""Those that run on the playground or the picture book."""
 
 
 @pytest.mark.parametrize("name", HERE)
@@ -39,7 +40,7 @@ def test_a_workflow_runs_and_its_pictures_have_the_size_asked_for(bench, name):
     assert shown or name in ("evaluate", "red_team", "erase_measure_attack_save"), "these show nothing but charts"
     for node in shown:
         pictures = done.pictures(node)
-        assert len(pictures) == 8
+        assert len(pictures) == (THREE if name == "erase_and_compare" else SMALL).pictures
         assert {picture.shape for picture in pictures} == {(64, 64, 3)}
         assert all(picture.std() > 1 for picture in pictures), "an empty picture"
 
@@ -129,16 +130,16 @@ def test_erase_and_compare_saves_a_file_reports_and_plots(bench):
     assert name[: -len("00001_.safetensors")] == SAVED[: -len("00001_.safetensors")]
     assert (bench.running.base_directory / "output" / "loras" / name).is_file()
     report = done.output(done.node("Report"))["text"][0]
-    assert "circle" in report and "UNet evaluations" in report
+    assert "cat" in report and "UNet evaluations" in report
     assert len(done.pictures(done.node("Plot Loss Graph"))) == 1
 
 
 def test_the_list_found_is_retained(bench):
     done = bench.workflow("find_adversarial_and_retain")
-    (chart,) = done.pictures(done.node("What erasing circle hurts most"))
+    (chart,) = done.pictures(done.node("What erasing cat hurts most"))
     assert chart.shape[1] == 640
     ranking = done.output(done.node("Ranking"))["text"][0]
-    assert all(f"| {word} |" in ranking for word in ("square", "star", "house"))
+    assert all(f"| {word} |" in ranking for word in ("lion", "violin", "house"))
     assert done.prompt[done.node("Erase Concept, retaining them")]["inputs"]["retain"] == [
         done.node("Find Adversarial Concept"), 0
     ]  # fmt: skip
@@ -153,7 +154,7 @@ def test_an_edit_is_measured_and_saved_with_its_scores(bench):
         assert picture.std() > 1
     output = bench.running.base_directory / "output"
     (saved,) = output.glob("loras/erased/measured*.safetensors")
-    assert load_erased_unet(saved).provenance.scores["judge"] == "playground"
+    assert load_erased_unet(saved).provenance.scores["judge"] == JUDGE
     (stored,) = output.glob("erasure/evaluation*.json")
     assert json.loads(stored.read_text("utf-8"))["complete"]
 
@@ -182,7 +183,7 @@ def test_one_workflow_erases_measures_attacks_and_saves(bench):
     output = bench.running.base_directory / "output"
     (saved,) = output.glob("loras/erased/whole*.safetensors")
     kept = load_erased_unet(saved).provenance
-    assert kept.targets == (("circle", ""),) and {row["score"] for row in kept.scores["shares"]} >= {"ESR-1", "PSR-1"}
+    assert kept.targets == (("cat", ""),) and {row["score"] for row in kept.scores["shares"]} >= {"ESR-1", "PSR-1"}
     (stored,) = output.glob("erasure/whole_measured*.json")
     pictures = json.loads(stored.read_text("utf-8"))["pictures"]
     alike = {one["prompt"]["concept"] for one in pictures if one["prompt"]["group"] == "look-alike"}
@@ -198,7 +199,7 @@ def test_the_stock_lora_loader_draws_what_our_node_draws(bench):
         for name in ("Apply Erased UNet", "stock LoRA loader")
     )
     assert (ours - stock).abs().max() <= 1e-3
-    before = bench.workflow("erase_and_compare")
+    before = bench.workflow("closed_form_in_seconds")
     unedited = before.latents(before.node("KSampler, before: a red circle"))
     assert (stock - unedited).abs().max() > 0.01, "the edit changed nothing"
 
@@ -245,10 +246,14 @@ def test_a_key_is_a_file_of_its_own_and_changes_what_the_edit_draws(bench):
 
 def test_what_is_saved_and_loaded_draws_what_was_erased(bench):
     erased = bench.workflow("erase_and_compare")
-    direct = erased.latents(erased.node("KSampler, after: a red circle"))
+    direct = erased.latents(erased.node("KSampler, after: a cat in flat style"))
     prompt = bench.quick_prompt("stock_lora_loader")
+    given = dict.fromkeys(("name", "lora_name"), saved_by(erased))
+    given |= {"ckpt_name": BOOK, "batch_size": THREE.pictures}
     for entry in prompt.values():
-        entry["inputs"] |= {key: saved_by(erased) for key in ("name", "lora_name") if key in entry["inputs"]}
+        entry["inputs"] |= {key: value for key, value in given.items() if key in entry["inputs"]}
+        if entry["inputs"].get("text") == "a red circle":
+            entry["inputs"]["text"] = "a cat in flat style"
     loaded = bench.run(prompt)
     for name in ("Apply Erased UNet", "stock LoRA loader"):
         assert (direct - loaded.latents(loaded.node(f"KSampler, {name}: a red circle"))).abs().max() <= 1e-3

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..hosting.comfyui import PACK
 
 ASSETS = Path(__file__).with_name("release_assets.json")
-"""The release that carries the playground's files, and their hashes; `testbed.release_assets` writes it."""
+"""The release that carries the small worlds' files, and their hashes; `testbed.release_assets` writes it."""
 
 _HUB = "https://huggingface.co"
 _FLUX_TEXT = f"{_HUB}/comfyanonymous/flux_text_encoders/resolve/main"

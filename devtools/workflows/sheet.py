@@ -14,12 +14,13 @@ LETTERS, LINE = 76, 14  # of a note: letters in a line, pixels a line
 PICTURE = (440, 330)  # a preview of some pictures
 START, COMPARE = "Start here", "Compare"
 
-PLAYGROUND = "playground.safetensors"
+PLAYGROUND, BOOK = "playground.safetensors", "picture_book.safetensors"
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """How pictures are drawn: their size and number, KSampler's settings, what Flux has of its own."""
+    """How pictures are drawn and shown: their size and number, KSampler's settings, what Flux has of its own, and the
+    size of a preview of them."""
 
     width: int
     height: int
@@ -27,6 +28,7 @@ class Drawing:
     sampling: dict = field(default_factory=dict)
     latent: str = "EmptyLatentImage"
     guidance: float | None = None
+    preview: tuple[int, int] = PICTURE
 
     @property
     def size(self) -> dict[str, int]:
@@ -41,7 +43,7 @@ class Drawing:
 
 
 SMALL = Drawing(64, 64, 8, {"steps": 12, "cfg": 3.0})
-"""For the playground."""
+"""For the small worlds."""
 SIZE, SAMPLING = SMALL.size, SMALL.settings
 
 
@@ -117,13 +119,18 @@ class Sheet:
         below = len(prompts) == 1
         for prompt in prompts:
             links = {**models, "clip": self.clip, "vae": self.vae}
-            drawn = self.graph.use(part, column, prompt, {"prompt": prompt}, links, (0, PICTURE[1]))
+            drawn = self.graph.use(part, column, prompt, {"prompt": prompt}, links, (0, self.drawing.preview[1]))
             for row, (when, images) in enumerate(zip(models, drawn, strict=True)):
                 prefix = f"{save}/{when}_{prompt.replace(' ', '_')}"
                 kind, values = ("SaveImage", {"filename_prefix": prefix}) if save else ("PreviewImage", None)
                 place = column + 1 + (0 if below else row)
-                self.add(kind, place, f"{when}: {prompt}", values, {"images": images}, PICTURE)
+                self.add(kind, place, f"{when}: {prompt}", values, {"images": images}, self.drawing.preview)
         self.group(COMPARE, *range(column, column + 2 + (0 if below else len(models) - 1)))
+
+
+def book_sheet(name: str, object_info: dict, note: str, needs: Iterable[str] = (), drawing: Drawing = SMALL) -> Sheet:
+    """A sheet with the picture book loaded, which also needs the files `needs`."""
+    return Sheet(name, object_info, note, drawing, (BOOK, *needs)).checkpoint(BOOK)
 
 
 def comparison(graph: Graph, models: list[str], drawing: Drawing, name: str = "") -> Subgraph:

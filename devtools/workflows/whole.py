@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from .first_steps import ATTACKED, CHEAP_ATTACKS, JUDGE, MEASURED
-from .sheet import PLAYGROUND, SIZE, Sheet
+from .first_steps import ATTACKED, CANDIDATES, CHEAP_ATTACKS, JUDGE, MEASURED
+from .sheet import SIZE, book_sheet
 
 NOTE = """\
 Erase, measure, attack and save, in one run.
-**Erase Concept** removes *circle*. **Find Adversarial Concept** ranks what this very edit hurt most; the three worst \
+**Erase Concept** removes *cat*. **Find Adversarial Concept** ranks what this very edit hurt most; the three worst \
 become the look-alikes of **Evaluate Erasure**, which measures whether the concept is gone and the rest still there. \
 **Red-Team Summary** tries to bring it back. **Save Erased UNet** keeps the edit with its scores.
 Read the reports before you share the file: what it survives, and what it does not."""
-SHAPES = "oval\nring\nsquare\ndiamond\ntriangle\nstar\ncross"
 
 
 def erase_measure_attack_save(object_info: dict) -> dict:
     """The whole way of an edit, from the concept to a file with its scores."""
-    sheet = Sheet("erase_measure_attack_save", object_info, NOTE, needs=(PLAYGROUND, JUDGE)).checkpoint()
+    sheet = book_sheet("erase_measure_attack_save", object_info, NOTE, (JUDGE,))
     (judge, _) = sheet.add("ErasureLoadConceptJudge", 0, "", {"name": JUDGE})
-    erased, edit, *_ = sheet.erase(1)
+    erased, edit, *_ = sheet.erase(1, concepts="cat")
     sheet.group("1 Erase", 1)
 
     links = {"model": sheet.model, "clip": sheet.clip, "erased_unet": edit}
-    values = SIZE | {"concepts": "circle", "vocabulary": "shapes_and_colours", "candidates": SHAPES, "top_k": 3}
+    values = SIZE | {"concepts": "cat", "candidates": CANDIDATES, "top_k": 3}
     hurt, *_ = sheet.add("ErasureFindAdversarialConcept", 2, "", values, links)
 
     links = {"model": sheet.model, "erased_model": erased, "clip": sheet.clip, "vae": sheet.vae, "judge": judge}

@@ -1,4 +1,4 @@
-"""A real ComfyUI server with the playground's models, for the tests that go through it."""
+"""A real ComfyUI server with the models of both small worlds, for the tests that go through it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ QUICK = {
     "method.scale_steps": 4,
     "method.sentences": 2,
     "method.kept_sentences": 0,
-    "candidates": "ring\noval\nsquare\nstar\nred\nhouse",
+    "candidates": "lion\ntiger\nleopard\ndog\nviolin\nhouse",
     "prompts": "a red circle\na blue square",
     "attempts": 2,
     "attacks": "completion\nimg2img",
@@ -43,10 +43,10 @@ QUICK = {
 
 
 def models() -> Path:
-    """The playground's models folder; skips the test where the repository lacks the trained weights."""
+    """The models folder of both worlds; skips the test where the repository lacks the playground's trained weights."""
     if not WEIGHTS.is_file():
         pytest.skip(f"{WEIGHTS.relative_to(comfyui.PACK)} is not there: train the playground with `make playground`")
-    return files.playground_models(comfyui.locate())
+    return files.all_models(comfyui.locate())
 
 
 def latents_id(node: str) -> str:
