@@ -17,7 +17,7 @@ JUDGE = "picture_book"
 """The judge of the picture book's things and styles."""
 STYLES = ("flat", "shaded", "glossy")
 """The words for the picture book's drawing styles."""
-THREE = replace(SMALL, pictures=3, preview=(440, 220))
+THREE = replace(SMALL, pictures=3)
 """A short row of pictures for each of many prompts."""
 CANDIDATES = (
     "lion\ntiger\nleopard\ndog\nwolf\nfox\nhorse\nmonkey\nowl\nturtle\nshark\nant\nrose\nstrawberry\nhamburger\nbicycle\nhouse\n"

@@ -19,8 +19,7 @@ PLAYGROUND, BOOK = "playground.safetensors", "picture_book.safetensors"
 
 @dataclass(frozen=True)
 class Drawing:
-    """How pictures are drawn and shown: their size and number, KSampler's settings, what Flux has of its own, and the
-    size of a preview of them."""
+    """How pictures are drawn: their size and number, KSampler's settings, what Flux has of its own."""
 
     width: int
     height: int
@@ -28,7 +27,6 @@ class Drawing:
     sampling: dict = field(default_factory=dict)
     latent: str = "EmptyLatentImage"
     guidance: float | None = None
-    preview: tuple[int, int] = PICTURE
 
     @property
     def size(self) -> dict[str, int]:
@@ -119,12 +117,12 @@ class Sheet:
         below = len(prompts) == 1
         for prompt in prompts:
             links = {**models, "clip": self.clip, "vae": self.vae}
-            drawn = self.graph.use(part, column, prompt, {"prompt": prompt}, links, (0, self.drawing.preview[1]))
+            drawn = self.graph.use(part, column, prompt, {"prompt": prompt}, links, (0, PICTURE[1]))
             for row, (when, images) in enumerate(zip(models, drawn, strict=True)):
                 prefix = f"{save}/{when}_{prompt.replace(' ', '_')}"
                 kind, values = ("SaveImage", {"filename_prefix": prefix}) if save else ("PreviewImage", None)
                 place = column + 1 + (0 if below else row)
-                self.add(kind, place, f"{when}: {prompt}", values, {"images": images}, self.drawing.preview)
+                self.add(kind, place, f"{when}: {prompt}", values, {"images": images}, PICTURE)
         self.group(COMPARE, *range(column, column + 2 + (0 if below else len(models) - 1)))
 
 
