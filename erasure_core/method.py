@@ -15,8 +15,8 @@ from .families import NEEDS, family_named
 from .inference import InferenceEdit
 from .report import EVALUATIONS, STEPS, TEXT, Report, Work
 
-TEMPLATE_WORDS, VOCABULARY_WORDS, CLOSED_FORM_LAYERS = 46, 140, 32
-"""Rough counts for `ErasureMethod.work`: words of the prompt templates, words of a vocabulary file, layers of a closed form."""
+TEMPLATE_WORDS, VOCABULARY_WORDS, CLOSED_FORM_LAYERS = 20, 100, 32
+"""Rough counts for `ErasureMethod.work`: words of the prompt templates and of a vocabulary that are encoded, layers of a closed form."""
 _REGISTRY: dict[str, type[ErasureMethod]] = {}
 
 
@@ -86,12 +86,13 @@ class ErasureMethod:
         """About how much a run has to do, from the settings that most methods have. It is only for the progress bar, which
         measures how fast the work is done and corrects this by it."""
         runs = len(request.pairs) * getattr(self, "trajectories", 0)
-        words = {None: 0, "none": 0, "model_words": 1000}.get(getattr(self, "vocabulary", None), VOCABULARY_WORDS)
+        searched = getattr(self, "vocabulary", None) not in (None, "none")
+        words = getattr(self, "candidates", VOCABULARY_WORDS) if searched else 0
         steps, batch = getattr(self, "steps", None), getattr(self, "batch", 1)
         return {
             TEXT: (TEMPLATE_WORDS + words + 3 * runs, 1.0),
             EVALUATIONS: (3 * runs * getattr(self, "sampling_steps", 0), 1.0),
-            STEPS: (CLOSED_FORM_LAYERS, 0.1) if steps is None else (steps * len(request.pairs), 3.0 * batch),
+            STEPS: (CLOSED_FORM_LAYERS, 0.07) if steps is None else (steps * len(request.pairs), 3.0 * batch),
         }
 
     @classmethod

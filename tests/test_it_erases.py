@@ -23,19 +23,21 @@ SENTENCES = {
 }
 """By the factor that a judge sees, how the playground and the picture book are asked for it."""
 REDUCED = {
-    "ap": {"steps": 60, "trajectories": 8, "sampling_steps": 12, "candidates": 16},
+    # not past the anchor, as the paper's equation 5 has it, so that the target can be seen to become the anchor
+    "ap": {"steps": 60, "trajectories": 8, "sampling_steps": 12, "candidates": 16, "negative_guidance": 0.0},
     "uce": {"vocabulary": "shapes_and_colours"},
     "spm": {"steps": 120, "trajectories": 8, "sampling_steps": 12},
 }
 
 
-def seen(testbed: Playground, model: object, name: str) -> float:
-    """Share of pictures of a shape in four colours, or of a thing in three styles, in which the judge sees it."""
+def seen(testbed: Playground, model: object, name: str, instead: str = "") -> float:
+    """Share of pictures of a shape in four colours, or of a thing in three styles, in which the judge sees it, or sees
+    something else in its place."""
     (factor,) = SENTENCES.keys() & testbed.judges.keys()
     sentences = SENTENCES[factor]
     prompts = [sentences[i % len(sentences)].format(name) for i in range(PICTURES)]
     draw = testbed.draw_base if model is testbed.model else lambda *asked: testbed.draw(model, *asked)
-    return testbed.judged(draw(prompts, 5))[factor].count(name) / PICTURES
+    return testbed.judged(draw(prompts, 5))[factor].count(instead or name) / PICTURES
 
 
 def erased_by(testbed: Playground, name: str) -> ErasedUNet:
@@ -57,9 +59,19 @@ def check_erased(testbed: Playground, erased: ErasedUNet, target: str = TARGET, 
     assert kept >= 0.85, f"the judge sees the {neighbour} in only {kept:.0%} of the pictures"
 
 
+def check_turned(testbed: Playground, erased: ErasedUNet) -> None:
+    """The same, and the target becomes what it was told to become, not just something else."""
+    from concept_erasure.nodes import host
+
+    check_erased(testbed, erased)
+    edited = host.patched(testbed.model, erased, 1.0)
+    became = seen(testbed, edited, TARGET, ANCHOR)
+    assert became >= 0.5, f"the judge sees a {ANCHOR} in only {became:.0%} of the pictures of a {TARGET}"
+
+
 @pytest.mark.parametrize("name", REDUCED)
 def test_a_method_erases(testbed: Playground, name: str) -> None:
-    check_erased(testbed, erased_by(testbed, name))
+    check_turned(testbed, erased_by(testbed, name))
 
 
 def test_a_loss_with_its_sign_turned_is_seen(testbed: Playground, monkeypatch) -> None:
@@ -72,7 +84,7 @@ def test_a_loss_with_its_sign_turned_is_seen(testbed: Playground, monkeypatch) -
 
     monkeypatch.setattr(kind, "losses", turned)
     with pytest.raises((AssertionError, FloatingPointError)):
-        check_erased(testbed, erased_by(testbed, "ap"))
+        check_turned(testbed, erased_by(testbed, "ap"))
 
 
 def test_the_edit_that_is_shipped_erases(testbed: Playground) -> None:

@@ -96,7 +96,15 @@ def test_degeneration_learns_the_pictures_for_the_target_more_than_for_a_retaine
     for level in (-6.0, 6.0):
         denoiser = ToyDenoiser()
         request = ErasureRequest(parse_request("circle").pairs, ("square",), examples=torch.full((2, 4, 4, 4), level))
-        method = make("degeneration", steps=150, learning_rate=0.02, trajectories=4, layers="cross_attention", batch=4)
+        method = make(
+            "degeneration",
+            vocabulary="art_styles",
+            steps=150,
+            learning_rate=0.02,
+            trajectories=4,
+            layers="cross_attention",
+            batch=4,
+        )
         with edited(denoiser, method.erase(denoiser, request, Report())), torch.no_grad():
             for word in ("circle", "square"):
                 predicted = denoiser.predict(5.0 * noise, torch.full((8,), 5.0), denoiser.encode([word] * 8))

@@ -62,7 +62,7 @@ class TextRowsMethod(ClosedFormMethod):
     def work(self, request: ErasureRequest) -> Work:
         """See `ErasureMethod.work`; most of it is the text of the sentences."""
         work = super().work(request)
-        retained = (self.candidates + len(request.retain)) * (1 + self.kept_sentences)
+        retained = self.candidates * self.kept_sentences + len(request.retain) * (1 + self.kept_sentences)
         about = len(request.pairs) * (2 * self.sentences + 4 * self.kept_sentences)
         return {**work, TEXT: (work[TEXT][0] + retained + about, 1.0)}
 

@@ -28,6 +28,16 @@ class ToyBlock(nn.Module):
         return x * 0.1 + self.to_out(weights @ self.to_v(text)).transpose(1, 2).reshape(x.shape)
 
 
+def _states(prompt: str) -> Tensor:
+    """A random state for each word, then the same one to the end: (TOKENS, WIDTH)."""
+
+    def state(word: str) -> Tensor:
+        return torch.randn(WIDTH, generator=torch.Generator().manual_seed(zlib.crc32(word.encode())))
+
+    words = prompt.split()[:TOKENS] if "\x00" not in prompt else []
+    return torch.stack([state(word) for word in words] + [state("<end>")] * (TOKENS - len(words)))
+
+
 class ToyDenoiser:
     """Fulfils `Denoiser`. Every word has a fixed random state; a prompt is its words, then end tokens."""
 
@@ -50,15 +60,7 @@ class ToyDenoiser:
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """See `Denoiser`."""
-
-        def state(word: str) -> Tensor:
-            return torch.randn(WIDTH, generator=torch.Generator().manual_seed(zlib.crc32(word.encode())))
-
-        def row(prompt: str) -> Tensor:
-            words = prompt.split()[:TOKENS] if "\x00" not in prompt else []
-            return torch.stack([state(word) for word in words] + [state("<end>")] * (TOKENS - len(words)))
-
-        return Conditioning({"c_crossattn": torch.stack([row(prompt) for prompt in prompts])})
+        return Conditioning({"c_crossattn": torch.stack([_states(prompt) for prompt in prompts])})
 
     def read(self, tokens: Tensor) -> Tensor:
         """See `Denoiser`."""
@@ -130,8 +132,8 @@ class ToyDenoiser:
         raise ValueError(f"the prompt {prompt!r} does not say {phrase!r}")
 
     def token_vectors(self, texts: Sequence[str]) -> Tensor | None:
-        """See `Denoiser`: the toy shows none, so that everything is encoded."""
-        return None
+        """See `Denoiser`."""
+        return torch.stack([_states(text).mean(0) for text in texts])
 
     def known_words(self) -> list[str]:
         """See `Denoiser`."""
