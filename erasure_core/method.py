@@ -16,7 +16,8 @@ from .inference import InferenceEdit
 from .report import EVALUATIONS, STEPS, TEXT, Report, Work
 
 TEMPLATE_WORDS, VOCABULARY_WORDS, CLOSED_FORM_LAYERS = 20, 100, 32
-"""Rough counts for `ErasureMethod.work`: words of the prompt templates and of a vocabulary that are encoded, layers of a closed form."""
+"""Rough counts for `ErasureMethod.work`: words of the prompt templates and of a vocabulary that are encoded, layers of a closed
+form."""
 _REGISTRY: dict[str, type[ErasureMethod]] = {}
 
 
