@@ -126,6 +126,9 @@ def test_words_that_mean_a_target_are_found_among_those_of_the_sentences() -> No
     denoiser.encode = lambda prompts: ToyDenoiser.encode(
         denoiser, [prompt.replace("box", "square") for prompt in prompts]
     )
+    denoiser.token_vectors = lambda texts: ToyDenoiser.token_vectors(
+        denoiser, [text.replace("box", "square") for text in texts]
+    )
     assert template_words_like(denoiser, ["square", "unicorn"]) == {"square", "box"}
 
 

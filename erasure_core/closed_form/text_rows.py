@@ -20,7 +20,7 @@ from ..guidance import negative_guidance
 from ..report import Check, unwatched
 from ..text.candidates import encode_words, prefilter, shortlist
 from ..text.prompt_templates import PLAIN, PromptTemplate, draw_templates
-from ..text.synonyms import template_words_like
+from ..text.synonyms import evenly, template_words_like
 
 PADDING_ROWS = 4
 """Rows taken of the tokens after a prompt's own: they are nearly one and the same row, seventy times."""
@@ -66,12 +66,6 @@ def _stand_in(denoiser: Denoiser, sentence: str, following: int, first: int) -> 
     return max(0, end - following - 1)
 
 
-def _spread(start: int, stop: int, n: int) -> list[int]:
-    """At most n whole numbers from `start` to before `stop`, evenly spread, the ends among them."""
-    n = min(n, stop - start)
-    return sorted({round(x) for x in torch.linspace(start, stop - 1, n).tolist()}) if n > 0 else []
-
-
 def aligned(denoiser: Denoiser, pair: ConceptPair, template: PromptTemplate, tokens: str, eta: float = 0.0) -> Rows:
     """The rows of one sentence: those of the target in `template`, to be read as those of the anchor in it.
 
@@ -86,7 +80,7 @@ def aligned(denoiser: Denoiser, pair: ConceptPair, template: PromptTemplate, tok
     starts = [_stand_in(denoiser, other, end - last - 1, positions[0]) for other in (anchored, neutral)]
     begins = zip((sentence, anchored, neutral), (last, *starts), strict=True)
     length = min(_length(denoiser, one) - start for one, start in begins)
-    following = [*range(1, end - last), *_spread(end - last, length, PADDING_ROWS)]
+    following = [*range(1, end - last), *evenly(end - last, length, PADDING_ROWS)]
     steps = {"last": [0], "all": [0, *following], "others": following}[tokens]
     earlier = concept[:-1] if tokens == "all" else []
     steps_taken = [0] * len(earlier) + steps  # the target's earlier tokens are read as the anchor's last one too
@@ -175,6 +169,6 @@ def retained_rows(denoiser: Denoiser, prompts: Sequence[str], check: Check = unw
         check(f"encoding sentences that stay, {number} of {len(prompts)}")
         positions = denoiser.positions(prompt) if prompt else []
         end = positions[-1] + 1 if positions else 0
-        following = _spread(end, _length(denoiser, prompt), PADDING_ROWS)
+        following = evenly(end, _length(denoiser, prompt), PADDING_ROWS)
         rows.append(_rows_of(denoiser, prompt, [*positions, *following]))
     return torch.cat(rows)

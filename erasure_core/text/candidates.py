@@ -94,8 +94,8 @@ def shortlist(denoiser: Denoiser, targets: Sequence[str], words: Sequence[str], 
     kind = of_one_kind(targets)
     near = round(NEAR * most) if how == "nearest" else 0
     order = sorted(range(len(words)), key=lambda i: (near and words[i] not in kind, -float(similarity[i])))
-    rest = order[near:]
-    return [words[i] for i in (*order[:near], *(rest[i] for i in evenly(len(rest), most - near)))]
+    chosen = [*range(near), *evenly(near, len(words), most - near)]
+    return [words[order[i]] for i in chosen]
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def prefilter(
         rest.sort(key=lambda i: -float(similarity[i]))
     elif how == "spread":
         rest.sort(key=lambda i: -float(similarity[i]))
-        rest = [rest[i] for i in evenly(len(rest), keep)]
+        rest = [rest[i] for i in evenly(0, len(rest), keep)]
     elif how != "first":
         raise ValueError(f"unknown pre-filter {how!r}; choose nearest, spread or first")
     return candidates.rows(rest[:keep]), [candidates.words[i] for i in synonyms]

@@ -46,9 +46,10 @@ def vector_similarities(denoiser: Denoiser, words: Sequence[str], targets: Seque
     return (directions[: len(words)] @ directions[len(words) :].T).amax(1)
 
 
-def evenly(n: int, count: int) -> list[int]:
-    """`count` of the whole numbers below n, evenly spread, the ends among them; all of them if there are no more."""
-    return sorted({round(x) for x in torch.linspace(0, n - 1, min(n, count)).tolist()})
+def evenly(start: int, stop: int, n: int) -> list[int]:
+    """At most n whole numbers from `start` to before `stop`, evenly spread, the ends among them."""
+    n = min(n, stop - start)
+    return sorted({round(x) for x in torch.linspace(start, stop - 1, n).tolist()}) if n > 0 else []
 
 
 def template_words_like(denoiser: Denoiser, targets: Sequence[str]) -> frozenset[str]:
@@ -57,7 +58,7 @@ def template_words_like(denoiser: Denoiser, targets: Sequence[str]) -> frozenset
     words, near = WORDS, vector_similarities(denoiser, WORDS, targets)
     if near is not None:
         # the others are there for the mean of words in general, which is taken off
-        chosen = {*(near > WORTH_ENCODING).nonzero().flatten().tolist(), *evenly(len(WORDS), OTHERS)}
+        chosen = {*(near > WORTH_ENCODING).nonzero().flatten().tolist(), *evenly(0, len(WORDS), OTHERS)}
         words = tuple(WORDS[i] for i in sorted(chosen))
     similarity = similarities(denoiser.encode(words), denoiser.encode(targets))
     return frozenset(words[int(i)] for i in (similarity > SYNONYM_SIMILARITY).nonzero())
