@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -143,6 +144,11 @@ class Denoiser(Protocol):
     def predict(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         """The prediction for latents (n, channels, ...) at noise levels sigma (n,), float32, of the latents' shape:
         of the noise, or for a flow model of the velocity. Gradients reach the conditioning and attached deltas."""
+        ...
+
+    def learning(self) -> AbstractContextManager[None]:
+        """Inside, many predictions are asked for and no weight is read or changed: what each prediction would do to the weights
+        again may be done once."""
         ...
 
     def layers(self, group: str) -> dict[str, nn.Module]:

@@ -16,8 +16,9 @@ def per_sample(values: Tensor, like: Tensor) -> Tensor:
 
 
 def classifier_free(unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:
-    """Sampling guidance. arXiv 2207.12598, equation 6, in the form where scale 1 is the conditional prediction."""
-    return unconditional + scale * (conditional - unconditional)
+    """Sampling guidance. arXiv 2207.12598, equation 6, in the form where scale 1 is the conditional prediction, whatever the
+    unconditional one."""
+    return conditional if scale == 1 else unconditional + scale * (conditional - unconditional)
 
 
 def negative_guidance(anchor: Tensor, target: Tensor, unconditional: Tensor, eta: float | Tensor) -> Tensor:

@@ -113,6 +113,18 @@ def test_a_screened_scan_learns_what_a_change_of_the_text_is_worth(hurt) -> None
     assert search.choose(1) == ["word7"]
 
 
+def test_a_screened_scan_looks_at_every_text_in_each_step_and_runs_the_network_now_and_then(hurt) -> None:
+    _, candidates, damage = hurt
+    hurts = [torch.eye(30)[i % 30] for i in range(2 * ScreenedScan.EVERY)]
+    search, found = ScreenedScan(candidates, damage, 2, generator(), lambda tokens: hurts.pop(0)), []
+    before = damage.evaluations
+    while hurts:
+        search.step(0.0)
+        found += search.choose(1)
+    assert found == [WORDS[i % 30] for i in range(2 * ScreenedScan.EVERY)], "the table is as old as the last measurement"
+    assert damage.evaluations - before <= 2 * 2 * 2 * len(damage.probes.sigma), "two searches of two words, edited and not"
+
+
 def test_deltas_know_how_far_they_move_a_text() -> None:
     from concept_erasure.erasure_core.training.deltas import Deltas
 

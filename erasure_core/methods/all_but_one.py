@@ -48,10 +48,11 @@ class AllButOne(TrainedMethod):
         target, desired = run.samples_of(pair, self.batch, 0.0 if pair.anchor else self.negative_guidance)
         empty = replace(target, conditioning=state.repeat(self.batch))
         predicted, unconditional = run.predict(target, empty)
+        original = run.pool.predict(empty)
         # d(z, c) = eps(z, c) - eps(z, "") of the edited and of the frozen model
-        direction, wanted = predicted - unconditional, desired - target.unconditional
+        direction, wanted = predicted - unconditional, desired - original
         terms = {"direction": run.error(direction, wanted, target.sigma)}
         if self.unconditional_weight:
-            moved = run.error(unconditional, target.unconditional, target.sigma)
+            moved = run.error(unconditional, original, target.sigma)
             terms["unconditional"] = self.unconditional_weight * moved
         return terms | run.retain_loss(self.retain_weight, self.batch, self.trajectories)

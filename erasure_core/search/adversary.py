@@ -139,9 +139,11 @@ class ScreenedScan(Scan):
 
     How far the edit moves what those layers make of a candidate's text, sum_l ||dW_l c||^2, takes no run of the network, so it
     is known of every candidate in every step. Damage is taken to be as large as that, times a factor of the candidate: that
-    of its last measurement, or before the first one a high guess, `UNSEEN` times the usual.
+    of its last measurement, or before the first one a high guess, `UNSEEN` times the usual. A factor changes slowly, so
+    only every `EVERY`th step measures.
     """
 
+    EVERY = 8
     UNSEEN = 1.5
 
     def __init__(
@@ -154,14 +156,20 @@ class ScreenedScan(Scan):
     ) -> None:
         """`moved` gives, of text states (n, tokens, width), how far the edit moves each, (n,)."""
         super().__init__(candidates, damage, per_step, generator)
-        self._moved = moved
+        self._moved, self._steps = moved, 0
         self._factor = torch.full((len(candidates),), torch.nan)
 
-    def _next(self) -> list[int]:
+    @torch.no_grad()
+    def step(self, progress: float) -> None:
+        """Look at every candidate's text, and now and then measure those that are expected to be hurt most."""
         self._distance = self._moved(self._candidates.conditioning.tokens).cpu()
         self._expect()
-        if not self._distance.any():  # before the first update all are alike
-            return self._order[: self._per_step].tolist()
+        if self._distance.any():  # before the first update there is nothing to measure
+            if self._steps % self.EVERY == 0:
+                super().step(progress)
+            self._steps += 1
+
+    def _next(self) -> list[int]:
         return self.damage.argsort(descending=True)[: self._per_step].tolist()
 
     def _expect(self) -> None:

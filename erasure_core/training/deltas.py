@@ -52,6 +52,14 @@ class Delta(nn.Module):
             changed = low_rank_product(layer, x, self.up.to(x.dtype), self.down.to(x.dtype))
         return changed if self.around == (0, 0) else F.pad(changed, self.around)  # only Linear layers are fused
 
+    def squared(self, x: Tensor) -> Tensor:
+        """||dW x||^2 (...) of each of the inputs x (..., width) of a Linear; at low rank r without any of the layer's outputs:
+        (down x)^T (up^T up) (down x)."""
+        if hasattr(self, "diff"):
+            return self(x).float().square().sum(-1)
+        read = x.float() @ self.down.T
+        return (read @ (self.up.T @ self.up) * read).sum(-1)
+
     def export(self) -> dict[str, Tensor]:
         """The delta under the suffixes that ComfyUI's LoRA code reads."""
         if hasattr(self, "diff"):
@@ -125,7 +133,7 @@ class Deltas:
         such inputs."""
         parts = []
         for rows in states.split(AT_ONCE):
-            parts.append(torch.stack([d(rows).float().square().sum((1, 2)) for d in self._deltas.values()]).sum(0))
+            parts.append(torch.stack([delta.squared(rows).sum(1) for delta in self._deltas.values()]).sum(0))
         return torch.cat(parts)
 
     def export(self) -> dict[str, Tensor]:

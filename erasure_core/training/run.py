@@ -85,10 +85,9 @@ class Training:
                 drawn.append(self.around(pairs[index], wider, eta))
         return NoisyBatch.cat([samples for samples, _ in drawn]), torch.cat([desired for _, desired in drawn])
 
-    def retained(self, concepts: Sequence[str], runs: int, steps: int | None = None) -> NoisyBatch:
-        """One noisy sample of each concept; new concepts get their trajectories first, in `runs` sampling runs each, of
-        `steps` sampling steps if they are not to be of the usual number."""
-        self.pool.fill(concepts, runs, steps)
+    def retained(self, concepts: Sequence[str], runs: int) -> NoisyBatch:
+        """One noisy sample of each concept; new concepts get their trajectories first, in `runs` sampling runs each."""
+        self.pool.fill(concepts, runs)
         return NoisyBatch.cat([self.pool.draw(concept, 1)[0] for concept in concepts])
 
     def error(self, predicted: Tensor, desired: Tensor, sigma: Tensor) -> Tensor:

@@ -54,10 +54,10 @@ def sampling_scale() -> Any:
     )
 
 
-def sampling_length() -> Any:
+def sampling_length(default: int = 16) -> Any:
     """Length of those runs."""
     return setting(
-        16, "Sampling steps of those runs; each gives a noisy sample.", minimum=2, maximum=200, advanced=True
+        default, "Sampling steps of those runs; each gives a noisy sample.", minimum=2, maximum=200, advanced=True
     )
 
 

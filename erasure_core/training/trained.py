@@ -152,10 +152,11 @@ class TrainedMethod(ErasureMethod):
 
     def _learn(self, run: Training) -> Any:
         """Train the deltas; what `prepare` returned. Afterwards the network is the frozen one again."""
-        with run.deltas.attached():
+        with run.denoiser.learning(), run.deltas.attached():
             self._plan_memory(run)
             if self.draws_targets:
-                run.pool.fill((*run.request.targets, *run.request.wider), self.trajectories)
+                concepts = (*run.request.targets, *run.request.wider)
+                run.pool.fill(concepts, self.trajectories, away_from_neutral=True)
             state = self.prepare(run)
             optimise(run, run.steps, self.learning_rate, lambda: self.losses(run, state))
             self.finish(run, state)

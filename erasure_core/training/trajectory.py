@@ -28,7 +28,7 @@ SAMPLES_AT_ONCE = 16
 @dataclass(frozen=True)
 class NoisyBatch:
     """n latents (n, channels, ...) at noise levels sigma (n,), the prompts they were drawn for, and the frozen model's
-    predictions for these: with the prompt, and with the empty one."""
+    predictions for these: with the prompt, and with what guidance led away from (NaN where there was no guidance)."""
 
     latents: Tensor
     sigma: Tensor
@@ -74,13 +74,14 @@ def sample_trajectories(
     generator: torch.Generator,
     check: Check = unwatched,
     predict: Predict | None = None,
+    away_from: Conditioning | None = None,
 ) -> tuple[NoisyBatch, Tensor]:
     """One sampling run a prompt, as `Denoiser.sampling` allows it: the samples at all noise levels (steps times n, noise
-    level outermost), and the finished latents (n, channels, ...). `predict` may stand for the denoiser's own."""
+    level outermost), and the finished latents (n, channels, ...). See `guided_run`."""
     n = len(conditioning)
     shape = denoiser.empty_latents(n).shape
     noise = torch.randn(shape, generator=generator).to(denoiser.device)
-    run = list(guided_run(denoiser, conditioning, noise, steps, guidance_scale, check, predict))
+    run = list(guided_run(denoiser, conditioning, noise, steps, guidance_scale, check, predict, away_from))
     return NoisyBatch.cat([sample for sample, _ in run]), run[-1][1]
 
 
@@ -93,21 +94,31 @@ def guided_run(
     guidance_scale: float,
     check: Check = unwatched,
     predict: Predict | None = None,
+    away_from: Conditioning | None = None,
 ) -> Iterator[tuple[NoisyBatch, Tensor]]:
     """The steps of a guided sampling run from unit noise (n, channels, ...), as many as `Denoiser.sampling` allows: at each
-    noise level the samples there, and the latents (n, channels, ...) that follow. Two evaluations of the network a sample,
-    made when a step is asked for, by `predict` if it is given."""
+    noise level the samples there, and the latents (n, channels, ...) that follow.
+
+    Guidance leads away from `away_from`, n prompts, or from the empty prompt: two evaluations of the network a sample, by
+    `predict` if it is given, when a step is asked for. At a guidance scale of 1, which leads nowhere, it is one, unless
+    `away_from` is given.
+    """
     n = len(conditioning)
     steps, guidance_scale = denoiser.sampling(steps, guidance_scale)
     sigmas = denoiser.sigmas(steps).to(denoiser.device)
-    both = Conditioning.cat([conditioning, denoiser.encode([""]).repeat(n)])
+    if away_from is None and guidance_scale != 1:
+        away_from = denoiser.encode([""]).repeat(n)
+    prompts = Conditioning.cat([conditioning, away_from]) if away_from is not None else conditioning
+    calls = len(prompts) // n
     latents = noise * sigmas[0]
     for step, (sigma, next_sigma) in enumerate(itertools.pairwise(sigmas), 1):
         check(f"sampling step {step} of {steps}, {n} at once")
-        predicted = (predict or denoiser.predict)(torch.cat([latents, latents]), sigma.expand(2 * n), both)
-        conditional, unconditional = predicted.chunk(2)
-        sample = NoisyBatch(latents, sigma.expand(n), conditioning, conditional, unconditional)
+        predicted = (predict or denoiser.predict)(torch.cat([latents] * calls), sigma.expand(calls * n), prompts)
+        conditional, unconditional = predicted[:n], predicted[n:]
+        if calls == 1:
+            unconditional = torch.full_like(conditional, torch.nan)
         guided = classifier_free(unconditional, conditional, guidance_scale)
+        sample = NoisyBatch(latents, sigma.expand(n), conditioning, conditional, unconditional)
         latents = euler_step(latents, guided, sigma, next_sigma)
         yield sample, latents
 
@@ -147,26 +158,55 @@ class TrajectoryPool:
         """Add evaluations that sampling runs outside the pool have made."""
         self.evaluations += evaluations
 
-    def fill(self, concepts: Sequence[str], runs: int, steps: int | None = None) -> None:
-        """Draw `runs` trajectories for each concept that has none yet, all in one batch, of the pool's number of sampling
-        steps or of `steps`."""
-        steps, _ = self._denoiser.sampling(steps or self._steps, self._scale)
+    def fill(
+        self,
+        concepts: Sequence[str],
+        runs: int,
+        steps: int | None = None,
+        *,
+        guidance_scale: float | None = None,
+        away_from_neutral: bool = False,
+    ) -> None:
+        """Draw `runs` trajectories for each concept that has none yet, all in one batch. Sampling steps and guidance scale are
+        the pool's if they are not given.
+
+        With `away_from_neutral` guidance leads away from what the sentence says without the concept, not from the empty
+        prompt: `anchor_predictions(concept, "")` are then known, which would take half as many evaluations again.
+        """
+        scale = self._scale if guidance_scale is None else guidance_scale
         missing = [concept for concept in dict.fromkeys(concepts) if concept not in self._samples]
         if not missing:
             return
-        prompts = []
+        prompts, neutral = [], []
         for concept in missing:
             self._templates[concept] = draw_templates(concept, runs, self._generator, self._avoid)
             prompts += [template.with_concept(concept) for template in self._templates[concept]]
+            neutral += [template.neutral for template in self._templates[concept]]
         with self._frozen():
-            conditioning = self._denoiser.encode(prompts)
             samples, _ = sample_trajectories(
-                self._denoiser, conditioning, steps, self._scale, self._generator, self._check, self.micro_batched
+                self._denoiser,
+                self._denoiser.encode(prompts),
+                steps or self._steps,
+                scale,
+                self._generator,
+                self._check,
+                self._counted,
+                self._denoiser.encode(neutral) if away_from_neutral else None,
             )
-        self.evaluations += 2 * len(prompts) * steps
-        column = torch.arange(len(prompts) * steps) % len(prompts)  # the noise level is outermost
+        column = torch.arange(len(samples.sigma)) % len(prompts)  # the noise level is outermost
         for i, concept in enumerate(missing):
-            self._samples[concept] = samples.rows((column // runs == i).nonzero().squeeze(1)).to(self.kept_on)
+            mine = samples.rows((column // runs == i).nonzero().squeeze(1)).to(self.kept_on)
+            self._samples[concept] = mine
+            if away_from_neutral:
+                self._anchors[concept, ""] = mine.unconditional
+
+    def _counted(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
+        self.evaluations += len(sigma)
+        return self.micro_batched(latents, sigma, conditioning)
+
+    def has(self, concepts: Sequence[str]) -> bool:
+        """Whether all of these have their trajectories."""
+        return all(concept in self._samples for concept in concepts)
 
     @torch.no_grad()
     def predict(self, batch: NoisyBatch) -> Tensor:

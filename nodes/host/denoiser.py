@@ -25,6 +25,7 @@ from ...erasure_core.layers import blocks, is_editable, rows, select, shape_of
 from ...erasure_core.memory.precision import cpu_computes_in_bf16
 from ...erasure_core.report import unwatched
 from .base_model import fingerprint, positions, token_vectors, whole_words
+from .cast_once import weights_cast_once
 from .conditioning import calls, processed
 from .services import check_cancelled, is_compiled, is_out_of_memory, load_fully, make_room
 from .shapes import latent_shape, pictures_of
@@ -182,6 +183,12 @@ class ComfyDenoiser:
     def _precision(self) -> AbstractContextManager:
         # bfloat16 before float16: it has the range of float32, so that gradients need no scaling (see `ScaledAdam`)
         return torch.autocast(self.device.type, torch.bfloat16) if self._is_fast_in_bf16() else nullcontext()
+
+    def learning(self) -> AbstractContextManager[None]:
+        """See `Denoiser.learning`. On a GPU the memory for a second copy of the weights is rather left to the run."""
+        if self.device.type == "cpu" and self._is_fast_in_bf16():
+            return weights_cast_once(self._model.diffusion_model, torch.bfloat16)
+        return nullcontext()
 
     def layers(self, group: str) -> dict[str, nn.Module]:
         """See `Denoiser.layers`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from concept_erasure.erasure_core.denoiser import Conditioning
@@ -65,6 +66,10 @@ class ToyDenoiser:
     def read(self, tokens: Tensor) -> Tensor:
         """See `Denoiser`."""
         return tokens
+
+    def learning(self) -> AbstractContextManager[None]:
+        """See `Denoiser`."""
+        return nullcontext()
 
     def sampling(self, steps: int, guidance_scale: float) -> tuple[int, float]:
         """See `Denoiser`."""
