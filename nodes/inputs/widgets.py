@@ -37,8 +37,8 @@ def widget(field: dataclasses.Field) -> io.Input:
 
 
 def method_input(first: str = "ap") -> io.DynamicCombo.Input:
-    """The `method` combo: one option a registered method, `first` leading, its settings nested. The page reads from `moved` what
-    became of settings that a workflow was saved with before."""
+    """The `method` combo: one option a registered method, `first` leading, its settings nested. From `moved` the page reads
+    what became of settings that a workflow was saved with before."""
     tooltip = "How to erase. ap is a good start; uce takes seconds. The help page says more."
     return _combo("method", methods(), first, tooltip, moved=MOVED)
 
