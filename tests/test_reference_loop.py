@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from concept_erasure.erasure_core.concepts import parse_request
+from concept_erasure.erasure_core.method import methods, settings_of
 from concept_erasure.erasure_core.methods.ap_reference import Loop, Searches
 from concept_erasure.erasure_core.report import Report
 from concept_erasure.erasure_core.search.adversary import Gumbel
@@ -106,3 +107,18 @@ def test_a_run_counts_each_evaluation_and_keeps_no_sampling_runs() -> None:
     assert not erased.is_zero() and sum(report.adversarial.values()) == 6 and "circle" not in report.adversarial
     again = method.erase(ToyDenoiser(), parse_request("circle"), Report())
     assert all(torch.equal(value, again.tensors[key]) for key, value in erased.tensors.items())
+
+
+def test_what_is_set_is_what_the_published_scripts_for_objects_set() -> None:
+    method = methods()["ap_reference"]
+    published = {
+        "steps": 1000, "learning_rate": 1e-5, "rank": 0, "layers": "cross_attention", "negative_guidance": 1.0,
+        "retain_weight": 1.0, "loss_weighting": "x0", "sampling_steps": 50, "guidance_scale": 3.0, "prefilter": "spread",
+        "candidates": 100, "search_learning_rate": 0.01, "temperature": 2.0,
+    }  # fmt: skip
+    defaults = {field.name: field.default for field in settings_of(method)}
+    assert published.items() <= defaults.items()
+    own = {"vocabulary", "synonym_similarity", "checkpointing"}
+    assert set(defaults) - set(published) == own, "a setting of ap that has no effect here"
+    assert method().samples_in_a_step(parse_request("circle", "ring")) == 2
+    assert method().samples_kept(parse_request("circle", "ring")) == 0
