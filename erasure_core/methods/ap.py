@@ -101,7 +101,7 @@ class AdversarialPreservation(TrainedMethod):
         """How far the edit moves what keys and values make of text states."""
         return lambda tokens: run.deltas.moved(run.denoiser.read(tokens))
 
-    def _gumbel(self, run: Training, candidates: Candidates, damage: Damage | None) -> Gumbel:
+    def _gumbel(self, run: Training, candidates: Candidates, damage: Damage) -> Gumbel:
         optimiser = scaled_adam(run.denoiser, run.report)
         return Gumbel(candidates, damage, self.search_learning_rate, self.temperature, run.generator, optimiser)
 
