@@ -64,7 +64,7 @@ bench-methods: DEV = --dev
 bench-methods: ## every method on the playground in one table
 	$(RUN) -m benchmarks.methods $(ARGS)
 
-bench-speed: ## AP's fast schedule against the published loop: cost and quality side by side
+bench-speed: ## ap against its published loop, ap_reference: cost and quality side by side
 	$(RUN) -m benchmarks.speed $(ARGS)
 
 bench-robustness: ## every attack against several methods and the base model

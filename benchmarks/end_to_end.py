@@ -1,9 +1,9 @@
-"""`python -m benchmarks.end_to_end`: whole erasures by AP at the true shapes of SD 1.5 (512) and SDXL (1024), on a GPU.
+"""`python -m benchmarks.end_to_end`: whole erasures by `ap` at the true shapes of SD 1.5 (512) and SDXL (1024), on a GPU.
 
-Weights and text states are random: cost does not depend on them; a text encoder's time is not in it. `fast` runs from its
-first sampling run to its last optimiser step, as its settings choose and once more with gradient checkpointing. Of the
-published loop a few updates run on the same network in the same precision, and their cost is scaled up to all of them by
-the UNet evaluations that all take on average. Memory is what torch allocated over the loaded model.
+Weights and text states are random: cost does not depend on them; a text encoder's time is not in it. A run goes from the
+first sampling run to the last optimiser step, as its settings choose and once more with gradient checkpointing. Of the
+published loop, `ap_reference`, a few updates run on the same network in the same precision, and their cost is scaled up to
+all of them by the UNet evaluations that all take on average. Memory is what torch allocated over the loaded model.
 Prints a Markdown table and, as its last line, one JSON object.
 """
 
@@ -25,39 +25,44 @@ from devtools.pages import markdown_table
 from .instruments import runs
 from .instruments.random_models import SIZES, RandomText, random_model
 from .instruments.runs import Row
-from .speed import NO_CACHE, PUBLISHED, timed
+from .speed import NO_CACHE, OURS, PUBLISHED, timed
 
 TARGET = "cat"
+SAVING = "saving"
+RUNS = (OURS, SAVING, PUBLISHED)
 BUDGET_S = {"SD15": 60, "SDXL": 300}
 BUDGET_GB = {"SD15": 3.0, "SDXL": 8.0}
 
 
-def published_evaluations(settings: dict[str, Any] = PUBLISHED) -> int:
+def published_evaluations() -> int:
     """UNet evaluations that the published loop takes on average: latents at an evenly drawn noise level, then teachers and
     samples with gradient."""
-    loops, guided_steps = 2 * settings["steps"] - 1, (settings["sampling_steps"] - 1) / 2
+    from concept_erasure.erasure_core.method import methods
+
+    method = methods()[PUBLISHED]()
+    loops, guided_steps = 2 * method.steps - 1, (method.sampling_steps - 1) / 2
     latents = 2 * 2 * guided_steps
     teachers, with_gradient = 3, 2
     return round(loops * (latents + teachers + with_gradient))
 
 
-def whole_run(family: str, schedule: str, settings: dict[str, Any]) -> Row:
+def whole_run(family: str, name: str, settings: dict[str, Any]) -> Row:
     """One erasure on a model of random weights: seconds without the text encoder's, and the most memory over the model."""
     from concept_erasure.nodes import host
 
     model, size = random_model(family), SIZES[family]
     with host.open_session(model, RandomText(family), size, size) as denoiser, host.MemoryMeter(host.device()) as meter:
-        _, costs = timed(denoiser, schedule, TARGET, settings)
+        _, costs = timed(denoiser, name, TARGET, settings)
         weights = sum(parameter.nbytes for parameter in model.model.parameters())
     evaluations, seconds = costs["UNet_evaluations"], costs["seconds"] - costs["text_seconds"]
     each = seconds / evaluations
-    if schedule == "reference":
+    if name == PUBLISHED:
         evaluations = published_evaluations()  # those of a few updates hang on the noise levels that they drew
     return {
         "family": family,
         "size": size,
-        "schedule": schedule,
-        "settings": "" if schedule == "reference" else ", ".join(f"{k} {v}" for k, v in settings.items()) or "defaults",
+        "method": name,
+        "settings": "" if name == PUBLISHED else ", ".join(f"{k} {v}" for k, v in settings.items()) or "defaults",
         "updates": costs["updates"],
         "UNet_evaluations": evaluations,
         "ms_per_evaluation": round(1000 * each, 2),
@@ -75,7 +80,7 @@ def summary(rows: Sequence[Row]) -> Row:
         mine = [row for row in rows if row["family"] == family]
         fast = next((row for row in mine if row["settings"] == "defaults"), None)
         saving = next((row for row in mine if "checkpointing on" in row["settings"]), None)
-        slow = next((row for row in mine if row["schedule"] == "reference"), None)
+        slow = next((row for row in mine if row["method"] == PUBLISHED), None)
         if fast:
             result |= {f"seconds_{family}": fast["seconds"], f"in_time_{family}": fast["seconds"] <= BUDGET_S[family]}
         if saving:
@@ -96,7 +101,7 @@ def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", nargs="*", default=list(SIZES), choices=SIZES)
-    parser.add_argument("--schedules", nargs="*", default=["fast", "saving", "reference"])
+    parser.add_argument("--runs", nargs="*", default=RUNS, choices=RUNS)
     parser.add_argument("--settings", type=json.loads, default={}, help="of ap, as a JSON object")
     parser.add_argument("--updates", type=int, default=6, help="optimiser steps of the published loop")
     runs.add_arguments(parser)
@@ -111,11 +116,11 @@ def main() -> None:
 
     started = time.time()
     ways = {
-        "fast": ("fast", arguments.settings),
-        "saving": ("fast", arguments.settings | {"checkpointing": "on"}),
-        "reference": ("reference", PUBLISHED | {"steps": arguments.updates}),
+        OURS: (OURS, arguments.settings),
+        SAVING: (OURS, arguments.settings | {"checkpointing": "on"}),
+        PUBLISHED: (PUBLISHED, {"steps": arguments.updates}),
     }
-    keys = [(family, *ways[name]) for family in arguments.families for name in arguments.schedules]
+    keys = [(family, *ways[name]) for family in arguments.families for name in arguments.runs]
 
     rows = runs.shown(keys, arguments, whole_run)
     print(table(rows), flush=True)

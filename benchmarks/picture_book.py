@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from devtools.method_docs import NOT_COMPARED
 from devtools.pages import markdown_table
 from testbed.measure_book import (
     GROUPS,
@@ -183,7 +184,7 @@ def main() -> None:
 
     from playground.picture_book.weights import stored_things
 
-    variants = [BASE, CONTROL, *methods(), *SEARCHES]
+    variants = [BASE, CONTROL, *(name for name in methods() if name not in NOT_COMPARED), *SEARCHES]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", nargs="*", default=variants, choices=variants)
     parser.add_argument(

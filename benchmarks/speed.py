@@ -1,11 +1,11 @@
-"""`make bench-speed`: AP's fast schedule against the published loop on the playground, cost and quality side by side.
+"""`make bench-speed`: `ap` against its published loop, `ap_reference`, on the playground, cost and quality side by side.
 
-The published loop runs with the published settings, and holds what the published code holds: a second copy of the UNet, and
+Both run at their defaults. The published loop also holds what the published code holds: a second copy of the UNet, and
 gradients of all its weights. Memory is counted in short runs of their own, to the byte and whatever the allocator does,
-because counting slows them down. Prints a Markdown table and, as its last line, one JSON object; every ratio is reference
-over fast. `--updates N` stops the reference after N of its optimiser steps. Its cost is then scaled up to all of them, for
+because counting slows them down. Prints a Markdown table and, as its last line, one JSON object; every ratio is ap_reference
+over ap. `--updates N` stops ap_reference after N of its optimiser steps. Its cost is then scaled up to all of them, for
 its loops are alike but for the noise level that each draws; its quality is that of an unfinished run, and counts in no mean.
-A whole reference run that is among `--rows` is taken all the same.
+A whole run of it that is among `--rows` is taken all the same.
 """
 
 from __future__ import annotations
@@ -34,28 +34,10 @@ from .instruments.runs import Row
 
 TARGETS = ("circle", "star", "red")
 SEEDS = (0, 1)
-PUBLISHED = {
-    "schedule": "reference",
-    "steps": 1000,
-    "learning_rate": 1e-5,
-    "rank": 0,
-    "layers": "cross_attention",
-    "batch": 1,
-    "negative_guidance": 1.0,
-    "retain_weight": 1.0,
-    "loss_weighting": "x0",
-    "sampling_steps": 50,
-    "guidance_scale": 3.0,
-    "prefilter": "spread",
-    "candidates": 100,
-    "search_learning_rate": 0.01,
-    "temperature": 2.0,
-}
-"""Of the published code's scripts for objects; each is a setting of `ap`."""
+METHODS = OURS, PUBLISHED = "ap", "ap_reference"
 NO_CACHE = ("CONCEPT_ERASURE_TEXT_CACHE", "off")
 COSTS = {"UNet_evaluations": "unet_evaluations_ratio", "seconds": "wall_ratio"}
 """The costs of a run, each with the name of its ratio."""
-SCHEDULES = ("fast", "reference")
 QUALITIES = ("esr1", "psr1")
 MEMORY = "memory"
 MEMORY_STEPS = 3
@@ -95,20 +77,21 @@ class TimedText:
             self.seconds += time.monotonic() - started
 
 
-def timed(denoiser: Any, schedule: str, target: str, settings: dict[str, Any]) -> tuple[Any, Row]:
-    """The edit that one schedule makes of one target, and what it cost, scaled up to all of its steps."""
+def timed(denoiser: Any, name: str, target: str, settings: dict[str, Any]) -> tuple[Any, Row]:
+    """The edit that one method makes of one target, and what it cost, scaled up to all of its steps."""
     from concept_erasure.erasure_core.concepts import parse_request
     from concept_erasure.erasure_core.method import methods
     from concept_erasure.erasure_core.report import Report
 
-    method, first, report = methods()["ap"](**settings), [], Report()
+    kind, first, report = methods()[name], [], Report()
+    method = kind(**settings)
     report.on_preview = lambda step: first.append((report.seconds(), denoiser.evaluations)) if step == 1 else None
     denoiser.text_encoder = text = TimedText(denoiser.text_encoder)
-    with holding(denoiser, schedule):
+    with holding(denoiser, name):
         erased = method.erase(denoiser, parse_request(target), report)
     seconds = report.seconds()
     # what comes before the first step is spent once, however many follow
-    whole = PUBLISHED["steps"] if schedule == "reference" else method.steps
+    whole = kind.steps if name == PUBLISHED else method.steps
     scale = (whole - 1) / max(1, method.steps - 1)
     (before, evaluations) = first[0]
     return erased, {
@@ -120,49 +103,49 @@ def timed(denoiser: Any, schedule: str, target: str, settings: dict[str, Any]) -
     }
 
 
-def one_run(testbed: Playground, schedule: str, target: str, seed: int, n: int, settings: dict[str, Any]) -> Row:
-    """Erase one target by one schedule, from nothing encoded, and judge."""
+def one_run(testbed: Playground, name: str, target: str, seed: int, n: int, settings: dict[str, Any]) -> Row:
+    """Erase one target by one method, from nothing encoded, and judge."""
     from concept_erasure.nodes import host
 
     with host.open_session(testbed.model, testbed.clip, 64, 64) as denoiser:
-        erased, costs = timed(denoiser, schedule, target, settings | {"seed": seed})
+        erased, costs = timed(denoiser, name, target, settings | {"seed": seed})
     scores = measure.evaluate(
         testbed, host.patched(testbed.model, erased, 1.0), [target], n=n, n_small=n // 2, seed=10 * seed
     )
-    return {"schedule": schedule, "target": target, "seed": seed} | costs | scores[target].row()
+    return {"method": name, "target": target, "seed": seed} | costs | scores[target].row()
 
 
-def holding(denoiser: Any, schedule: str) -> AbstractContextManager[float]:
-    """A context that holds the tensors of the schedule's published code during a run; its value is their megabytes."""
-    return as_published(denoiser) if schedule == "reference" else nullcontext(0.0)
+def holding(denoiser: Any, name: str) -> AbstractContextManager[float]:
+    """A context that holds the tensors of the method's published code during a run; its value is their megabytes."""
+    return as_published(denoiser) if name == PUBLISHED else nullcontext(0.0)
 
 
-def memory_of(testbed: Playground, schedule: str, target: str, settings: dict[str, Any]) -> Row:
+def memory_of(testbed: Playground, name: str, target: str, settings: dict[str, Any]) -> Row:
     """The most memory that the tensors of a run take at a time, over the loaded model, in a run of a few steps."""
     from concept_erasure.erasure_core.concepts import parse_request
     from concept_erasure.erasure_core.method import methods
     from concept_erasure.erasure_core.report import Report
     from concept_erasure.nodes import host
 
-    method = methods()["ap"](**settings | {"steps": MEMORY_STEPS})
+    method = methods()[name](**settings | {"steps": MEMORY_STEPS})
     session = host.open_session(testbed.model, testbed.clip, 64, 64)
-    with session as denoiser, LiveMemory() as live, holding(denoiser, schedule) as held:
+    with session as denoiser, LiveMemory() as live, holding(denoiser, name) as held:
         method.erase(denoiser, parse_request(target), Report())
-    return {"schedule": schedule, "peak_MB": round(live.peak / 1e6, 1), "held_MB": round(held, 1)}
+    return {"method": name, "peak_MB": round(live.peak / 1e6, 1), "held_MB": round(held, 1)}
 
 
 def mean_ratio(rows: Sequence[Row], cost: Callable[[Row], float]) -> float | None:
-    """Reference over fast of one cost, in the mean over the cases that both have run; None if there is none."""
-    fast, slow = (
-        {(row["target"], row["seed"]): cost(row) for row in rows if row["schedule"] == name} for name in SCHEDULES
+    """ap_reference over ap of one cost, in the mean over the cases that both have run; None if there is none."""
+    ours, published = (
+        {(row["target"], row["seed"]): cost(row) for row in rows if row["method"] == name} for name in METHODS
     )
-    ratios = [slow[case] / fast[case] for case in fast if case in slow]
+    ratios = [published[case] / ours[case] for case in ours if case in published]
     return round(statistics.mean(ratios), 2) if ratios else None
 
 
 def summary(rows: Sequence[Row], memory: Sequence[Row] = ()) -> dict[str, Any]:
-    """Qualities in the mean over the whole runs, and ratios reference over fast in the mean over the cases."""
-    by = {name: [row for row in rows if row["schedule"] == name] for name in SCHEDULES}
+    """Qualities in the mean over the whole runs, and ratios ap_reference over ap in the mean over the cases."""
+    by = {name: [row for row in rows if row["method"] == name] for name in METHODS}
     result: dict[str, Any] = {}
     for name, mine in by.items():
         whole = [row for row in mine if row["updates"] == row["of"]]  # an unfinished run says nothing of quality
@@ -171,19 +154,20 @@ def summary(rows: Sequence[Row], memory: Sequence[Row] = ()) -> dict[str, Any]:
     if all(by.values()):
         result |= {ratio: mean_ratio(rows, itemgetter(key)) for key, ratio in COSTS.items()}
         result["wall_ratio_with_text_kept"] = mean_ratio(rows, lambda row: row["seconds"] - row["text_seconds"])
-        result["reference_is_whole"] = all(row["updates"] == row["of"] for row in by["reference"])
-    peaks = {row["schedule"]: row for row in memory}
+        result["reference_is_whole"] = all(row["updates"] == row["of"] for row in by[PUBLISHED])
+    peaks = {row["method"]: row for row in memory}
     if len(peaks) == 2:
-        fast, slow = (peaks[name] for name in SCHEDULES)
-        result["peak_memory_ratio"] = round(slow["peak_MB"] / fast["peak_MB"], 2)
-        # without what the published code only holds: the schedule's own share
-        result["peak_memory_ratio_of_the_schedule"] = round((slow["peak_MB"] - slow["held_MB"]) / fast["peak_MB"], 2)
+        ours, published = (peaks[name] for name in METHODS)
+        result["peak_memory_ratio"] = round(published["peak_MB"] / ours["peak_MB"], 2)
+        # without what the published code only holds: the loop's own share
+        own = published["peak_MB"] - published["held_MB"]
+        result["peak_memory_ratio_of_the_loop"] = round(own / ours["peak_MB"], 2)
     return result
 
 
 def table(rows: Sequence[Row]) -> str:
     """One line a run."""
-    head = ("schedule", "target", "seed", "updates", *COSTS, "text_seconds", "esr1", "psr1", "look_alike", "drift")
+    head = ("method", "target", "seed", "updates", *COSTS, "text_seconds", "esr1", "psr1", "look_alike", "drift")
     return markdown_table(head, [[row[key] for key in head] for row in rows])
 
 
@@ -194,20 +178,20 @@ def ratio_table(result: dict[str, Any]) -> str:
         "wall time": "wall_ratio",
         "wall time, text read from disk": "wall_ratio_with_text_kept",
         "peak memory over the model": "peak_memory_ratio",
-        "the same, without what the published code only holds": "peak_memory_ratio_of_the_schedule",
+        "the same, without what the published code only holds": "peak_memory_ratio_of_the_loop",
     }
     cells = [[name, result.get(key)] for name, key in named.items()]
     for score in ("ESR-1", "PSR-1"):
         key = score.lower().replace("-", "")
-        both = [result.get(f"{key}_{schedule}") for schedule in reversed(SCHEDULES)]
+        both = [result.get(f"{key}_{name}") for name in reversed(METHODS)]
         pair = ", ".join("-" if value is None else str(value) for value in both)
-        cells.append([f"{score}: reference, fast (whole runs)", pair])
-    return markdown_table(("reference over fast", "mean"), cells)
+        cells.append([f"{score}: ap_reference, ap (whole runs)", pair])
+    return markdown_table(("ap_reference over ap", "mean"), cells)
 
 
 def best_key(key: tuple, finished: Container[str]) -> tuple:
     """That of the same run with all of its optimiser steps, if it is finished."""
-    whole = (*key[:-1], key[-1] | {"steps": PUBLISHED["steps"]})
+    whole = (*key[:-1], {name: value for name, value in key[-1].items() if name != "steps"})
     return whole if json.dumps(whole) in finished else key
 
 
@@ -217,19 +201,19 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=100, help="pictures for target and retained values")
     parser.add_argument("--targets", nargs="*", default=list(TARGETS))
     parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
-    parser.add_argument("--updates", type=int, default=PUBLISHED["steps"], help="stop the reference after so many")
-    parser.add_argument("--reference-learning-rate", type=float, default=PUBLISHED["learning_rate"])
+    parser.add_argument("--updates", type=int, help="stop ap_reference after so many")
+    parser.add_argument("--reference-learning-rate", type=float, help="if not the published one")
     runs.add_arguments(parser)
     runs.add_processes(parser, 1)
     arguments = parser.parse_args()
     os.environ.setdefault(*NO_CACHE)
     started, testbed = time.time(), functools.cache(load_playground)
-    reference = PUBLISHED | {"steps": arguments.updates, "learning_rate": arguments.reference_learning_rate}
-    settings = {"fast": {}, "reference": reference}
-    keys: list[tuple] = [(MEMORY, name, arguments.targets[0], settings[name]) for name in SCHEDULES]
-    # in this order two processes share the default cases so that both schedules of a case run on the same core
+    changed = {"steps": arguments.updates, "learning_rate": arguments.reference_learning_rate}
+    settings = {OURS: {}, PUBLISHED: {name: value for name, value in changed.items() if value is not None}}
+    keys: list[tuple] = [(MEMORY, name, arguments.targets[0], settings[name]) for name in METHODS]
+    # in this order two processes share the default cases so that both methods of a case run on the same core
     cases = [(target, seed) for target in arguments.targets for seed in arguments.seeds]
-    keys += [(name, *case, arguments.n, settings[name]) for name in SCHEDULES for case in cases]
+    keys += [(name, *case, arguments.n, settings[name]) for name in METHODS for case in cases]
     keys = [best_key(key, runs.finished(arguments.rows)) for key in keys]
 
     def run(what: str, *key: Any) -> Row:

@@ -31,6 +31,8 @@ PAGE = HELP / "ErasureEraseConcept" / "en.md"
 ATTACKS_PAGE = HELP / "ErasureRedTeam" / "en.md"
 FOLDER = PACK / "docs" / "methods"
 COMPARISON = PACK / "docs" / "comparison.json"
+NOT_COMPARED = ("ap_reference",)
+"""Methods whose runs take hours, and which no comparison of all methods has; `benchmarks.speed` measures them."""
 BASE = "nothing (base)"
 ONLINE = "https://github.com/concept-erasure/ComfyUI-Concept-Erasure/blob/main/docs/methods"
 BY = "python -m devtools.method_docs"

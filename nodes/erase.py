@@ -18,7 +18,7 @@ from . import host
 from .inputs.presets import CUSTOM, preset_note
 from .inputs.sampling import check_sizes, refused, seed_input, size_inputs
 from .inputs.types import CATEGORY, ConceptSAEType, ErasedUNetType
-from .inputs.widgets import chosen_method, method_input, preset_input, strength_input
+from .inputs.widgets import check_moved, chosen_method, method_input, preset_input, strength_input
 from .runs.erase_progress import reporting
 from .runs.progress import NodeProgress
 
@@ -193,6 +193,7 @@ class EraseConcept(io.ComfyNode):
                 io.String.Output(display_name="report", tooltip="What was done, what it cost, what was preserved."),
             ],
             hidden=[io.Hidden.unique_id],
+            accept_all_inputs=True,  # a setting that a method had before is dropped in silence otherwise
         )
 
     @classmethod
@@ -224,9 +225,11 @@ class EraseConcept(io.ComfyNode):
         concept_sae: ConceptSAE | None = None,
         preset: str = CUSTOM,
         strength: float = 1.0,
+        **gone: object,
     ) -> io.NodeOutput:
-        """Erase, and return the patched clone, the edit, the losses and the report."""
+        """Erase, and return the patched clone, the edit, the losses and the report. `gone` are inputs that it does not have."""
         request = parse_request(concepts, retain or "")
+        check_moved(method["method"], gone)
         chosen = chosen_method(method, seed)
         erased, report = erase(
             model, clip, request, chosen, width, height, vae, cls.hidden.unique_id, images, concept_sae

@@ -20,7 +20,7 @@ from benchmarks.instruments import estimated_gpu_memory
 from benchmarks.instruments.peak_tensor_memory import LiveMemory
 from benchmarks.instruments.random_models import RandomText, random_model
 from benchmarks.instruments.stopwatch import STEPS, Stopwatch, counters, parts_of_ap
-from benchmarks.speed import PUBLISHED
+from benchmarks.speed import OURS, PUBLISHED
 from devtools.hosting import inprocess
 from devtools.hosting.errors import ToolError
 from devtools.hosting.inprocess import load_comfy
@@ -186,7 +186,7 @@ def test_a_device_is_named_by_what_this_comfyui_starts_with(monkeypatch) -> None
         load_comfy("tpu")
 
 
-def test_a_whole_run_at_true_shape_is_measured_with_both_schedules(few_words, monkeypatch) -> None:
+def test_a_whole_run_at_true_shape_is_measured_by_both_loops(few_words, monkeypatch) -> None:
     """At 64 pixels and two steps, on the CPU: what a GPU does at its defaults."""
     load_comfy()
     small = small_model("SD1.5")
@@ -195,8 +195,8 @@ def test_a_whole_run_at_true_shape_is_measured_with_both_schedules(few_words, mo
     monkeypatch.setattr(end_to_end, "SIZES", {"SD15": 64})
     few = {"candidates": 4, "sampling_steps": 3, "steps": 3}
     rows = [
-        end_to_end.whole_run("SD15", "fast", few | {"trajectories": 1, "retain_sampling_steps": 2}),
-        end_to_end.whole_run("SD15", "reference", PUBLISHED | few),
+        end_to_end.whole_run("SD15", OURS, few | {"trajectories": 1, "retain_sampling_steps": 2}),
+        end_to_end.whole_run("SD15", PUBLISHED, few),
     ]
     assert [row["updates"] for row in rows] == [3, 3] and rows[0]["UNet_evaluations"] < 300
     assert rows[1]["UNet_evaluations"] == end_to_end.published_evaluations()

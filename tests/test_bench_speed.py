@@ -9,8 +9,9 @@ import torch
 
 from benchmarks import speed
 from benchmarks.speed import (
+    METHODS,
+    OURS,
     PUBLISHED,
-    SCHEDULES,
     TimedText,
     as_published,
     best_key,
@@ -21,60 +22,62 @@ from benchmarks.speed import (
 )
 
 SHORT = {
-    "fast": {"candidates": 4, "trajectories": 1, "sampling_steps": 2},
-    "reference": PUBLISHED | {"candidates": 4, "sampling_steps": 2},
+    OURS: {"candidates": 4, "trajectories": 1, "sampling_steps": 2},
+    PUBLISHED: {"candidates": 4, "sampling_steps": 2},
 }
 
 
-def row(schedule: str, factor: float, **changes) -> dict:
-    """A row as `one_run` gives it, its costs `factor` times those of the fast schedule."""
+def row(name: str, factor: float, **changes) -> dict:
+    """A row as `one_run` gives it, its costs `factor` times those of `ap`."""
     costs = {"UNet_evaluations": 1000 * factor, "seconds": 10 * factor + 5, "text_seconds": 5.0}
-    plain = {"schedule": schedule, "target": "circle", "seed": 0, "updates": 1000, "of": 1000}
+    plain = {"method": name, "target": "circle", "seed": 0, "updates": 1000, "of": 1000}
     return plain | costs | {"esr1": 90.0 + factor, "psr1": 80.0, "look_alike": None, "drift": 1.0} | changes
 
 
 MEMORY = [
-    {"schedule": "fast", "peak_MB": 100.0, "held_MB": 0.0},
-    {"schedule": "reference", "peak_MB": 2000.0, "held_MB": 1000.0},
+    {"method": OURS, "peak_MB": 100.0, "held_MB": 0.0},
+    {"method": PUBLISHED, "peak_MB": 2000.0, "held_MB": 1000.0},
 ]
 
 
-def test_ratios_are_reference_over_fast_in_the_mean_over_the_cases() -> None:
-    rows = [row("fast", 1), row("reference", 41, updates=20), row("fast", 2, seed=1), row("reference", 38, seed=1)]
-    rows.append(row("fast", 9, target="star"))  # not done by the reference
+def test_ratios_are_ap_reference_over_ap_in_the_mean_over_the_cases() -> None:
+    rows = [row(OURS, 1), row(PUBLISHED, 41, updates=20), row(OURS, 2, seed=1), row(PUBLISHED, 38, seed=1)]
+    rows.append(row(OURS, 9, target="star"))  # not done by the reference
     result = summary(rows, MEMORY)
     assert result["unet_evaluations_ratio"] == (41 + 19) / 2
     assert result["wall_ratio"] == round((415 / 15 + 385 / 25) / 2, 2) and result["wall_ratio_with_text_kept"] == 30.0
-    assert result["peak_memory_ratio"] == 20.0 and result["peak_memory_ratio_of_the_schedule"] == 10.0
-    assert (result["esr1_fast"], result["psr1_fast"], result["whole_runs_fast"]) == (94.0, 80.0, 3)
-    assert (result["esr1_reference"], result["whole_runs_reference"]) == (128.0, 1), "the unfinished run says nothing"
-    assert not result["reference_is_whole"] and summary([row("fast", 1), row("reference", 2)])["reference_is_whole"]
+    assert result["peak_memory_ratio"] == 20.0 and result["peak_memory_ratio_of_the_loop"] == 10.0
+    assert (result["esr1_ap"], result["psr1_ap"], result["whole_runs_ap"]) == (94.0, 80.0, 3)
+    assert (result["esr1_ap_reference"], result["whole_runs_ap_reference"]) == (128.0, 1), (
+        "the unfinished run says nothing"
+    )
+    assert not result["reference_is_whole"] and summary([row(OURS, 1), row(PUBLISHED, 2)])["reference_is_whole"]
     assert table(rows).count("\n") == 6 and "| UNet evaluations | 30.0 |" in ratio_table(result)
 
 
 def test_two_halves_of_a_series_that_share_no_case_have_no_ratio() -> None:
-    result = summary([row("fast", 1), row("reference", 40, target="star")])
+    result = summary([row(OURS, 1), row(PUBLISHED, 40, target="star")])
     assert result["unet_evaluations_ratio"] is None and "| wall time | - |" in ratio_table(result)
 
 
 def test_a_part_of_a_series_has_no_ratio() -> None:
-    result = summary([row("fast", 1)], MEMORY[:1])
-    assert set(result) == {"esr1_fast", "psr1_fast", "whole_runs_fast"} and "| wall time | - |" in ratio_table(result)
-    assert "ESR-1: reference, fast (whole runs) | -, 91.0 |" in ratio_table(result)
+    result = summary([row(OURS, 1)], MEMORY[:1])
+    assert set(result) == {"esr1_ap", "psr1_ap", "whole_runs_ap"} and "| wall time | - |" in ratio_table(result)
+    assert "ESR-1: ap_reference, ap (whole runs) | -, 91.0 |" in ratio_table(result)
 
 
 def test_a_finished_whole_run_is_taken_for_a_part_of_it() -> None:
-    part, whole = (("reference", "circle", 0, 100, PUBLISHED | {"steps": steps}) for steps in (20, 1000))
+    part, whole = ((PUBLISHED, "circle", 0, 100, settings) for settings in ({"steps": 20}, {}))
     assert best_key(part, {json.dumps(whole)}) == whole
     assert best_key(part, {json.dumps(part)}) == part
 
 
 def test_memory_is_that_of_tensors_and_of_what_the_published_code_holds(testbed, few_words) -> None:
-    found = {name: memory_of(testbed, name, "circle", SHORT[name]) for name in SCHEDULES}
+    found = {name: memory_of(testbed, name, "circle", SHORT[name]) for name in METHODS}
     weights = sum(p.numel() for p in testbed.model.model.diffusion_model.parameters()) * 4 / 1e6
-    assert found["reference"]["held_MB"] >= 2 * weights - 1, "a second copy, and the gradients"
-    assert found["reference"]["peak_MB"] > found["reference"]["held_MB"] > found["fast"]["held_MB"] == 0
-    assert found["fast"]["peak_MB"] > 10
+    assert found[PUBLISHED]["held_MB"] >= 2 * weights - 1, "a second copy, and the gradients"
+    assert found[PUBLISHED]["peak_MB"] > found[PUBLISHED]["held_MB"] > found[OURS]["held_MB"] == 0
+    assert found[OURS]["peak_MB"] > 10
 
 
 def test_the_reference_holds_a_second_copy_and_a_gradient_of_every_weight() -> None:
@@ -85,13 +88,6 @@ def test_the_reference_holds_a_second_copy_and_a_gradient_of_every_weight() -> N
         unet(torch.ones(1, 1000).half()).sum().backward()
         assert bool(unet.weight.grad.any())
     assert unet.weight.grad is None and not unet.weight.requires_grad
-
-
-def test_the_published_settings_are_settings_of_ap() -> None:
-    from concept_erasure.erasure_core.methods.ap import AdversarialPreservation
-
-    method = AdversarialPreservation(**PUBLISHED)
-    assert method.schedule == "reference" and not method.draws_targets and AdversarialPreservation().draws_targets
 
 
 def test_the_text_encoders_share_of_a_run_is_timed(monkeypatch) -> None:

@@ -53,7 +53,7 @@ def test_a_method_that_falls_short_on_the_playground_says_why_and_what_to_use_in
 
     base = {(run["target"], run["seed"]): run["psr1"] for run in method_docs.compared(method_docs.BASE)}
     said = "**Limits and alternatives.**"
-    for name in methods():
+    for name in methods().keys() - set(method_docs.NOT_COMPARED):
         runs = method_docs.compared(name)
         assert {(run["target"], run["seed"]) for run in runs} == set(base), f"{name} was not compared with the others"
         short = any(run["esr1"] < 90 or run["psr1"] < base[run["target"], run["seed"]] - 15 for run in runs)
@@ -63,6 +63,13 @@ def test_a_method_that_falls_short_on_the_playground_says_why_and_what_to_use_in
             why = page.split(said)[1].split("\n## ")[0]
             others = set(re.findall(r"\]\((\w+)\.md\)", why))
             assert "[`ap`](ap.md)" in why and others <= set(methods()) - {name}, name
+
+
+def test_a_method_that_takes_too_long_to_be_compared_says_where_it_was_measured() -> None:
+    for name in method_docs.NOT_COMPARED:
+        page = (method_docs.FOLDER / f"{name}.md").read_text(encoding="utf-8")
+        measured = page.split("## Measured")[1].split("\n## ")[0]
+        assert "](../performance.md#" in measured and not method_docs.compared(name), name
 
 
 def test_the_figures_on_a_methods_page_are_those_of_the_comparison() -> None:

@@ -131,7 +131,7 @@ def test_checkpointing_is_used_when_asked_for_and_the_edit_is_the_same(
 
 @pytest.mark.usefixtures("few_words")
 @pytest.mark.parametrize("name", TRAINED)
-@pytest.mark.parametrize("changes", [{}, {"batch": 3, "preserved": 6}, {"schedule": "reference"}])
+@pytest.mark.parametrize("changes", [{}, {"batch": 3, "preserved": 6}])
 def test_no_run_needs_more_samples_than_it_planned_for(name: str, changes: dict, monkeypatch) -> None:
     asked, pools = [], []
     real, filled = ToyDenoiser.predict, TrajectoryPool.fill

@@ -61,7 +61,8 @@ def test_an_exception_leaves_nothing_attached(name: str) -> None:
 def test_what_takes_long_before_the_first_step_is_said(name: str) -> None:
     said: list[str] = []
     report = Report(on_progress=lambda *_: said.append("step"), check=lambda doing="": said.append(doing))
-    make(name, vocabulary="model_words", candidates=40).erase(ToyDenoiser(), parse_request("circle"), report)
+    # of this seed: the published loop of AP samples before its first step, unless that draws the highest noise level
+    make(name, seed=2, vocabulary="model_words", candidates=40).erase(ToyDenoiser(), parse_request("circle"), report)
     before = said[: said.index("step")]
     assert any(text.startswith(("sampling step 1 of 4", "prompt 1 of", "encoding sentences")) for text in before)
     if "vocabulary" in {field.name for field in dataclasses.fields(METHODS[name])}:
@@ -90,7 +91,7 @@ def test_the_global_random_numbers_are_not_touched(name: str) -> None:
 @pytest.mark.parametrize("group", ["cross_attention_kv", "all"])
 def test_only_the_chosen_layers_are_edited(name: str, group: str) -> None:
     denoiser = ToyDenoiser()
-    erased = run(name, denoiser, layers=group)
+    erased = run(name, denoiser, layers=group, rank=2)
     edited = {key.removeprefix("diffusion_model.").rsplit(".lora_", 1)[0] for key in erased.tensors if ".lora_" in key}
     assert edited == set(denoiser.layers(group))
 

@@ -97,6 +97,44 @@ def test_what_was_saved_before_lacks_nothing(info: dict) -> None:
     assert (parameters["preset"].default, parameters["strength"].default) == ("custom", 1.0)
 
 
+def test_a_setting_that_is_a_method_now_is_no_setting_any_more_and_its_method_has_settings_of_the_old_one(
+    info: dict,
+) -> None:
+    erase = specs(info["ErasureEraseConcept"])
+    for name, settings in erase["method"][1]["moved"].items():
+        for setting, becomes in settings.items():
+            assert f"method.{name}.{setting}" not in erase
+            for other in becomes.values():
+                mine = {key.rsplit(".", 1)[1] for key in erase if key.startswith(f"method.{other}.")}
+                assert mine and all(f"method.{name}.{one}" in erase for one in mine), "the page could not fill it in"
+
+
+def test_an_api_prompt_that_asks_for_what_is_a_method_now_is_told_so(monkeypatch) -> None:
+    import execution
+    from concept_erasure.nodes.erase import EraseConcept
+
+    def started(schedule: str) -> None:
+        inputs = {
+            "concepts": "circle",
+            "method": "ap",
+            "method.schedule": schedule,
+            "width": 64,
+            "height": 64,
+            "seed": 0,
+        }
+        values, _, _ = execution.get_input_data(inputs, EraseConcept, "1")
+        given = {name: value for name, (value,) in values.items()} | {"method": {"method": "ap"}}
+        EraseConcept.execute(None, None, **given)
+
+    monkeypatch.setattr(EraseConcept, "hidden", SimpleNamespace(unique_id=None), raising=False)
+    with pytest.raises(
+        ValueError, match="ap has no setting schedule any more; for reference choose the method ap_reference"
+    ):
+        started("reference")
+    with pytest.raises(ValueError, match="the linked MODEL is empty"):  # so it began
+        started("fast")
+
+
 @pytest.mark.usefixtures("as_a_node_runs", "few_words")
 def test_strength_scales_the_model_as_apply_does_and_leaves_the_edit_alone(testbed: Playground, monkeypatch) -> None:
     from concept_erasure.nodes.erase import EraseConcept

@@ -17,7 +17,6 @@ from ..denoiser import Conditioning
 from ..families import reads_text_alone
 from ..method import setting
 from ..search.adversary import Adversary, Damage, Gumbel, Random, Scan, ScreenedScan
-from ..search.reference_loop import ReferenceLoop
 from ..text.candidates import Candidates, candidate_choice, candidates_of
 from ..text.prompt_templates import siblings
 from ..text.synonyms import synonym_limit
@@ -75,38 +74,18 @@ class AdversarialPreservation(TrainedMethod):
         advanced=True,
     )
 
-    schedule: str = setting(
-        "fast",
-        "fast learns on sampling runs of the frozen model that are kept and used again, several samples a step. reference is "
-        "the published loop call by call, for comparison: one full sampling run per training sample, hours instead of minutes.",
-        choices=("fast", "reference"),
-        advanced=True,
-    )
-
-    # A progress bar and the memory plan ask a method before it runs, so `schedule` also decides the next three figures; all
-    # that the published loop computes is in `search.reference_loop`.
-
-    @property
-    def draws_targets(self) -> bool:
-        """See `TrainedMethod`; the published loop keeps no trajectories."""
-        return self.schedule == "fast"
-
     def samples_in_a_step(self, request: ErasureRequest) -> int:
         """See `TrainedMethod`."""
-        return self.batch + self.preserved + bool(request.retain) if self.schedule == "fast" else 2
+        return self.batch + self.preserved + bool(request.retain)
 
     def samples_kept(self, request: ErasureRequest) -> int:
         """See `TrainedMethod`; at most every candidate, retain line and neighbour is preserved at one time or another."""
-        if self.schedule != "fast":
-            return 0
         targets = len(request.targets) * self.trajectories * self.sampling_steps
         preserved = min(self.candidates, self.preserved * self.steps * len(request.pairs)) + len(request.retain)
         return targets + preserved * self.retain_trajectories * self.retain_sampling_steps
 
-    def prepare(self, run: Training) -> Adversary | ReferenceLoop | None:
+    def prepare(self, run: Training) -> Adversary | None:
         """Encode and filter the candidates, and set up the search."""
-        if self.schedule == "reference":
-            return self._reference_loop(run)
         if self.search == "none":
             return None
         candidates = self._candidates(run)
@@ -123,20 +102,9 @@ class AdversarialPreservation(TrainedMethod):
         """How far the edit moves what keys and values make of text states."""
         return lambda tokens: run.deltas.moved(run.denoiser.read(tokens))
 
-    def _gumbel(self, run: Training, candidates: Candidates, damage: Damage | None) -> Gumbel:
+    def _gumbel(self, run: Training, candidates: Candidates, damage: Damage) -> Gumbel:
         optimiser = scaled_adam(run.denoiser, run.report)
         return Gumbel(candidates, damage, self.search_learning_rate, self.temperature, run.generator, optimiser)
-
-    def _reference_loop(self, run: Training) -> ReferenceLoop:
-        run.report.note(
-            "the reference schedule searches by gumbel and takes samples one by one: search, batch, preserved, search_steps, "
-            "trajectories and the retain runs have no effect, and the retain lines are candidates like others"
-        )
-        candidates = self._candidates(run)
-        searches = {target: self._gumbel(run, candidates, None) for target in run.request.targets}
-        return ReferenceLoop(
-            run, candidates, searches, self.sampling_steps, self.guidance_scale, self.negative_guidance
-        )
 
     def _candidates(self, run: Training) -> Candidates:
         """The words of the vocabulary, after the empty prompt, the retain lines and the targets' nearest neighbours."""
@@ -159,10 +127,8 @@ class AdversarialPreservation(TrainedMethod):
         is preserved is the prediction for the concept."""
         run.pool.fill(concepts, runs, self.retain_sampling_steps, guidance_scale=1.0)
 
-    def losses(self, run: Training, state: Adversary | ReferenceLoop | None) -> dict[str, Tensor]:
+    def losses(self, run: Training, state: Adversary | None) -> dict[str, Tensor]:
         """`erase` for one target, `retain` for the concepts that the search names, and the user's retain lines."""
-        if isinstance(state, ReferenceLoop):
-            return state.losses(self.retain_weight)
         concepts = [""]
         if state is not None:
             for _ in range(self.search_steps):

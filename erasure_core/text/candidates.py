@@ -10,6 +10,7 @@ from ..concepts import ErasureRequest
 from ..denoiser import Conditioning, Denoiser
 from ..method import setting
 from ..report import Check, Report, unwatched
+from .prompt_templates import siblings
 from .synonyms import SYNONYM_SIMILARITY, evenly, similarities, vector_similarities
 from .vocabulary import of_one_kind, words_of
 
@@ -24,10 +25,10 @@ MEMORY = 2 << 30
 """Bytes that the text of all candidates may take: 0.2 MB each for SD 1.5, 31 MB each for Flux.2."""
 
 
-def candidate_choice() -> Any:
+def candidate_choice(default: str = "nearest") -> Any:
     """The setting that says how `prefilter` chooses."""
     return setting(
-        "nearest",
+        default,
         "Which words of the vocabulary become candidates: for the most part those of a target's kind and the nearest to it, "
         "a spread over all distances, or the first of the list.",
         choices=("nearest", "spread", "first"),
@@ -75,6 +76,15 @@ def candidates_of(
     if synonyms:
         report.note("left out of the candidates as synonyms of a target: " + ", ".join(synonyms))
     return chosen
+
+
+def with_neighbours(denoiser: Denoiser, request: ErasureRequest, chosen: Candidates) -> Candidates:
+    """`chosen` after those of the empty prompt, the retain lines and the targets' nearest neighbours that it lacks."""
+    lines = ["", *request.retain]
+    for target in request.targets:
+        lines += [word for word in siblings(target) if not request.says_target(word)]
+    lines = [line for line in dict.fromkeys(lines) if line not in chosen.words]
+    return Candidates((*lines, *chosen.words), Conditioning.cat([denoiser.encode(lines), chosen.conditioning]))
 
 
 def shortlist(denoiser: Denoiser, targets: Sequence[str], words: Sequence[str], keep: int, how: str) -> list[str]:

@@ -5,8 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from ..guidance import WEIGHTINGS
+from ..layers import GROUPS
 from ..memory.checkpointing import CHECKPOINTING
 from ..method import setting
+
+
+def layer_group(default: str = "cross_attention_kv") -> Any:
+    """What a trained method may change."""
+    return setting(
+        default,
+        "Which layers may change: those that read the text (cross_attention_kv), more, or all others (non_cross_attention), "
+        "which also act where the concept is only implied. See Layer groups in the help.",
+        choices=tuple(GROUPS),
+    )
+
+
+def edit_rank(default: int = 8) -> Any:
+    """Rank of a trained method's deltas."""
+    return setting(
+        default,
+        "Rank of the edit for each concept. 0 trains full matrices: a larger file, seldom a better one.",
+        minimum=0,
+        maximum=256,
+    )
 
 
 def optimiser_steps(default: int = 100) -> Any:

@@ -12,7 +12,6 @@ from torch import Tensor
 from ..concepts import ErasureRequest
 from ..denoiser import Denoiser
 from ..erased_unet import ErasedUNet, weight_edit
-from ..layers import GROUPS
 from ..memory.micro_batches import MicroBatched
 from ..memory.planning import planned
 from ..method import ErasureMethod, check_prompts, provenance, setting
@@ -21,6 +20,8 @@ from .deltas import Deltas
 from .run import Training, optimise, pool_for
 from .settings import (
     block_checkpointing,
+    edit_rank,
+    layer_group,
     noise_level_weighting,
     optimiser_steps,
     sampling_length,
@@ -48,20 +49,10 @@ class TrainedMethod(ErasureMethod):
     in_micro_batches: ClassVar[bool] = True
     uses_anchor: ClassVar[bool] = True
 
-    layers: str = setting(
-        "cross_attention_kv",
-        "Which layers may change: those that read the text (cross_attention_kv), more, or all others (non_cross_attention), "
-        "which also act where the concept is only implied. See Layer groups in the help.",
-        choices=tuple(GROUPS),
-    )
+    layers: str = layer_group()
     steps: int = optimiser_steps()
     learning_rate: float = step_size()
-    rank: int = setting(
-        8,
-        "Rank of the edit for each concept. 0 trains full matrices: a larger file, seldom a better one.",
-        minimum=0,
-        maximum=256,
-    )
+    rank: int = edit_rank()
     batch: int = setting(4, "Noisy samples of the target in an optimiser step.", minimum=1, maximum=64, advanced=True)
     guidance_scale: float = sampling_scale()
     sampling_steps: int = sampling_length()

@@ -12,6 +12,10 @@ from ...erasure_core.method import ErasureMethod, methods, settings_of
 from ...erasure_core.red_team.attack import Attack, attacks
 from .presets import CONCEPTS, DEFAULT, preset_names, preset_settings
 
+MOVED = {"ap": {"schedule": {"reference": "ap_reference"}}}
+"""Settings that methods had in earlier versions: of each the values that are methods of their own now. The others are what
+the method does anyway."""
+
 
 def widget(field: dataclasses.Field) -> io.Input:
     """The input of one setting, with its default, range and help, behind the node's "advanced" choice."""
@@ -33,10 +37,10 @@ def widget(field: dataclasses.Field) -> io.Input:
 
 
 def method_input(first: str = "ap") -> io.DynamicCombo.Input:
-    """The `method` combo: one option a registered method, `first` leading, its settings nested."""
-    return _combo(
-        "method", methods(), first, "How to erase. ap is a good start; uce takes seconds. The help page says more."
-    )
+    """The `method` combo: one option a registered method, `first` leading, its settings nested. From `moved` the page reads
+    what became of settings that a workflow was saved with before."""
+    tooltip = "How to erase. ap is a good start; uce takes seconds. The help page says more."
+    return _combo("method", methods(), first, tooltip, moved=MOVED)
 
 
 def attack_input(first: str = "paraphrase") -> io.DynamicCombo.Input:
@@ -77,14 +81,25 @@ def labels(found: Mapping[str, type]) -> dict[str, str]:
     return {name: f"{text[0].upper()}{text[1:]} ({name})" for name, text in says.items()}
 
 
-def _combo(kind: str, found: Mapping[str, type], first: str, tooltip: str) -> io.DynamicCombo.Input:
+def _combo(kind: str, found: Mapping[str, type], first: str, tooltip: str, **more: object) -> io.DynamicCombo.Input:
     names = sorted(found, key=lambda name: (name != first, name))
     return io.DynamicCombo.Input(
         kind,
         options=[io.DynamicCombo.Option(name, [widget(field) for field in settings_of(found[name])]) for name in names],
         tooltip=tooltip,
-        extra_dict={"labels": labels(found)},
+        extra_dict={"labels": labels(found), **more},
     )
+
+
+def check_moved(method: str, inputs: Mapping[str, object]) -> None:
+    """Raise ValueError, naming the method to choose, if `inputs`, those of a prompt that the node does not have, hold a setting
+    of an earlier version whose value is a method of its own now."""
+    for setting, becomes in MOVED.get(method, {}).items():
+        value = str(inputs.get(f"method.{setting}"))
+        if value in becomes:
+            raise ValueError(
+                f"{method} has no setting {setting} any more; for {value} choose the method {becomes[value]}"
+            )
 
 
 def chosen_method(values: dict[str, Any], seed: int) -> ErasureMethod:

@@ -134,24 +134,41 @@ async function reloaded(page, found) {
   check(!("advanced" in result.before.inputs), "the button is in the prompt");
 }
 
-/** A workflow saved before there were presets keeps every value, gets strength 1, and no preset that is not its own. */
+/** A workflow saved before there were presets keeps every value, gets strength 1, and no preset that is not its own. It had
+ *  the setting `schedule`: `fast` is what `ap` does, `reference` the method `ap_reference`. */
 async function older(page, vue, found) {
-  const result = await page.evaluate(async (saved) => {
-    await window.app.loadGraphData(saved);
-    const node = window.t.node("ErasureEraseConcept");
-    const { inputs } = (await window.app.graphToPrompt()).output[node.id];
-    return { values: window.t.values(node), again: window.app.graph.serialize().nodes[0].widgets_values, size: [...node.size], inputs, shown: window.t.shown(node) };
-  }, SAVED.workflow);
-  await settled(page);
-  await picture(page, `${vue ? "vue" : "classic"}_older`);
-  const saved = SAVED.workflow.nodes[0].widgets_values;
-  check(same(result.values, [...saved, "custom", 1]), `an older workflow's values became ${result.values}`);
-  check(same(result.values, result.again), `an older workflow is saved again as ${result.again}`);
-  check(same(result.inputs, { ...SAVED.inputs, preset: "custom", strength: 1 }), "an older workflow has another prompt");
-  check(result.shown.length <= 8, `an older workflow shows ${result.shown}`);
-  const [width, height] = [SAVED.size[0], found.advanced.size[1]];
-  if (!vue) check(same(result.size, [width, height]), `an older workflow's node is ${result.size}, not as high as a new one`);
-  found.older = { size: result.size, values: result.values.length };
+  const [node] = SAVED.workflow.nodes;
+  const names = node.inputs.filter((input) => input.widget).map((input) => input.name);
+  const at = names.indexOf("method.schedule");
+  for (const [schedule, method] of Object.entries({ fast: "ap", reference: "ap_reference" })) {
+    const workflow = structuredClone(SAVED.workflow);
+    workflow.nodes[0].widgets_values[at] = schedule;
+    const result = await page.evaluate(async (saved) => {
+      await window.app.loadGraphData(saved);
+      const node = window.t.node("ErasureEraseConcept");
+      const { inputs } = (await window.app.graphToPrompt()).output[node.id];
+      const again = window.app.graph.serialize().nodes[0];
+      const sockets = node.inputs.map((input) => input.name);
+      return { values: window.t.values(node), again: again.widgets_values, size: [...node.size], inputs, sockets, shown: window.t.shown(node) };
+    }, workflow);
+    await settled(page);
+    await picture(page, `${vue ? "vue" : "classic"}_older_${schedule}`);
+    const info = (await (await fetch(`${url}/object_info/ErasureEraseConcept`)).json()).ErasureEraseConcept.input;
+    const { required } = info.required.method[1].options.find((option) => option.key === method).inputs;
+    const has = (name) => !name.startsWith("method.") || name.slice("method.".length) in required;
+    const values = node.widgets_values.filter((_, place) => has(names[place] ?? "")).map((value) => (value === "ap" ? method : value));
+    const inputs = Object.fromEntries(Object.entries(SAVED.inputs).filter(([name]) => has(name)));
+    const what = `a workflow with schedule ${schedule}`;
+    check(!has("method.schedule"), "the setting is still there");
+    check(same(result.values, [...values, "custom", 1]), `${what}: its values became ${result.values}`);
+    check(same(result.values, result.again), `${what} is saved again as ${result.again}`);
+    check(same(result.inputs, { ...inputs, method, preset: "custom", strength: 1 }), `${what}: ${JSON.stringify(result.inputs)}`);
+    check(!result.sockets.some((name) => !has(name)), `${what} has the sockets ${result.sockets}`);
+    check(result.shown.length <= 8, `${what} shows ${result.shown}`);
+    const [width, height] = [SAVED.size[0], found.advanced.size[1]];
+    if (!vue) check(same(result.size, [width, height]), `${what}: its node is ${result.size}, not as high as a new one`);
+    found[`older_${schedule}`] = { size: result.size, values: result.values.length };
+  }
 }
 
 /** A linked setting is shown, and hidden again when the link goes. */

@@ -21,5 +21,5 @@ SMALL = {
 def make(name: str, **changes: object) -> ErasureMethod:
     """The method of that name; settings it does not have are left out."""
     method = methods()[name]
-    known = {field.name for field in dataclasses.fields(method)}
+    known = {field.name for field in dataclasses.fields(method) if field.init}
     return method(**{key: value for key, value in (SMALL | changes).items() if key in known})

@@ -13,6 +13,7 @@ import { app } from "../../../scripts/app.js";
 const CUSTOM = "custom"; // the preset that fills in nothing
 const BUTTON = "advanced";
 const AWAY = -100000;
+const ROW = window.LiteGraph.NODE_WIDGET_HEIGHT + 4; // of the classic canvas
 
 /** Call `then` after what `object[name]` does today, with the same `this` and arguments. */
 function after(object, name, then) {
@@ -74,6 +75,33 @@ function addLabels(node, inputs) {
     const widget = labels && named(node, name);
     if (widget) widget.options.getOptionLabel = (value) => labels[value] ?? String(value ?? "");
   }
+}
+
+/** A file from before a setting became a method of its own, as it would be saved now: values lie by position, so that one too
+ *  many shifts all behind it. `moved` says of the settings that are gone which value chooses which method. */
+function withMoved(saved, { moved = {}, options = [] }) {
+  const names = (saved.inputs ?? []).filter((input) => input.widget).map((input) => input.widget.name);
+  const values = saved.widgets_values ?? [];
+  const was = Object.fromEntries(names.map((name, place) => [name, values[place]]));
+  const gone = Object.entries(moved[was.method] ?? {}).find(([setting]) => `method.${setting}` in was);
+  if (!gone) return saved;
+
+  const [setting, becomes] = gone;
+  const method = becomes[was[`method.${setting}`]] ?? was.method;
+  const { required, optional } = options.find((option) => option.key === method).inputs;
+  const settings = Object.entries({ ...required, ...optional }).map(([name, spec]) => [`method.${name}`, spec[1].default]);
+  const nested = (name) => name.startsWith("method.");
+  const known = new Set(settings.map(([name]) => name));
+  const at = names.indexOf("method");
+  const before = names.filter(nested);
+  const kept = [method, ...settings.map(([name, otherwise]) => was[name] ?? otherwise)];
+  const [width, height] = saved.size;
+  return {
+    ...saved,
+    inputs: saved.inputs.filter(({ name }) => !nested(name) || known.has(name)),
+    widgets_values: [...values.slice(0, at), ...kept, ...values.slice(at + 1 + before.length)],
+    size: [width, height - (saved.showAdvanced === false ? 0 : ROW * (before.length - settings.length))],
+  };
 }
 
 /** The presets of a node with the widgets `method` and `preset`. */
@@ -152,6 +180,11 @@ app.registerExtension({
       this.showAdvanced ??= false; // so that a saved node says that it knew the choice
       fit(this, this.size[0], 0);
     });
+
+    const configure = node.configure;
+    node.configure = function (saved) {
+      return configure.call(this, withMoved(saved, inputs.method?.[1] ?? {}));
+    };
 
     after(node, "onConfigure", function (saved) {
       markAdvanced(this);
