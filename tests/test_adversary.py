@@ -121,8 +121,12 @@ def test_a_screened_scan_looks_at_every_text_in_each_step_and_runs_the_network_n
     while hurts:
         search.step(0.0)
         found += search.choose(1)
-    assert found == [WORDS[i % 30] for i in range(2 * ScreenedScan.EVERY)], "the table is as old as the last measurement"
-    assert damage.evaluations - before <= 2 * 2 * 2 * len(damage.probes.sigma), "two searches of two words, edited and not"
+    assert found == [WORDS[i % 30] for i in range(2 * ScreenedScan.EVERY)], (
+        "the table is as old as the last measurement"
+    )
+    assert damage.evaluations - before <= 2 * 2 * 2 * len(damage.probes.sigma), (
+        "two searches of two words, edited and not"
+    )
 
 
 def test_deltas_know_how_far_they_move_a_text() -> None:

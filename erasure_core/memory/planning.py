@@ -157,7 +157,7 @@ class Needs:
         """Every possible plan, the fastest first. Micro-batches and checkpointing each cost one more forward pass, and small
         micro-batches leave a GPU idle; fetching samples from the host costs next to nothing."""
         halves = [self.step >> i for i in range(self.step.bit_length())] if in_micro_batches else [self.step]
-        switch = {"on": [True], "off": [False], "auto": [False, True]}[checkpointing if in_micro_batches else "off"]
+        switch = {"on": [True], "off": [False], "auto": [False, True]}[checkpointing]
         ways = [(halves[0], on) for on in switch] + [(size, on) for on in switch for size in halves[1:]]
         places = [device] if device.type == "cpu" else [device, torch.device("cpu")]
         for micro_batch, on in ways:
@@ -189,7 +189,8 @@ def planned(
         if not says_out_of_memory(error):
             raise
         report.note("memory: too little is free even to measure what the run needs; it is tried in the smallest parts")
-        return Plan(1 if in_micro_batches else step, checkpointing == "on", torch.device("cpu"), math.inf)
+        on = checkpointing == "on" or (bool(blocks) and not in_micro_batches)  # micro-batches come to it by themselves
+        return Plan(1 if in_micro_batches else step, on, torch.device("cpu"), math.inf)
     report.costs["UNet_evaluations_to_measure_memory"] += 3
     needs = Needs(step, EDIT_COPIES * bytes_of(parameters), samples * sample_bytes(denoiser), grows)
     plans = list(needs.plans(denoiser.device, checkpointing if blocks else "off", in_micro_batches))

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..concepts import ErasureRequest
-from ..denoiser import Conditioning
 from ..families import reads_text_alone
 from ..method import setting
 from ..search.adversary import Adversary, Damage, Gumbel, Random, Scan, ScreenedScan
-from ..text.candidates import Candidates, candidate_choice, candidates_of
-from ..text.prompt_templates import siblings
+from ..text.candidates import Candidates, candidate_choice, candidates_of, with_neighbours
 from ..text.synonyms import synonym_limit
 from ..text.vocabulary import word_list
 from ..training.optimiser import scaled_adam
@@ -81,7 +79,7 @@ class AdversarialPreservation(TrainedMethod):
     def samples_kept(self, request: ErasureRequest) -> int:
         """See `TrainedMethod`; at most every candidate, retain line and neighbour is preserved at one time or another."""
         targets = len(request.targets) * self.trajectories * self.sampling_steps
-        preserved = min(self.candidates, self.preserved * self.steps * len(request.pairs)) + len(request.retain)
+        preserved = self.candidates + len(request.retain)
         return targets + preserved * self.retain_trajectories * self.retain_sampling_steps
 
     def prepare(self, run: Training) -> Adversary | None:
@@ -107,15 +105,9 @@ class AdversarialPreservation(TrainedMethod):
         return Gumbel(candidates, damage, self.search_learning_rate, self.temperature, run.generator, optimiser)
 
     def _candidates(self, run: Training) -> Candidates:
-        """The words of the vocabulary, after the empty prompt, the retain lines and the targets' nearest neighbours."""
+        """The words of the vocabulary and whatever else is near."""
         choice = (self.vocabulary, self.candidates, self.synonym_similarity, self.prefilter)
-        from_vocabulary = candidates_of(run.denoiser, run.request, run.report, *choice)
-        first = ["", *run.request.retain]
-        for target in run.request.targets:
-            first += [word for word in siblings(target) if not run.request.says_target(word)]
-        first = [line for line in dict.fromkeys(first) if line not in from_vocabulary.words]
-        conditioning = Conditioning.cat([run.denoiser.encode(first), from_vocabulary.conditioning])
-        return Candidates((*first, *from_vocabulary.words), conditioning)
+        return with_neighbours(run.denoiser, run.request, candidates_of(run.denoiser, run.request, run.report, *choice))
 
     def _probes(self, run: Training) -> NoisyBatch:
         """Noisy samples on the way to no particular picture, at evenly spread noise levels, to measure damage on."""

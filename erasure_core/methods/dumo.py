@@ -23,12 +23,14 @@ from ..hooks.gate import make_gate
 from ..hooks.low_rank import with_prefix
 from ..hooks.side_encoder import SideEncoder, SkipCorrections
 from ..inference import InferenceEdit
-from ..method import ErasureMethod, check_prompts, provenance, setting
+from ..memory.planning import Plan
+from ..method import check_prompts, provenance, setting
 from ..report import Report, part_of
 from ..text.latent_anchors import latent_anchors, other_meanings
 from ..text.vocabulary import word_list
-from ..training.run import Training, optimise, pool_for
+from ..training.run import optimise
 from ..training.settings import (
+    block_checkpointing,
     eta,
     noise_level_weighting,
     optimiser_steps,
@@ -38,17 +40,19 @@ from ..training.settings import (
     step_size,
     target_trajectories,
 )
+from ..training.trained import GradientMethod, Training
 from ..training.trajectory import NoisyBatch
 
 
 @dataclass(frozen=True, kw_only=True)
-class DualEncoderModulation(ErasureMethod):
+class DualEncoderModulation(GradientMethod):
     """The UNet stays as it is; for prompts that say the concept, a side encoder corrects the skip connections."""
 
     name = "dumo"
     title = "DuMo: a side encoder on the skips"
     paper = "arXiv 2501.01125"
     needs = ("gradients", "unet_blocks")
+    in_micro_batches = False
     parts = {
         "{concept}": {"edges": "bins-1", "scales": "bins skips"},
         "{concept}.gate": GATE,
@@ -85,6 +89,7 @@ class DualEncoderModulation(ErasureMethod):
     sampling_steps: int = sampling_length()
     trajectories: int = target_trajectories()
     loss_weighting: str = noise_level_weighting("balanced")
+    checkpointing: str = block_checkpointing()
 
     def erase(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> ErasedUNet:
         """See `ErasureMethod.erase`; each concept has a side encoder and a gate of its own."""
@@ -92,12 +97,15 @@ class DualEncoderModulation(ErasureMethod):
         generator = torch.Generator().manual_seed(self.seed)
         meanings = other_meanings(denoiser, request, self.vocabulary, self.candidates, generator, report.check)
         each = self.steps + self.scale_steps
-        tensors: dict[str, Tensor] = {}
+        plan, tensors = None, {}
         for number, pair in enumerate(request.pairs):
             alone = dataclasses.replace(request, pairs=(pair,))
             gate = make_gate(denoiser, pair.target, request.retain, generator)
             progress = part_of(report, number * each, len(request.pairs) * each)
-            side = self._train(denoiser, alone, meanings, generator, progress)
+            side = SideEncoder(denoiser, self.rank, self.time_bins, self.sampling_steps, generator)
+            run = self.assemble(denoiser, alone, side, generator, progress)
+            plan = plan or self.plan(run, request)
+            self._train(run, plan, side, meanings)
             if side.is_zero():
                 raise ValueError(
                     f"the erasure changed nothing: after {self.steps} optimiser steps every zero convolution is zero. "
@@ -112,30 +120,17 @@ class DualEncoderModulation(ErasureMethod):
         """A pass of the side encoder for each concept that the prompts say, then the frozen network with its residuals."""
         return SkipCorrections(erased.parts())
 
-    def _train(
-        self,
-        denoiser: Denoiser,
-        request: ErasureRequest,
-        meanings: Conditioning,
-        generator: torch.Generator,
-        report: Report,
-    ) -> SideEncoder:
-        side = SideEncoder(denoiser, self.rank, self.time_bins, self.sampling_steps, generator)
-        pool = pool_for(denoiser, request, report, side, generator, self.sampling_steps, self.guidance_scale)
-        run = Training(denoiser, request, side, pool, generator, report, self.steps, weighting=self.loss_weighting)
-        pool.fill((*request.targets, *request.wider), self.trajectories)
-        target = denoiser.encode(request.targets)
-
-        # phase one: deltas and zero convolutions; phase two: the scales alone
-        optimise(run, self.steps, self.learning_rate, lambda: self._side_losses(run, side, meanings, target))
-        side.only_scales = True
-        if self.scale_steps:
-            run.report = part_of(report, self.steps)
+    def _train(self, run: Training, plan: Plan, side: SideEncoder, meanings: Conditioning) -> None:
+        """Phase one: deltas and zero convolutions; phase two: the scales alone."""
+        with self.learning(run, plan):
+            self.draw_targets(run)
+            target = run.denoiser.encode(run.request.targets)
+            optimise(run, self.steps, self.learning_rate, lambda: self._side_losses(run, side, meanings, target))
+            side.only_scales = True
+            run.report = part_of(run.report, self.steps)
             optimise(
                 run, self.scale_steps, self.scale_learning_rate, lambda: self._scale_losses(run, side, meanings, target)
             )
-        report.costs["UNet_evaluations_for_trajectories"] += pool.evaluations
-        return side
 
     def _others(
         self, samples: NoisyBatch, meanings: Conditioning, target: Conditioning, generator: torch.Generator

@@ -25,31 +25,35 @@ from ..erased_unet import ErasedUNet, weight_edit
 from ..hooks.attention import attention_maps
 from ..inference import changed
 from ..layers import weight_of
+from ..memory.planning import Plan
 from ..method import check_prompts, provenance, setting
-from ..report import Report
+from ..report import Report, part_of
 from ..training.deltas import Deltas
-from ..training.run import Training, optimise, pool_for
-from ..training.settings import step_size
+from ..training.run import optimise
+from ..training.settings import block_checkpointing, step_size
+from ..training.trained import GradientMethod, Training
 from ..training.trajectory import NoisyBatch
 
 
 @dataclass(frozen=True)
 class TargetSentence:
-    """One sentence about the target: its noisy samples, one a noise level, where it says the target, and `seen_masks`."""
+    """One sentence about the target: the rows of its noisy samples in the pool, one a noise level, where it says the target,
+    and `seen_masks`."""
 
-    samples: NoisyBatch
+    rows: Tensor
     tokens: list[int]
     masks: dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MassConceptErasure(TextRowsMethod):
+class MassConceptErasure(TextRowsMethod, GradientMethod):
     """Words beside the target cleaned in closed form, the target's own tokens by short training, all fused into one."""
 
     name = "mace"
     title = "MACE: many concepts, one edit each, fused"
     paper = "arXiv 2403.06135"
     needs = ("gradients", "text_states", "attention_maps")
+    in_micro_batches = False
 
     tokens: str = setting(
         "all",
@@ -75,6 +79,15 @@ class MassConceptErasure(TextRowsMethod):
         step=0.05,
         advanced=True,
     )
+    checkpointing: str = block_checkpointing()
+
+    def samples_in_a_step(self, request: ErasureRequest) -> int:
+        """See `GradientMethod`; nothing is preserved by training."""
+        return self.batch
+
+    def samples_kept(self, request: ErasureRequest) -> int:
+        """See `GradientMethod`; of one target."""
+        return self.trajectories * self.sampling_steps
 
     def erase(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> ErasedUNet:
         """See `ErasureMethod.erase`; the result is weights only."""
@@ -84,7 +97,15 @@ class MassConceptErasure(TextRowsMethod):
             rows, retained = self.rows(denoiser, request, report)
             cleaned = self.exact(rows.states, rows.desired, retained)
             cleaned = self.limited(cleaned, rows.states, retained, len(request.pairs))
-        trained = [self._deltas(denoiser, request, index, cleaned, report) for index in range(len(request.pairs))]
+        plan, trained = None, []
+        for number, pair in enumerate(request.pairs):
+            generator = torch.Generator().manual_seed(self.seed + number)
+            deltas = Deltas(layers, self.delta_rank, generator)
+            progress = part_of(report, number * self.steps, len(request.pairs) * self.steps)
+            run = self.assemble(denoiser, request, deltas, generator, progress, avoid=())
+            plan = plan or self.plan(run, request)
+            self._train(run, plan, pair.target, cleaned)
+            trained.append(deltas.export())
         with torch.no_grad():
             concepts = erased_rows(
                 denoiser, request, sentences=self.sentences, tokens="all", eta=0.0, seed=self.seed, check=report.check
@@ -97,42 +118,33 @@ class MassConceptErasure(TextRowsMethod):
             raise ValueError("the erasure changed nothing: raise learning_rate or steps, or lower ridge")
         return erased
 
-    def _deltas(
-        self, denoiser: Denoiser, request: ErasureRequest, index: int, cleaned: TextEdit, report: Report
-    ) -> dict[str, Tensor]:
-        """Stage 2 for one pair: the exported deltas, which act on what `cleaned` makes of the text."""
-        pair, generator = request.pairs[index], torch.Generator().manual_seed(self.seed + index)
-        layers = denoiser.layers(self.group)
-        deltas = Deltas(layers, self.delta_rank, generator)
-        sampling = (self.sampling_steps, self.guidance_scale)
-        pool = pool_for(denoiser, request, report, deltas, generator, *sampling, avoid=())
-        run = Training(denoiser, request, deltas, pool, generator, report, self.steps)
-        pool.fill([pair.target], self.trajectories)
-        report.costs["UNet_evaluations_for_trajectories"] += pool.evaluations
-        sentences = self._sentences(run, pair.target)
+    def _train(self, run: Training, plan: Plan, target: str, cleaned: TextEdit) -> None:
+        """Stage 2 for one target: its deltas act on what `cleaned` makes of the text."""
+        with self.learning(run, plan):
+            run.pool.fill([target], self.trajectories)
+            sentences = self._sentences(run, target)
+            inputs = {layer: reading(cleaned) for layer in run.denoiser.layers(self.group).values()}
+            with changed(inputs=inputs), run.deltas.attached():
+                optimise(run, self.steps, self.learning_rate, lambda: self._losses(run, target, sentences))
 
-        def losses() -> dict[str, Tensor]:
-            sentence = run.pick(sentences)
-            levels = torch.randint(self.sampling_steps, (self.batch,), generator=generator)
-            samples = sentence.samples.rows(levels.to(sentence.samples.sigma.device))
-            report.costs["UNet_evaluations_with_gradient"] += self.batch
-            return {"attention": masked_attention(denoiser, samples, sentence.tokens, sentence.masks)}
-
-        with changed(inputs={layer: reading(cleaned) for layer in layers.values()}), deltas.attached():
-            optimise(run, self.steps, self.learning_rate, losses)
-        return deltas.export()
+    def _losses(self, run: Training, target: str, sentences: Sequence[TargetSentence]) -> dict[str, Tensor]:
+        sentence = run.pick(sentences)
+        levels = torch.randint(len(sentence.rows), (self.batch,), generator=run.generator)
+        samples = run.pool.samples_at(target, sentence.rows[levels])
+        run.report.costs["UNet_evaluations_with_gradient"] += self.batch
+        return {"attention": masked_attention(run.denoiser, samples, sentence.tokens, sentence.masks)}
 
     def _sentences(self, run: Training, target: str) -> list[TargetSentence]:
         """The target's sentences, with the masks from the frozen model's attention."""
-        samples, templates = run.pool.samples(target), run.pool.templates(target)
+        templates, count = run.pool.templates(target), len(run.pool.samples(target).sigma)
         sentences = []
         for place, template in enumerate(templates):
             run.report.check()
-            rows = torch.arange(place, len(samples.sigma), len(templates))  # the noise level is outermost
-            levels = samples.rows(rows.to(samples.sigma.device))
+            rows = torch.arange(place, count, len(templates))  # the noise level is outermost
             tokens = run.denoiser.positions(template.with_concept(target), target)
-            masks = seen_masks(run.denoiser, levels, tokens, self.mask_share)
-            sentences.append(TargetSentence(levels, tokens, masks))
+            masks = seen_masks(run.denoiser, run.pool.samples_at(target, rows), tokens, self.mask_share)
+            run.pool.count(count // len(templates))
+            sentences.append(TargetSentence(rows, tokens, masks))
         return sentences
 
 

@@ -16,20 +16,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..concepts import ConceptPair, ErasureRequest
+from ..concepts import ErasureRequest
 from ..denoiser import Conditioning, Denoiser
 from ..erased_unet import HOOK_PREFIX, ErasedUNet, weight_edit
 from ..erased_unet.declared import GATE, LOW_RANK
 from ..hooks.gate import Gate, make_gate
 from ..hooks.low_rank import CastCache, by_concept, low_rank_changes, low_rank_tensors, with_prefix
 from ..inference import Forward, InferenceEdit, ModelCall, changed
-from ..method import ErasureMethod, check_prompts, provenance, setting
+from ..memory.planning import Plan
+from ..method import check_prompts, provenance, setting
 from ..report import Report, part_of
 from ..text.latent_anchors import latent_anchors, other_meanings
 from ..text.vocabulary import word_list
 from ..training.deltas import Deltas
-from ..training.run import Training, optimise, pool_for
+from ..training.run import optimise
 from ..training.settings import (
+    block_checkpointing,
     eta,
     noise_level_weighting,
     optimiser_steps,
@@ -38,13 +40,14 @@ from ..training.settings import (
     step_size,
     target_trajectories,
 )
+from ..training.trained import GradientMethod, Training
 from ..training.trajectory import NoisyBatch
 
 LORA = "lora."
 
 
 @dataclass(frozen=True, kw_only=True)
-class SemiPermeableMembrane(ErasureMethod):
+class SemiPermeableMembrane(GradientMethod):
     """Thin adapters on every layer of the transformer blocks, which only open for prompts that say their concept."""
 
     name = "spm"
@@ -80,6 +83,7 @@ class SemiPermeableMembrane(ErasureMethod):
     sampling_steps: int = sampling_length()
     trajectories: int = target_trajectories()
     loss_weighting: str = noise_level_weighting()
+    checkpointing: str = block_checkpointing()
 
     def erase(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> ErasedUNet:
         """See `ErasureMethod.erase`. Each concept gets adapters of its own, trained without the others, so that each can
@@ -88,14 +92,16 @@ class SemiPermeableMembrane(ErasureMethod):
         generator = torch.Generator().manual_seed(self.seed)
         layers = transformer_layers(denoiser)
         meanings = other_meanings(denoiser, request, self.vocabulary, self.candidates, generator, report.check)
-        exports, tensors = [], {}
+        plan, exports, tensors = None, [], {}
         for number, pair in enumerate(request.pairs):
             alone = dataclasses.replace(request, pairs=(pair,))
             deltas = Deltas(layers, self.rank, generator)
             # the gate first: it names what it cannot tell apart before minutes are spent
             gate = make_gate(denoiser, pair.target, request.retain, generator) if self.gate else None
             progress = part_of(report, number * self.steps, len(request.pairs) * self.steps)
-            self._train(denoiser, alone, deltas, meanings, generator, progress)
+            run = self.assemble(denoiser, alone, deltas, generator, progress)
+            plan = plan or self.plan(run, request)
+            self._train(run, plan, meanings)
             exports.append(deltas.export())
             if gate is not None:
                 tensors |= with_prefix(f"{HOOK_PREFIX}{number}.gate.", gate.tensors())
@@ -114,27 +120,13 @@ class SemiPermeableMembrane(ErasureMethod):
         """Every concept's adapters, each row of the batch at its own gate."""
         return Membranes(erased.parts())
 
-    def _train(
-        self,
-        denoiser: Denoiser,
-        request: ErasureRequest,
-        deltas: Deltas,
-        meanings: Conditioning,
-        generator: torch.Generator,
-        report: Report,
-    ) -> None:
-        pool = pool_for(denoiser, request, report, deltas, generator, self.sampling_steps, self.guidance_scale)
-        run = Training(denoiser, request, deltas, pool, generator, report, self.steps, weighting=self.loss_weighting)
-        (pair,) = request.pairs
-        with deltas.attached():
-            pool.fill((*request.targets, *request.wider), self.trajectories)
-            target = denoiser.encode([pair.target])
-            optimise(run, self.steps, self.learning_rate, lambda: self._losses(run, pair, meanings, target))
-        report.costs["UNet_evaluations_for_trajectories"] += pool.evaluations
+    def _train(self, run: Training, plan: Plan, meanings: Conditioning) -> None:
+        with self.learning(run, plan), run.deltas.attached():
+            self.draw_targets(run)
+            target = run.denoiser.encode(run.request.targets)
+            optimise(run, self.steps, self.learning_rate, lambda: self._losses(run, meanings, target))
 
-    def _losses(
-        self, run: Training, pair: ConceptPair, meanings: Conditioning, target: Conditioning
-    ) -> dict[str, Tensor]:
+    def _losses(self, run: Training, meanings: Conditioning, target: Conditioning) -> dict[str, Tensor]:
         samples, desired = run.targets(self.batch, self.negative_guidance)
         others = latent_anchors(meanings, target, len(samples.sigma), run.generator)
         before = run.pool.predict(dataclasses.replace(samples, conditioning=others))

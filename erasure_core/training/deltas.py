@@ -7,13 +7,14 @@ that no weight is touched: with the deltas off, or after an exception, the netwo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..inference import changed
 from ..layers import low_rank_product, product, shape_of, stored_weight
 
 AT_ONCE = 128
@@ -102,21 +103,12 @@ class Deltas:
     @contextmanager
     def attached(self) -> Iterator[Deltas]:
         """Let the deltas act on the network; on leaving, also by an exception, nothing of them stays on it."""
-        handles = []
 
-        def hook_of(delta: Delta):
-            def add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-                return output + delta(inputs[0]).to(output.dtype) if self._active else output
+        def adding(delta: Delta) -> Callable[[tuple, Tensor], Tensor]:
+            return lambda inputs, output: output + delta(inputs[0]).to(output.dtype) if self._active else output
 
-            return add
-
-        try:
-            for name, layer in self._layers.items():
-                handles.append(layer.register_forward_hook(hook_of(self._deltas[name])))
+        with changed({layer: adding(self._deltas[name]) for name, layer in self._layers.items()}):
             yield self
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @contextmanager
     def disabled(self) -> Iterator[None]:

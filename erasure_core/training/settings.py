@@ -109,7 +109,7 @@ def block_checkpointing() -> Any:
     return setting(
         "auto",
         "Gradient checkpointing: the same result in a fraction of the memory, for one more forward pass in each optimiser "
-        "step. auto uses it when memory is short. Not available for forget_me_not and kpop.",
+        "step. auto uses it when memory is short.",
         choices=CHECKPOINTING,
         advanced=True,
     )

@@ -227,11 +227,14 @@ class TrajectoryPool:
         """All samples of a concept that was filled."""
         return self._samples[concept].to(self._denoiser.device)
 
+    def samples_at(self, concept: str, rows: Tensor) -> NoisyBatch:
+        """The samples in these rows of `samples(concept)`."""
+        return self._samples[concept].rows(rows).to(self._denoiser.device)
+
     def draw(self, concept: str, n: int) -> tuple[NoisyBatch, Tensor]:
         """n random samples of a filled concept, and their rows in `samples(concept)`."""
-        everything = self._samples[concept]
-        rows = torch.randint(len(everything.sigma), (n,), generator=self._generator)
-        return everything.rows(rows).to(self._denoiser.device), rows
+        rows = torch.randint(len(self._samples[concept].sigma), (n,), generator=self._generator)
+        return self.samples_at(concept, rows), rows
 
     @torch.no_grad()
     def anchor_predictions(self, target: str, anchor: str, rows: Tensor | slice = slice(None)) -> Tensor:
