@@ -94,7 +94,9 @@ CLONES: dict[str, Callable[[Any], Any]] = {
     "without dynamic memory": lambda model: model.clone(disable_dynamic=True),
     "for training": lambda model: model.clone(force_deepcopy=True),
     "of a clone for training": lambda model: model.clone(force_deepcopy=True).clone(),
-    "on another network": lambda model: model.clone(model_override=small_model("SD1.5").model.get_clone_model_override()),
+    "on another network": lambda model: model.clone(
+        model_override=small_model("SD1.5").model.get_clone_model_override()
+    ),
     "for another device": lambda model: model.deepclone_multigpu(new_load_device=model.load_device),
     "selected device": lambda model: node("multigpu", "SelectModelDeviceNode").execute(model, "cpu")[0],
     "split over devices": lambda model: node("multigpu", "MultiGPUCFGSplitNode").execute(model, 2)[0],
