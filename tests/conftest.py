@@ -34,20 +34,65 @@ from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
 
+SERVED = tuple(f"tests/test_{name}.py" for name in ("workflows", "on_a_server", "in_a_browser"))
+"""The files whose tests share a server (`bench`) and what ran on it: one worker takes all of them."""
+LONGEST = (*SERVED, "tests/test_it_erases.py", "tests/test_families.py", "tests/test_families_drawn.py")
+"""What is begun with, so that no worker is still at it when the other has nothing left to do."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the files, not the tests in them."""
+    order = {path: place for place, path in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.nodeid.split("::")[0], len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests stay together, as with `--dist loadfile`, and so do those of the files that share a server."""
+    from xdist.scheduler import LoadFileScheduling
+
+    if config.option.dist != "loadfile":
+        return None
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return SERVED[0] if file in SERVED else file
+
+    config.option.loadscopereorder = False  # which would begin with the files that have most tests
+    return Scheduling(config, log)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_encoded_text(tmp_path_factory) -> None:
-    """The tests share what they encode, and neither read nor fill the user's own cache."""
-    os.environ["CONCEPT_ERASURE_TEXT_CACHE"] = str(tmp_path_factory.mktemp("encoded_text"))
+    """All workers share what they encode, and neither read nor fill the user's own cache."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    os.environ["CONCEPT_ERASURE_TEXT_CACHE"] = str(folder / "encoded_text")
+
+
+@pytest.fixture(scope="session")
+def playground() -> Any:
+    """The playground, a `testbed.playground.Playground`, loaded once a worker; ask for `testbed`."""
+    from erasure_tests.text import skip_idle_layers
+
+    from testbed.playground import load_playground
+
+    loaded = load_playground()
+    skip_idle_layers(loaded.clip)
+    return loaded
 
 
 @pytest.fixture(scope="module")
-def testbed() -> Any:
-    """The playground, a `testbed.playground.Playground`. Loaded once a file: ComfyUI's trainer leaves its weight
-    wrappers on the module that all clones share, and the next file shall not meet them."""
-    from testbed.playground import load_playground
+def testbed(playground: Any) -> Any:
+    """The playground with its own weights: all clones share one network, and the file before may have left another's in
+    it."""
+    import torch
+    from concept_erasure.nodes import host
 
-    return load_playground()
+    with torch.inference_mode():
+        host.use(playground.model)
+    return playground
 
 
 @pytest.fixture

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 from concept_erasure.erasure_core.erased_unet import ErasedUNet, weight_edit
-from erasure_tests.acting import acting, tiny_model
+from erasure_tests.acting import acting
+from erasure_tests.families import small_model
 from torch import Tensor
 
 from testbed.playground import Playground
 
 pytestmark = pytest.mark.usefixtures("as_a_node_runs", "few_words")
-LAYER = "middle_block.1.transformer_blocks.0.attn2.to_v"
+LAYER = "input_blocks.1.1.transformer_blocks.0.attn2.to_v"
 ACTS, MERGED = "the erasure of 'circle' acts while the model runs and is ", "'circle' is merged as the weights are"
 Merge = Callable[[Any, Any], Any]
 
@@ -30,13 +31,13 @@ def nodes(module: str) -> Any:
 @pytest.fixture(scope="module")
 def testbed() -> Playground:
     """A random SD 1.5."""
-    return tiny_model()
+    return small_model("SD1.5")
 
 
 @pytest.fixture(scope="module")
 def other() -> Any:
     """Another MODEL to merge with, of the same kind."""
-    return tiny_model(stored=lambda weights: {name: 1.1 * value for name, value in weights.items()}).model
+    return small_model("SD1.5", stored=lambda weights: {name: 1.1 * value for name, value in weights.items()}).model
 
 
 @pytest.fixture

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 import torch
 from concept_erasure.erasure_core.erased_unet import ErasedUNet
-from erasure_tests.acting import ACTING, acting, tiny_model
+from erasure_tests.acting import ACTING, acting
+from erasure_tests.families import small_model
 from torch import Tensor
 
 from testbed.playground import Playground
 
 pytestmark = pytest.mark.usefixtures("as_a_node_runs", "few_words")
 STRENGTH = 20.0
-LORA = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_v"
+LORA = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_v"
 
 
 def node(module: str, name: str) -> Any:
@@ -27,8 +28,8 @@ def node(module: str, name: str) -> Any:
 @pytest.fixture(scope="module")
 def testbed() -> Playground:
     """A random SD 1.5 that ComfyUI can load a second time, as it can what comes from a file."""
-    made = tiny_model()
-    made.model.cached_patcher_init = (lambda disable_dynamic=False: tiny_model().model, ())
+    made = small_model("SD1.5")
+    made.model.cached_patcher_init = (lambda disable_dynamic=False: small_model("SD1.5").model, ())
     return made
 
 
@@ -93,7 +94,9 @@ CLONES: dict[str, Callable[[Any], Any]] = {
     "without dynamic memory": lambda model: model.clone(disable_dynamic=True),
     "for training": lambda model: model.clone(force_deepcopy=True),
     "of a clone for training": lambda model: model.clone(force_deepcopy=True).clone(),
-    "on another network": lambda model: model.clone(model_override=tiny_model().model.get_clone_model_override()),
+    "on another network": lambda model: model.clone(
+        model_override=small_model("SD1.5").model.get_clone_model_override()
+    ),
     "for another device": lambda model: model.deepclone_multigpu(new_load_device=model.load_device),
     "selected device": lambda model: node("multigpu", "SelectModelDeviceNode").execute(model, "cpu")[0],
     "split over devices": lambda model: node("multigpu", "MultiGPUCFGSplitNode").execute(model, 2)[0],

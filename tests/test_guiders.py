@@ -16,7 +16,8 @@ import pytest
 import torch
 from concept_erasure.erasure_core.erased_unet import ErasedUNet, Provenance
 from concept_erasure.erasure_core.inference import ModelCall
-from erasure_tests.acting import ACTING, acting, tiny_model
+from erasure_tests.acting import ACTING, acting
+from erasure_tests.families import small_model
 from torch import Tensor
 
 from testbed.playground import Playground
@@ -30,7 +31,7 @@ Words = Callable[..., Prompt]
 @pytest.fixture(scope="module")
 def testbed() -> Playground:
     """A random SD 1.5; its text is made word by word."""
-    return tiny_model()
+    return small_model("SD1.5")
 
 
 @dataclasses.dataclass
@@ -195,7 +196,7 @@ def hooks() -> Any:
     """A LoRA that acts on one prompt only, as Create Hook LoRA makes it."""
     import comfy.hooks
 
-    name = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_v"
+    name = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_v"
     lora = {f"{name}.lora_up.weight": torch.ones(64, 1), f"{name}.lora_down.weight": torch.ones(1, 768)}
     return comfy.hooks.create_hook_lora(lora, 0.1, 0.0)
 

@@ -15,13 +15,20 @@ from concept_erasure.erasure_core.erased_unet import ErasedUNet
 from concept_erasure.erasure_core.method import methods
 
 from benchmarks import modular
-from testbed.playground import Playground
+from testbed.playground import Playground, load_playground
 
 pytestmark = pytest.mark.usefixtures("as_a_node_runs")
 WARNING = "merges the erasure of 'circle' into the weights"
 QUICK = {"steps": 3, "sampling_steps": 3, "trajectories": 3, "batch": 2, "learning_rate": 0.01}
 TASK = modular.Task(pictures=2, steps=1, batch_size=2, learning_rate=0.01, rank=2, seed=0)
 LAYER = "diffusion_model.output_blocks.0.1.transformer_blocks.0.attn2.to_v"
+
+
+@pytest.fixture(scope="module")
+def testbed() -> Playground:
+    """A playground of its own: ComfyUI's trainer leaves its weight wrappers on the module that all clones share, and no
+    other file shall meet them."""
+    return load_playground()
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from concept_erasure.erasure_core.memory import precision
+from erasure_tests.text import skip_idle_layers
 from safetensors import safe_open
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from playground.drawing import SHAPES, SYNONYMS, draw, random_scene
 from playground.training import Schedule
 from playground.weights import CHECKPOINT
 from testbed.files import playground_models
+from testbed.playground import load_playground
 
 
 def layout(path: Path) -> dict[str, list[int]]:
@@ -109,3 +111,10 @@ def test_bfloat16_is_only_used_where_the_cpu_computes_in_it(monkeypatch) -> None
         with training.fast_precision():
             assert torch.is_autocast_enabled("cpu") == fast
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_the_layers_that_the_tests_skip_change_no_bit_of_a_text(testbed) -> None:
+    plain = load_playground()
+    assert skip_idle_layers(testbed.clip) == text_encoder.LAYERS - text_encoder.RANDOM_LAYERS
+    for prompt in ("", "a striped red circle"):
+        assert all(torch.equal(*pair) for pair in zip(plain.encoded(prompt), testbed.encoded(prompt), strict=True))

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 from concept_erasure.erasure_core.layers import is_linear, low_rank_product
-from erasure_tests.acting import ACTING, acting, tiny_model
+from erasure_tests.acting import ACTING, acting
+from erasure_tests.families import small_model
 from erasure_tests.runs import base_hash
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,8 +34,8 @@ def scaled(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.fixture(scope="module")
 def testbed() -> Playground:
     """A random SD 1.5 in scaled fp8."""
-    made = tiny_model(stored=scaled)
-    layer = made.model.model.diffusion_model.get_submodule("middle_block.1.transformer_blocks.0.attn2.to_k")
+    made = small_model("SD1.5", stored=scaled)
+    layer = made.model.model.diffusion_model.get_submodule("input_blocks.1.1.transformer_blocks.0.attn2.to_k")
     assert is_linear(layer) and not isinstance(layer, nn.Linear), "these are torch's own layers"
     return made
 
@@ -57,7 +58,7 @@ def test_it_acts_on_quantised_layers_as_on_plain_ones(testbed: Playground, name:
 
     before, weights = drawn(testbed, testbed.model), base_hash(testbed)
     erased = acting(testbed, name)
-    plain = tiny_model()
+    plain = small_model("SD1.5")
     effects = [drawn(one, host.patched(one.model, erased, 5.0)) - drawn(one, one.model) for one in (testbed, plain)]
     assert bool(effects[0].isfinite().all()) and effects[0].abs().max() > 1e-2
     # a random network turns the rounding of its weights into large changes, saeuron's thresholds most of all
@@ -66,6 +67,6 @@ def test_it_acts_on_quantised_layers_as_on_plain_ones(testbed: Playground, name:
 
 
 def test_a_layer_is_linear_by_what_it_is_not_by_its_class(testbed: Playground) -> None:
-    layer = testbed.model.model.diffusion_model.get_submodule("middle_block.1.transformer_blocks.0.attn2.to_k")
+    layer = testbed.model.model.diffusion_model.get_submodule("input_blocks.1.1.transformer_blocks.0.attn2.to_k")
     x, up, down = torch.randn(2, 5, 768), torch.randn(64, 3), torch.randn(3, 768)
     torch.testing.assert_close(low_rank_product(layer, x, up, down), x @ (up @ down).T, rtol=1e-3, atol=1e-2)

@@ -49,18 +49,26 @@ def expanded(names: tuple[str, ...]) -> set[str]:
     return found
 
 
+CHANNELS, FULL = 64, 320
+"""Of a UNet: the width here and the full one, without which the detection knows none. With half as many channels, one for
+each group of the norms, these would take away all that the noise level adds."""
+
+
 def _unet(family: str, width: int, transformers: str, config: dict[str, Any], **more: Any) -> Layout:
-    common = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "legacy": False}
+    common = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": CHANNELS, "legacy": False}
+    config = {**common, "use_spatial_transformer": True, "context_dim": width, **config}
     block = f"{transformers}.transformer_blocks.{{0}}" if "transformer_blocks" not in transformers else transformers
     return Layout(
         family,
         UNET,
-        {**common, "use_spatial_transformer": True, "context_dim": width, **config},
+        config,
         width,
         kv=(f"{block}.attn2.to_{{k,v}}",),
         text=(f"{block}.attn2.to_{{q,out.0}}",),
         picture=(f"{block}.attn1.to_{{q,k,v,out.0}}",),
         fixed=("time_embed.{0,2}", "out.2", *more.get("pooled", ())),
+        shown={"input_blocks.0.0.weight": (FULL, config["in_channels"], 3, 3)},
+        smaller={name: config[name] for name in ("model_channels", "channel_mult")},
         **more,
     )
 
