@@ -55,6 +55,40 @@ def test_a_trajectory_keeps_the_teachers_predictions_at_its_own_noise_levels() -
     assert torch.allclose(empty, samples.unconditional, atol=1e-6)
 
 
+def test_a_run_without_guidance_is_half_the_work_and_ends_where_the_prompt_alone_leads() -> None:
+    denoiser = ToyDenoiser()
+    conditioning = denoiser.encode(["a circle", "a square"])
+    samples, finished = sample_trajectories(denoiser, conditioning, 5, 1.0, torch.Generator().manual_seed(0))
+    assert bool(samples.unconditional.isnan().all()) and bool(finished.isfinite().all())
+    sizes: list[int] = []
+
+    def counted(latents, sigma, text):
+        sizes.append(len(sigma))
+        return denoiser.predict(latents, sigma, text)
+
+    sample_trajectories(denoiser, conditioning, 5, 1.0, torch.Generator().manual_seed(0), predict=counted)
+    assert sizes == [2] * 5
+    away = denoiser.encode(["", ""])
+    whole, same = sample_trajectories(
+        denoiser, conditioning, 5, 1.0, torch.Generator().manual_seed(0), away_from=away, predict=counted
+    )
+    assert sizes[5:] == [4] * 5 and torch.allclose(same, finished, atol=1e-5)
+    expected = denoiser.predict(whole.latents, whole.sigma, away.repeat(5))
+    assert torch.allclose(whole.unconditional, expected, atol=1e-6), "what is asked for is predicted also at a scale of 1"
+
+
+def test_guidance_away_from_the_neutral_sentence_gives_its_prediction_too() -> None:
+    denoiser = ToyDenoiser()
+    pool = TrajectoryPool(denoiser, steps=3, guidance_scale=3.0, generator=torch.Generator().manual_seed(0))
+    pool.fill(["circle"], 4, away_from_neutral=True)
+    evaluations, circle = pool.evaluations, pool.samples("circle")
+    assert evaluations == 2 * 4 * 3
+    rest = denoiser.encode([sentence.neutral for sentence in pool.templates("circle")] * 3)
+    expected = denoiser.predict(circle.latents, circle.sigma, rest)
+    assert torch.allclose(pool.anchor_predictions("circle", ""), expected, atol=1e-6)
+    assert pool.evaluations == evaluations, "it was known"
+
+
 def test_a_pool_gives_each_concept_its_own_samples_and_draws_them_once() -> None:
     denoiser = ToyDenoiser()
     pool = TrajectoryPool(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from comfy.taesd.taesd import TAESD
 
 WITH_WORDS = Schedule(steps=2000, batch=32, learning_rate=6e-4, ema=0.998)
-ALONE = Schedule(steps=7800, batch=32, learning_rate=6e-4, ema=0.9985)
+ALONE = Schedule(steps=10800, batch=32, learning_rate=6e-4, ema=0.9985)
 RENDERINGS = 24
 """Of each picture; their latents are kept, for the encoder is as slow as the UNet."""
 SAID = 32
