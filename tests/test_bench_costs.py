@@ -70,7 +70,7 @@ def test_an_erasure_is_divided_without_a_remainder() -> None:
     denoiser = Counted()
     watch = Stopwatch(counters(denoiser))
     with parts_of_ap(watch):
-        make("ap").erase(denoiser, parse_request("one"), Report())
+        make("ap").erase(denoiser, parse_request("one => two"), Report())
     watch.stop()
     assert watch.cost("evaluations") == denoiser.calls
     for wanted in (("sampling runs",), (STEPS, "search"), (STEPS, "forward"), (STEPS, "teacher")):
