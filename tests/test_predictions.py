@@ -109,3 +109,24 @@ def test_text_is_never_repeated_where_it_would_count_double() -> None:
     both = Conditioning.cat([short, long])
     assert both.tokens.shape == (3, 5, 3) and not both.tokens[0, 2:].any() and both.values["mask"][:1].sum() == 0
     assert both.values["layout"].tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("layout", ["SD1.5", "Flux.1 dev"])
+def test_weights_that_are_cast_once_predict_the_same_and_come_back(layout: str) -> None:
+    testbed = small_model(layout)
+    from concept_erasure.nodes import host
+    from concept_erasure.nodes.host.cast_once import weights_cast_once
+
+    with host.open_session(testbed.model, testbed.clip, 64, 64) as denoiser, torch.no_grad():
+        denoiser._precision = lambda: torch.autocast("cpu", torch.bfloat16)
+        network = denoiser._model.diffusion_model
+        before = {name: (p.data_ptr(), p.dtype) for name, p in network.named_parameters()}
+        noisy = torch.randn(denoiser.empty_latents(2).shape, generator=torch.Generator().manual_seed(0))
+        asked = noisy, denoiser.sigmas(4)[1].expand(2), denoiser.encode(["circle", "square"])
+        expected = denoiser.predict(*asked)
+        with pytest.raises(ZeroDivisionError), weights_cast_once(network, torch.bfloat16):
+            assert any(p.dtype != before[name][1] for name, p in network.named_parameters()), "there is something to cast"
+            assert torch.equal(denoiser.predict(*asked), expected)
+            _ = 1 / 0
+        assert {name: (p.data_ptr(), p.dtype) for name, p in network.named_parameters()} == before
+        assert torch.equal(denoiser.predict(*asked), expected)
