@@ -8,6 +8,7 @@ table and figures in `docs/`.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import os
@@ -20,7 +21,7 @@ import torch
 from devtools.hosting import comfyui
 from devtools.pages import markdown_table
 from playground.drawing import SIZE, SYNONYMS
-from playground.sampling import BATCH, GUIDANCE_SCALE, SAMPLER, SCHEDULER, STEPS
+from playground.sampling import BATCH, EULER
 from playground.weights import gold_checkpoint
 from testbed.files import JUDGE, playground_models
 from testbed.measure import factor_of, prompts
@@ -83,7 +84,7 @@ def attacked(testbed: Playground, name: str, target: str, arguments: argparse.Na
     model = model_of(testbed, name, target, arguments.seed, encoded)
     erasing = time.monotonic() - started
 
-    sampling, judge = Sampling(SIZE, SIZE, STEPS, GUIDANCE_SCALE, SAMPLER, SCHEDULER, BATCH), judge_of(target)
+    sampling, judge = Sampling(SIZE, SIZE, *dataclasses.astuple(EULER), BATCH), judge_of(target)
     synonyms = [SYNONYMS[target]] if target in SYNONYMS else []
     with torch.inference_mode():  # as ComfyUI runs a node
         linked = host.LinkedModels(testbed.model, model, testbed.clip, testbed.vae, judge, sampling)

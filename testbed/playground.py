@@ -25,13 +25,15 @@ from testbed.files import BOOK, BOOK_JUDGE, JUDGE, picture_book_models, playgrou
 
 @dataclass
 class Playground:
-    """The base model with its text encoder, autoencoder and judges, one a factor, and what each judge can answer."""
+    """The base model with its text encoder, autoencoder and judges, one a factor, what each judge can answer, and how
+    pictures are drawn."""
 
     model: Any
     clip: Any
     vae: Any
     judges: dict[str, nn.Module]
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    drawn_by: sampling.Sampling = sampling.EULER
 
     def __post_init__(self) -> None:
         self._texts: dict[str, tuple[Tensor, Tensor]] = {}
@@ -63,7 +65,8 @@ class Playground:
 
     def draw(self, model: Any, prompts: Sequence[str], seed: int) -> Tensor:
         """One picture a prompt, (n, 3, 64, 64) in [0, 1], by ComfyUI's own sampler; equal seeds mean equal noise."""
-        return sampling.draw(model, self.vae, self.conditioning, prompts, self.noise(len(prompts), seed), seed)
+        noise = self.noise(len(prompts), seed)
+        return sampling.draw(model, self.vae, self.conditioning, prompts, noise, seed, self.drawn_by)
 
     def draw_base(self, prompts: Sequence[str], seed: int) -> Tensor:
         """The base model's pictures (`draw`); drawn once."""

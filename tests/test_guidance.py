@@ -74,7 +74,9 @@ def test_a_run_without_guidance_is_half_the_work_and_ends_where_the_prompt_alone
     )
     assert sizes[5:] == [4] * 5 and torch.allclose(same, finished, atol=1e-5)
     expected = denoiser.predict(whole.latents, whole.sigma, away.repeat(5))
-    assert torch.allclose(whole.unconditional, expected, atol=1e-6), "what is asked for is predicted also at a scale of 1"
+    assert torch.allclose(whole.unconditional, expected, atol=1e-6), (
+        "what is asked for is predicted also at a scale of 1"
+    )
 
 
 def test_guidance_away_from_the_neutral_sentence_gives_its_prediction_too() -> None:

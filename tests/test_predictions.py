@@ -125,7 +125,9 @@ def test_weights_that_are_cast_once_predict_the_same_and_come_back(layout: str) 
         asked = noisy, denoiser.sigmas(4)[1].expand(2), denoiser.encode(["circle", "square"])
         expected = denoiser.predict(*asked)
         with pytest.raises(ZeroDivisionError), weights_cast_once(network, torch.bfloat16):
-            assert any(p.dtype != before[name][1] for name, p in network.named_parameters()), "there is something to cast"
+            assert any(p.dtype != before[name][1] for name, p in network.named_parameters()), (
+                "there is something to cast"
+            )
             assert torch.equal(denoiser.predict(*asked), expected)
             _ = 1 / 0
         assert {name: (p.data_ptr(), p.dtype) for name, p in network.named_parameters()} == before
