@@ -132,3 +132,18 @@ def test_weights_that_are_cast_once_predict_the_same_and_come_back(layout: str) 
             _ = 1 / 0
         assert {name: (p.data_ptr(), p.dtype) for name, p in network.named_parameters()} == before
         assert torch.equal(denoiser.predict(*asked), expected)
+
+
+def test_text_is_read_while_the_weights_are_cast() -> None:
+    """Wan reads the text by a layer of its own, which AP's search asks outside of a prediction."""
+    testbed = small_model("Wan 2.1")
+    from concept_erasure.nodes import host
+    from concept_erasure.nodes.host.cast_once import weights_cast_once
+
+    with host.open_session(testbed.model, testbed.clip, 64, 64) as denoiser, torch.no_grad():
+        denoiser._precision = lambda: torch.autocast("cpu", torch.bfloat16)
+        tokens = denoiser.encode(["circle"]).tokens
+        expected = denoiser.read(tokens)
+        assert expected.dtype == torch.float32 and expected.shape[-1] != tokens.shape[-1]
+        with weights_cast_once(denoiser._model.diffusion_model, torch.bfloat16):
+            assert torch.equal(denoiser.read(tokens), expected)

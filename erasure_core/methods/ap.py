@@ -77,8 +77,8 @@ class AdversarialPreservation(TrainedMethod):
         return self.batch + self.preserved + bool(request.retain)
 
     def samples_kept(self, request: ErasureRequest) -> int:
-        """See `TrainedMethod`; at most every candidate, retain line and neighbour is preserved at one time or another."""
-        targets = len(request.targets) * self.trajectories * self.sampling_steps
+        """See `TrainedMethod`; at most every candidate and retain line is preserved at one time or another."""
+        targets = (len(request.targets) + len(request.wider)) * self.trajectories * self.sampling_steps
         preserved = self.candidates + len(request.retain)
         return targets + preserved * self.retain_trajectories * self.retain_sampling_steps
 
@@ -110,7 +110,7 @@ class AdversarialPreservation(TrainedMethod):
         return with_neighbours(run.denoiser, run.request, candidates_of(run.denoiser, run.request, run.report, *choice))
 
     def _probes(self, run: Training) -> NoisyBatch:
-        """Noisy samples on the way to no particular picture, at evenly spread noise levels, to measure damage on."""
+        """Noisy samples on the way to no particular picture, from the middle of the run, to measure damage on."""
         self._draw(run, [""], PROBE_RUNS)
         return run.pool.samples("").spread(PROBE_LEVELS)
 
@@ -133,10 +133,10 @@ class AdversarialPreservation(TrainedMethod):
 
         target, desired = run.targets(self.batch, self.negative_guidance)
         if not run.pool.has(concepts):
-            # what is likely to be next is drawn along: sixteen samples at once take little longer than four
-            soon = state.choose(SAMPLES_AT_ONCE) if state is not None else []
-            self._draw(run, [*concepts, *soon], self.retain_trajectories)
-        preserved = run.retained(concepts, self.retain_trajectories)
+            # others that the search would name are drawn along: sixteen samples at once take little longer than four
+            others = state.choose(SAMPLES_AT_ONCE - bool(run.request.retain)) if state is not None else []
+            self._draw(run, [*concepts, *others], self.retain_trajectories)
+        preserved = NoisyBatch.cat([run.pool.draw(concept, 1)[0] for concept in concepts])
         erase, retain = run.erase_and_retain(target, desired, preserved)
         # equation 5 sums over the targets, and `erase` is their mean: without the division many targets would be outweighed
         return {"erase": erase, "retain": self.retain_weight / len(run.request.pairs) * retain}

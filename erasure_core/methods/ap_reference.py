@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..concepts import ErasureRequest
 from ..denoiser import Conditioning
 from ..guidance import negative_guidance
 from ..method import setting
+from ..report import STEPS, Work
 from ..search.adversary import Gumbel
 from ..text.candidates import Candidates, candidate_choice, candidates_of, with_neighbours
 from ..text.synonyms import synonym_limit
@@ -97,6 +99,12 @@ class PublishedLoop(TrainedMethod):
         0.01, "Step size of the search.", minimum=1e-4, maximum=10.0, step=0.01, advanced=True
     )
 
+    def work(self, request: ErasureRequest) -> Work:
+        """See `ErasureMethod.work`: in a step two loops, each of two latents that are sampled half of the way, guided, and
+        then as many predictions again as the few that teach and learn."""
+        one = 4.0 * self.sampling_steps + 20.0
+        return {**super().work(request), STEPS: (self.steps * len(request.pairs), one)}
+
     def prepare(self, run: Training) -> Searches:
         """Encode and filter the candidates, which all targets share, and set up a search for each target."""
         choice = (self.vocabulary, self.candidates, self.synonym_similarity, self.prefilter)
@@ -148,10 +156,10 @@ class PublishedLoop(TrainedMethod):
         steps, _ = run.denoiser.sampling(self.sampling_steps, self.guidance_scale)
         sigmas = run.denoiser.sigmas(steps)
         latents = noise * sigmas[0]
-        partial = guided_run(run.denoiser, text, noise, self.sampling_steps, self.guidance_scale, run.report.check)
+        sampling = (self.sampling_steps, self.guidance_scale)
+        partial = guided_run(run.denoiser, text, noise, *sampling, run.report.check, run.pool.counted)
         for _, after in itertools.islice(partial, level):
             latents = after
-            run.pool.count(2)
         return latents, sigmas[level : level + 1]
 
 

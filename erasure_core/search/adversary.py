@@ -140,7 +140,7 @@ class ScreenedScan(Scan):
     How far the edit moves what those layers make of a candidate's text, sum_l ||dW_l c||^2, takes no run of the network, so it
     is known of every candidate in every step. Damage is taken to be as large as that, times a factor of the candidate: that
     of its last measurement, or before the first one a high guess, `UNSEEN` times the usual. A factor changes slowly, so
-    only every `EVERY`th step measures.
+    only every `EVERY`th search step measures.
     """
 
     EVERY = 8

@@ -147,7 +147,7 @@ class TrainedMethod(GradientMethod):
 
     def samples_kept(self, request: ErasureRequest) -> int:
         """See `GradientMethod`; of all targets and retain lines, wider concepts among these."""
-        runs = len(request.targets) * self.draws_targets + len(request.retain)
+        runs = (len(request.targets) + len(request.wider)) * self.draws_targets + len(request.retain)
         return runs * self.trajectories * self.sampling_steps
 
     def prepare(self, run: Training) -> Any:
@@ -171,9 +171,8 @@ class TrainedMethod(GradientMethod):
             self.guidance_scale,
             run.generator,
             run.report.check,
-            run.pool.micro_batched,
+            run.pool.counted,
         )
-        run.pool.count(2 * len(samples.sigma))
         return samples
 
     def erase(self, denoiser: Denoiser, request: ErasureRequest, report: Report) -> ErasedUNet:

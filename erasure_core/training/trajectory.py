@@ -1,8 +1,8 @@
 """Trajectories: the noisy latents of the frozen model's guided sampling runs, from noise to a picture of a prompt.
 
-A run passes every noise level and computes the frozen model's prediction with and without the prompt at each. Both are
-kept with the latents, so that an optimiser step needs no teacher call. AP's reference code draws one partial run for each
-latent (about 25 guided calls), and scores the latent at a noise level other than its own.
+A run passes every noise level and computes the frozen model's prediction for the prompt at each, and for what guidance leads
+away from. Both are kept with the latents, so that an optimiser step needs no teacher call. AP's reference code draws one
+partial run for each latent (about 25 guided calls), and scores the latent at a noise level other than its own.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class TrajectoryPool:
                 scale,
                 self._generator,
                 self._check,
-                self._counted,
+                self.counted,
                 self._denoiser.encode(neutral) if away_from_neutral else None,
             )
         column = torch.arange(len(samples.sigma)) % len(prompts)  # the noise level is outermost
@@ -200,7 +200,8 @@ class TrajectoryPool:
             if away_from_neutral:
                 self._anchors[concept, ""] = mine.unconditional
 
-    def _counted(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
+    def counted(self, latents: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
+        """The present network's predictions without gradients, counted among the pool's evaluations."""
         self.evaluations += len(sigma)
         return self.micro_batched(latents, sigma, conditioning)
 

@@ -25,7 +25,7 @@ from ...erasure_core.layers import blocks, is_editable, rows, select, shape_of
 from ...erasure_core.memory.precision import cpu_computes_in_bf16
 from ...erasure_core.report import unwatched
 from .base_model import fingerprint, positions, token_vectors, whole_words
-from .cast_once import weights_cast_once
+from .cast_once import bytes_cast, weights_cast_once
 from .conditioning import calls, processed
 from .services import check_cancelled, is_compiled, is_out_of_memory, load_fully, make_room
 from .shapes import latent_shape, pictures_of
@@ -89,7 +89,8 @@ class ComfyDenoiser:
         """See `Denoiser.read`."""
         if not self._facts.reads:
             return tokens
-        return self._model.diffusion_model.get_submodule(self._facts.reads)(tokens)
+        with self._precision():  # inside `learning` its weights have the type of autocast
+            return self._model.diffusion_model.get_submodule(self._facts.reads)(tokens).float()
 
     def sampling(self, steps: int, guidance_scale: float) -> tuple[int, float]:
         """See `Denoiser.sampling`."""
@@ -186,9 +187,11 @@ class ComfyDenoiser:
 
     def learning(self) -> AbstractContextManager[None]:
         """See `Denoiser.learning`. On a GPU the memory for a second copy of the weights is rather left to the run."""
-        if self.device.type == "cpu" and self._is_fast_in_bf16():
-            return weights_cast_once(self._model.diffusion_model, torch.bfloat16)
-        return nullcontext()
+        network = self._model.diffusion_model
+        if self.device.type != "cpu" or not self._is_fast_in_bf16():
+            return nullcontext()
+        wanted = bytes_cast(network, torch.bfloat16)
+        return weights_cast_once(network, torch.bfloat16) if self.make_room(wanted) >= wanted else nullcontext()
 
     def layers(self, group: str) -> dict[str, nn.Module]:
         """See `Denoiser.layers`."""
