@@ -34,7 +34,7 @@ class Text:
     """In place of a text encoder, which has up to 24 billion parameters: each word has a random state."""
 
     def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+        self._layout, self._states = layout, {}
         self.tokenizer, self.cond_stage_model = SimpleNamespace(words=Vocabulary()), torch.nn.Module()
 
     def tokenize(self, prompt: str, return_word_ids: bool = False) -> dict[str, list[list[tuple]]]:
@@ -62,7 +62,10 @@ class Text:
         return [[states, said]]
 
     def _state(self, word: str) -> Tensor:
-        return torch.randn(self._layout.width, generator=torch.Generator().manual_seed(zlib.crc32(word.encode())))
+        if word not in self._states:
+            generator = torch.Generator().manual_seed(zlib.crc32(word.encode()))
+            self._states[word] = torch.randn(self._layout.width, generator=generator)
+        return self._states[word]
 
 
 class Autoencoder:

@@ -165,7 +165,7 @@ _FLUX2 = {
     "txt_ids_dims": [3],
     "vec_in_dim": None,
     "guidance_embed": True,
-    "context_in_dim": 15360,
+    "context_in_dim": 256,  # for 15,360: each of its prompts has 512 states
 }
 _CHROMA = {"in_channels": 64, "out_channels": 64, "in_dim": 64, "vec_in_dim": None}
 _APPROXIMATOR = {"out_dim": 128, "hidden_dim": 128, "n_layers": 1}
@@ -285,7 +285,7 @@ LAYOUTS = {
     "Flux.1 schnell": _flux("FluxSchnell", {"guidance_embed": False}, _TIME, **_VECTOR),
     "Flux.2": _flux(
         "Flux2", _FLUX2, (*_TIME, _GUIDANCE, "double_stream_modulation_{img,txt}.lin", "single_stream_modulation.lin"),
-        15360, tokens=0,
+        256, tokens=0,
     ),
     "Chroma": _flux(
         "Chroma", _CHROMA | _APPROXIMATOR,
