@@ -3,7 +3,7 @@
 FINDER ?= python3
 PYTHON = $$($(FINDER) -m devtools.hosting.comfyui --python $(DEV))
 RUN = @python="$(PYTHON)" && exec "$$python"
-# Two workers with a thread each are faster than one with two, and a file's tests stay together: they share models.
+# Two workers with a thread each are faster than one with two, and a file's tests stay together, as tests/conftest.py says.
 WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 exec "$$python" -m pytest -rs -n $(WORKERS) --dist loadfile --durations 10
 
