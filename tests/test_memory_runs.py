@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -15,8 +17,8 @@ from concept_erasure.erasure_core.memory.checkpointing import by_block
 from concept_erasure.erasure_core.memory.planning import MARGIN
 from concept_erasure.erasure_core.method import methods
 from concept_erasure.erasure_core.report import Report
+from concept_erasure.erasure_core.training import trained
 from concept_erasure.erasure_core.training.deltas import Deltas
-from concept_erasure.erasure_core.training.trained import TrainedMethod
 from concept_erasure.erasure_core.training.trajectory import TrajectoryPool
 from erasure_tests.runs import base_hash
 from erasure_tests.small import make
@@ -26,7 +28,8 @@ from torch import Tensor
 from benchmarks.instruments.peak_tensor_memory import LiveMemory
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-TRAINED = [name for name, method in methods().items() if issubclass(method, TrainedMethod)]
+TRAINED = {name: method for name, method in methods().items() if issubclass(method, trained.GradientMethod)}
+WHOLE = [name for name, method in TRAINED.items() if not method.in_micro_batches]
 FACTOR = 1.5
 """At least so many times less memory a pass of the playground's UNet takes with checkpointing."""
 
@@ -63,7 +66,7 @@ def same(one: ErasedUNet, other: ErasedUNet) -> bool:
 
 
 @pytest.mark.usefixtures("few_words")
-@pytest.mark.parametrize("name", ["ap", "esd", "sdd"])
+@pytest.mark.parametrize("name", ["ap", "esd", "sdd", "spm"])
 @pytest.mark.parametrize(
     ("limits", "says"),
     [
@@ -120,38 +123,52 @@ def test_checkpointing_is_used_when_asked_for_and_the_edit_is_the_same(
 
     expected = make(name).erase(ToyDenoiser(), parse_request("circle"), Report())
     monkeypatch.setattr(ToyDenoiser, "predict", predict)
-    report = Report()
-    erased = make(name, checkpointing=checkpointing).erase(ToyDenoiser(), parse_request("circle"), report)
-    measured = 2
-    cannot = any("cannot use checkpointing" in note for note in report.notes)
-    assert any(seen[measured:]) == (checkpointing == "on" and methods()[name].in_micro_batches)
-    assert cannot == (checkpointing == "on" and not methods()[name].in_micro_batches)
+    monkeypatch.setattr(planning, "wrapped", lambda *_: nullcontext())  # so that only checkpointing wraps the block
+    erased = make(name, checkpointing=checkpointing).erase(ToyDenoiser(), parse_request("circle"), Report())
+    assert any(seen) == (checkpointing == "on")
     assert same(erased, expected)
+
+
+@dataclass
+class Planned:
+    """A plan's sizes, and what the runs that it is for asked and kept."""
+
+    step: int
+    samples: int
+    asked: list[int] = field(default_factory=list)
+    kept: dict[TrajectoryPool, set[str]] = field(default_factory=dict)
 
 
 @pytest.mark.usefixtures("few_words")
 @pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("changes", [{}, {"batch": 3, "preserved": 6}, {"schedule": "reference"}])
-def test_no_run_needs_more_samples_than_it_planned_for(name: str, changes: dict, monkeypatch) -> None:
-    asked, pools = [], []
-    real, filled = ToyDenoiser.predict, TrajectoryPool.fill
+@pytest.mark.parametrize("concepts", ["circle\nsquare", "red circle < circle\nsquare"])
+def test_no_run_needs_more_samples_than_it_planned_for(name: str, changes: dict, concepts: str, monkeypatch) -> None:
+    plans: list[Planned] = []
+    predicted, filled, planned = ToyDenoiser.predict, TrajectoryPool.fill, trained.planned
+
+    def plan(*given, step: int, samples: int, **named):
+        made = planned(*given, step=step, samples=samples, **named)
+        plans.append(Planned(step, samples))
+        return made
 
     def predict(self, latents, sigma, conditioning):
-        asked.append(len(sigma) if torch.is_grad_enabled() and len(asked) >= 2 else 0)  # the first two measure
-        return real(self, latents, sigma, conditioning)
+        if plans and torch.is_grad_enabled():
+            plans[-1].asked.append(len(sigma))
+        return predicted(self, latents, sigma, conditioning)
 
-    def fill(self, concepts, runs, steps=None):
-        filled(self, concepts, runs, steps)
-        pools.append((self, *concepts))
+    def fill(self, concepts, *given, **named):
+        filled(self, concepts, *given, **named)
+        plans[-1].kept.setdefault(self, set()).update(concepts)
 
+    monkeypatch.setattr(trained, "planned", plan)
     monkeypatch.setattr(ToyDenoiser, "predict", predict)
     monkeypatch.setattr(TrajectoryPool, "fill", fill)
-    method, request = make(name, search="scan", **changes), parse_request("circle\nsquare", "ring")
-    method.erase(ToyDenoiser(), request, Report())
-    concepts = {word: pool for pool, *words in pools for word in words}
-    kept = sum(len(pool.samples(word).sigma) for word, pool in concepts.items())
-    assert max(asked) <= method.samples_in_a_step(request)
-    assert kept <= method.samples_kept(request)
+    make(name, search="scan", **changes).erase(ToyDenoiser(), parse_request(concepts, "ring"), Report())
+    (made,) = plans
+    assert 0 < max(made.asked) <= made.step
+    for pool, words in made.kept.items():
+        assert sum(len(pool.samples(word).sigma) for word in words) <= made.samples
 
 
 def test_samples_are_kept_where_the_plan_says() -> None:
@@ -185,6 +202,23 @@ def test_checkpointing_lowers_the_peak_of_a_real_unet_and_the_plan_knows_both(te
     assert peaks[False] > FACTOR * peaks[True]
     for on, peak in peaks.items():
         assert 0.6 * peak < MARGIN * known.held(on) < 1.6 * peak, (on, peak, known)
+
+
+@pytest.mark.usefixtures("as_a_node_runs", "few_words")
+@pytest.mark.parametrize("name", WHOLE)
+def test_checkpointing_also_serves_methods_that_act_on_the_network_around_a_prediction(name: str, testbed) -> None:
+    """What they hear of the network, and how they change it, is the same when a real UNet's block is computed again."""
+    from concept_erasure.nodes import host
+
+    edits, peaks = {}, {}
+    with host.open_session(testbed.model, testbed.clip, 64, 64) as denoiser:
+        for checkpointing in ("off", "on"):
+            method = make(name, batch=8, steps=1, trajectories=1, sentences=2, checkpointing=checkpointing)
+            with LiveMemory() as live:
+                edits[checkpointing] = method.erase(denoiser, parse_request("circle"), Report())
+            peaks[checkpointing] = live.peak
+    assert same(edits["on"], edits["off"])
+    assert peaks["off"] > FACTOR * peaks["on"]
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ from concept_erasure.erasure_core.concepts import ErasureRequest, parse_request
 from concept_erasure.erasure_core.method import methods
 from concept_erasure.erasure_core.report import Report
 from concept_erasure.erasure_core.training.deltas import Deltas
-from concept_erasure.erasure_core.training.trained import TrainedMethod
+from concept_erasure.erasure_core.training.trained import GradientMethod
 from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
 from erasure_tests.weights import edited
 
 METHODS = methods()
-TRAINED = [name for name, method in METHODS.items() if issubclass(method, TrainedMethod)]
+TRAINED = [name for name, method in METHODS.items() if issubclass(method, GradientMethod)]
 
 
 def run(name: str, denoiser: ToyDenoiser, request: ErasureRequest | None = None, **changes):
@@ -73,7 +73,7 @@ def test_same_seed_same_result_and_another_seed_another(name: str) -> None:
     first, again, other = (run(name, ToyDenoiser(), seed=seed).tensors for seed in (3, 3, 4))
     assert first.keys() == again.keys() == other.keys()
     assert all(torch.equal(first[key], again[key]) for key in first)
-    if issubclass(METHODS[name], TrainedMethod):
+    if name in TRAINED:
         assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
@@ -86,7 +86,7 @@ def test_the_global_random_numbers_are_not_touched(name: str) -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", [name for name in TRAINED if "layers" in METHODS[name].__dataclass_fields__])
 @pytest.mark.parametrize("group", ["cross_attention_kv", "all"])
 def test_only_the_chosen_layers_are_edited(name: str, group: str) -> None:
     denoiser = ToyDenoiser()
@@ -101,8 +101,10 @@ def test_the_target_moves_towards_what_is_desired(name: str) -> None:
     if not METHODS[name].uses_anchor:
         pytest.skip(f"{name} makes no anchor of the target")
     denoiser = ToyDenoiser()
-    settings = {"negative_guidance": 0.0, "steps": 60, "learning_rate": 0.02, "trajectories": 4}
+    settings = {"negative_guidance": 0.0, "steps": 60, "learning_rate": 0.02, "trajectories": 4, "rank": 8, "gate": False}
     erased = run(name, denoiser, parse_request("circle => square"), **settings)
+    if erased.provenance.kind == "hook":
+        pytest.skip(f"{name} changes no weights; test_method_{name}.py asks this of its hooks")
     before, anchor = probe(denoiser, "circle"), probe(denoiser, "square")
     with edited(denoiser, erased):
         after = probe(denoiser, "circle")

@@ -84,7 +84,7 @@ def test_a_single_sample_that_does_not_fit_and_other_errors_are_raised() -> None
 
 
 @pytest.mark.usefixtures("few_words")
-@pytest.mark.parametrize("name", ["ap", "esd", "kpop"])
+@pytest.mark.parametrize("name", ["ap", "esd", "spm", "kpop"])
 def test_a_run_goes_on_in_parts_and_says_so_unless_its_method_listens_to_the_network(name: str, monkeypatch) -> None:
     """A part is computed again in the backward pass, when the changes of kpop's key are off again."""
     request, whole = parse_request("circle"), ToyDenoiser()

@@ -77,7 +77,7 @@ class SlowToy(ToyDenoiser):
 
 
 @pytest.mark.parametrize("seconds", [(0.5, 0.05), (0.001, 0.5)], ids=["slow text", "text from the cache"])
-@pytest.mark.parametrize("name", ["ap", "esd", "mace", "saeuron", "uce"])
+@pytest.mark.parametrize("name", ["ap", "dumo", "esd", "mace", "saeuron", "spm", "uce"])
 def test_the_bar_never_stands_still_and_never_goes_back(name: str, seconds: tuple[float, float]) -> None:
     from devtools.hosting.inprocess import load_comfy
 

@@ -6,21 +6,12 @@ from collections import Counter
 
 import torch
 from concept_erasure.erasure_core.concepts import parse_request
-from concept_erasure.erasure_core.method import methods, settings_of
 from concept_erasure.erasure_core.report import Report
-from concept_erasure.erasure_core.training.trained import TrainedMethod
 from erasure_tests.small import make
 from erasure_tests.toy import ToyDenoiser
 from erasure_tests.training import running
 
 THREE = parse_request("circle\nsquare => star\nring")
-
-
-def test_the_help_names_the_methods_that_cannot_use_checkpointing() -> None:
-    trained = {name: method for name, method in methods().items() if issubclass(method, TrainedMethod)}
-    cannot = [name for name, method in trained.items() if not method.in_micro_batches]
-    (help,) = {field.metadata["help"] for field in settings_of(trained["esd"]) if field.name == "checkpointing"}
-    assert cannot and f"Not available for {' and '.join(cannot)}." in help
 
 
 def test_targets_take_turns_sample_by_sample() -> None:
