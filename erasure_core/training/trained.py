@@ -43,9 +43,11 @@ class GradientMethod(ErasureMethod):
 
     `in_micro_batches` is False for a method that listens to the network or changes it around a prediction: a micro-batch is
     computed again in the backward pass, when that is over. Its batches stay whole, with checkpointing or without.
+    `uses_anchor` is False for one whose target becomes something else than the anchor.
     """
 
     in_micro_batches: ClassVar[bool] = True
+    uses_anchor: ClassVar[bool] = True
 
     steps: int
     batch: int
@@ -126,13 +128,12 @@ class GradientMethod(ErasureMethod):
 class TrainedMethod(GradientMethod):
     """A method that learns the deltas of one edit. A subclass gives `losses`, and `prepare` if it keeps a state.
 
-    `draws_targets` is False for a method that draws other noisy samples than the targets' own, in `prepare`;
-    `uses_anchor` is False for one whose target becomes something else than the anchor, and then the report says so.
+    `draws_targets` is False for a method that draws other noisy samples than the targets' own, in `prepare`. One that does not
+    use anchors says so in the report.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("gradients",)
     draws_targets: ClassVar[bool] = True
-    uses_anchor: ClassVar[bool] = True
 
     layers: str = layer_group()
     steps: int = optimiser_steps()
