@@ -4,7 +4,7 @@ edit by `losses` the common settings and the erasure in named steps (start, lear
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -89,7 +89,7 @@ class GradientMethod(ErasureMethod):
 
     def plan(self, run: Training, request: ErasureRequest) -> Plan:
         """How `run`, and any like it that `request` takes after it, fits into memory; the report says it in a line."""
-        with run.denoiser.learning(), run.deltas.attached():
+        with run.deltas.attached():
             return planned(
                 run.denoiser,
                 run.deltas.parameters(),
@@ -111,7 +111,9 @@ class GradientMethod(ErasureMethod):
             batched.micro_batch, batched.checkpointing = plan.micro_batch, plan.checkpointing
             run.micro_batched = batched
         whole = blocks if plan.checkpointing and not self.in_micro_batches else ()
-        with run.denoiser.learning(), by_block(whole):
+        # what is done once is kept: a plan that computes blocks twice to save memory has none for that
+        once = nullcontext() if plan.checkpointing else run.denoiser.learning()
+        with once, by_block(whole):
             yield
         run.report.costs["UNet_evaluations_for_trajectories"] += run.pool.evaluations
 
