@@ -138,7 +138,8 @@ def test_plans_go_from_the_fastest_to_the_smallest() -> None:
     assert plans[2].needs == 100 + MARGIN * 48 + 50
     assert {plan.checkpointing for plan in needs.plans(GPU, "on", True)} == {True}
     assert {plan.checkpointing for plan in needs.plans(GPU, "off", True)} == {False}
-    assert [plan.micro_batch for plan in needs.plans(CPU, "auto", False)] == [4], "a method that cannot go in parts"
+    whole = [(plan.micro_batch, plan.checkpointing) for plan in needs.plans(CPU, "auto", False)]
+    assert whole == [(4, False), (4, True)], "a method that cannot go in parts"
 
 
 def test_the_block_that_is_largest_for_many_samples_is_seen_from_two(monkeypatch) -> None:
