@@ -74,7 +74,7 @@ def cache_of_encoded_text(tmp_path_factory) -> None:
 @pytest.fixture(scope="session")
 def playground() -> Any:
     """The playground, a `testbed.playground.Playground`, loaded once a worker; ask for `testbed`."""
-    from erasure_tests.text import skip_idle_layers
+    from testbed.idle_layers import skip_idle_layers
 
     from testbed.playground import load_playground
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from concept_erasure.erasure_core.memory import precision
-from erasure_tests.text import skip_idle_layers
+from testbed.idle_layers import skip_idle_layers
 from safetensors import safe_open
 from torch import Tensor
 
