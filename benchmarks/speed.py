@@ -68,11 +68,11 @@ class TimedText:
     def __init__(self, encoder: Any) -> None:
         self._encoder, self.seconds = encoder, 0.0
 
-    def __call__(self, tokens: Any) -> Any:
-        """The encoder's answer for a prompt, given by its tokens."""
+    def __call__(self, prompts: Any) -> Any:
+        """The encoder's answers for prompts, each given by its tokens."""
         started = time.monotonic()
         try:
-            return self._encoder(tokens)
+            return self._encoder(prompts)
         finally:
             self.seconds += time.monotonic() - started
 

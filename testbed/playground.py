@@ -33,7 +33,7 @@ class Playground:
     vae: Any
     judges: dict[str, nn.Module]
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    drawn_by: sampling.Sampling = sampling.EULER
+    drawn_by: sampling.KSamplerSettings = sampling.EULER
 
     def __post_init__(self) -> None:
         self._texts: dict[str, tuple[Tensor, Tensor]] = {}

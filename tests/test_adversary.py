@@ -92,22 +92,24 @@ def test_a_screened_scan_names_the_planted_word_before_it_was_measured(hurt) -> 
         found.step(0.0)
         return found
 
-    def moved(tokens: torch.Tensor) -> torch.Tensor:
+    tokens = candidates.conditioning.tokens
+
+    def moved() -> torch.Tensor:
         with damage.frozen():
             before = denoiser.network["block"].to_v(tokens)
         return (denoiser.network["block"].to_v(tokens) - before).square().sum((1, 2)).detach()
 
     assert "word7" in search(moved).choose(2), "what the edit does to its text gives it away"
-    assert "word7" not in search(lambda tokens: torch.arange(30.0)).choose(2), (
+    assert "word7" not in search(lambda: torch.arange(30.0)).choose(2), (
         "a screen that says something else does not"
     )
-    unmoved = search(lambda tokens: torch.zeros(30))
+    unmoved = search(lambda: torch.zeros(30))
     assert len(set(unmoved.choose(4))) == 4, "before the first update all are alike"
 
 
 def test_a_screened_scan_learns_what_a_change_of_the_text_is_worth(hurt) -> None:
     _, candidates, damage = hurt
-    search = ScreenedScan(candidates, damage, 30, generator(), lambda tokens: torch.ones(30))
+    search = ScreenedScan(candidates, damage, 30, generator(), lambda: torch.ones(30))
     search.step(0.0)
     assert torch.allclose(search.damage, damage.of(candidates.conditioning).cpu(), rtol=1e-3), "all were measured"
     assert search.choose(1) == ["word7"]
@@ -116,7 +118,7 @@ def test_a_screened_scan_learns_what_a_change_of_the_text_is_worth(hurt) -> None
 def test_a_screened_scan_looks_at_every_text_in_each_step_and_runs_the_network_now_and_then(hurt) -> None:
     _, candidates, damage = hurt
     hurts = [torch.eye(30)[i % 30] for i in range(2 * ScreenedScan.EVERY)]
-    search, found = ScreenedScan(candidates, damage, 2, generator(), lambda tokens: hurts.pop(0)), []
+    search, found = ScreenedScan(candidates, damage, 2, generator(), lambda: hurts.pop(0)), []
     before = damage.evaluations
     while hurts:
         search.step(0.0)

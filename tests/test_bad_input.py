@@ -297,8 +297,8 @@ def test_text_that_is_not_finite_is_named_and_never_cached(
     before, clip = base_hash(testbed), bits(testbed.clip.cond_stage_model)
     encode, asked = TextEncoder._encode, []
 
-    def broken(self: TextEncoder, tokens: object) -> list:
-        states, others = encode(self, tokens)
+    def broken(self: TextEncoder, *tokens: object) -> list:
+        states, others = encode(self, *tokens)
         asked.append(1)
         return [states * float("nan") if len(asked) == 4 else states, others]
 

@@ -195,6 +195,29 @@ def test_the_denoiser_gives_the_hosts_own_predictions(testbed: Playground) -> No
     assert (ours - theirs).abs().max() < 0.05 * theirs.abs().max()
 
 
+def test_prompts_that_are_encoded_together_are_what_the_clip_says_of_each_alone(
+    testbed: Playground, monkeypatch
+) -> None:
+    from concept_erasure.nodes import host
+
+    prompts = ["a red circle", "", "a (striped:1.3) square", "a box " * 50, "a star"]
+    passes, encode = [], testbed.clip.encode_from_tokens_scheduled
+    alone = [encode(testbed.clip.tokenize(prompt), show_pbar=False)[0] for prompt in prompts]
+
+    def watched(tokens: dict, **options: bool) -> list:
+        passes.append(len(tokens["l"]))
+        return encode(tokens, **options)
+
+    monkeypatch.setenv("CONCEPT_ERASURE_TEXT_CACHE", "off")
+    monkeypatch.setattr(testbed.clip, "encode_from_tokens_scheduled", watched)
+    with host.open_session(testbed.model, testbed.clip, 64, 64) as denoiser:
+        passes.clear()
+        together = denoiser.text_encoder([testbed.clip.tokenize(prompt) for prompt in prompts])
+    for (given, _), (expected, _) in zip(together, alone, strict=True):
+        assert torch.equal(given, host.text.rounded(expected))
+    assert sorted(passes) == [2, 4], "the long prompt has two sections and is a pass of its own"
+
+
 def test_token_vectors_are_rows_of_the_text_encoders_table(testbed: Playground) -> None:
     from concept_erasure.nodes import host
 

@@ -254,6 +254,6 @@ def test_what_half_precision_cannot_hold_is_kept_as_it_is(states: Tensor, tmp_pa
 
     for expected in ((2, 0), (1, 1)):  # the fingerprint takes one
         encoder = TextEncoder(Clip(), TensorCache(tmp_path))
-        given, _ = encoder(Clip().tokenize("a"))
+        ((given, _),) = encoder([Clip().tokenize("a")])
         assert torch.equal(given, states) and given.dtype == states.dtype
         assert (encoder.encoded, encoder.read) == expected

@@ -85,7 +85,7 @@ def parts_of_ap(watch: Stopwatch) -> Iterator[None]:
     places = (
         (trained, "optimise", STEPS),
         (text.TextEncoder, "__call__", "text"),
-        (ap, "candidates_of", "candidates"),
+        (ap, "with_neighbours", "candidates"),
         (trajectory.TrajectoryPool, "fill", "sampling runs"),
         (trajectory.TrajectoryPool, "anchor_predictions", "teacher"),
         (adversary.Scan, "step", "search"),

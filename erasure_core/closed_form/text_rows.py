@@ -18,7 +18,7 @@ from ..concepts import ConceptPair, ErasureRequest
 from ..denoiser import Denoiser
 from ..guidance import negative_guidance
 from ..report import Check, unwatched
-from ..text.candidates import encode_words, prefilter, shortlist
+from ..text.candidates import encode_ahead, encode_words, prefilter, shortlist
 from ..text.prompt_templates import PLAIN, PromptTemplate, draw_templates
 from ..text.synonyms import evenly, template_words_like
 
@@ -117,11 +117,10 @@ def erased_rows(
     avoid = template_words_like(denoiser, request.targets)
     concepts = []
     for pair in request.pairs:
-        rows = []
-        for template in sentences_for(pair.target, sentences, seed, avoid):
-            check(f"encoding sentences about {pair.target!r}")
-            rows.append(aligned(denoiser, pair, template, tokens, eta))
-        concepts.append(Rows.cat(rows))
+        templates = sentences_for(pair.target, sentences, seed, avoid)
+        words = (pair.target, pair.anchor, pair.neutral)
+        encode_ahead(denoiser, [template.with_concept(word) for template in templates for word in words], check)
+        concepts.append(Rows.cat([aligned(denoiser, pair, template, tokens, eta) for template in templates]))
     return concepts
 
 
@@ -164,9 +163,9 @@ def retained_prompts(
 def retained_rows(denoiser: Denoiser, prompts: Sequence[str], check: Check = unwatched) -> Tensor:
     """The rows (n, width) of all prompts: each one's own tokens and a few of those that follow; the tokens before, the
     same for all prompts, once."""
+    encode_ahead(denoiser, prompts, check)
     rows = []
-    for number, prompt in enumerate(prompts):
-        check(f"encoding sentences that stay, {number} of {len(prompts)}")
+    for prompt in prompts:
         positions = denoiser.positions(prompt) if prompt else []
         end = positions[-1] + 1 if positions else 0
         following = evenly(end, _length(denoiser, prompt), PADDING_ROWS)

@@ -7,7 +7,7 @@ The paper's desired prediction is the anchor's; its code pushes past it, which `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -16,7 +16,7 @@ from ..concepts import ErasureRequest
 from ..families import reads_text_alone
 from ..method import setting
 from ..search.adversary import Adversary, Damage, Gumbel, Random, Scan, ScreenedScan
-from ..text.candidates import Candidates, candidate_choice, candidates_of, with_neighbours
+from ..text.candidates import Candidates, candidate_choice, with_neighbours
 from ..text.synonyms import synonym_limit
 from ..text.vocabulary import word_list
 from ..training.optimiser import scaled_adam
@@ -93,21 +93,17 @@ class AdversarialPreservation(TrainedMethod):
         if self.search == "gumbel":
             return self._gumbel(run, candidates, damage)
         if self.layers == "cross_attention_kv" and reads_text_alone(run.denoiser.family):
-            return ScreenedScan(candidates, damage, self.scan_width, run.generator, self._moved(run))
+            read = run.denoiser.read(candidates.conditioning.tokens)
+            return ScreenedScan(candidates, damage, self.scan_width, run.generator, lambda: run.deltas.moved(read))
         return Scan(candidates, damage, self.scan_width, run.generator)
-
-    def _moved(self, run: Training) -> Callable[[Tensor], Tensor]:
-        """How far the edit moves what keys and values make of text states."""
-        return lambda tokens: run.deltas.moved(run.denoiser.read(tokens))
 
     def _gumbel(self, run: Training, candidates: Candidates, damage: Damage) -> Gumbel:
         optimiser = scaled_adam(run.denoiser, run.report)
         return Gumbel(candidates, damage, self.search_learning_rate, self.temperature, run.generator, optimiser)
 
     def _candidates(self, run: Training) -> Candidates:
-        """The words of the vocabulary and whatever else is near."""
         choice = (self.vocabulary, self.candidates, self.synonym_similarity, self.prefilter)
-        return with_neighbours(run.denoiser, run.request, candidates_of(run.denoiser, run.request, run.report, *choice))
+        return with_neighbours(run.denoiser, run.request, run.report, *choice)
 
     def _probes(self, run: Training) -> NoisyBatch:
         """Noisy samples on the way to no particular picture, from the middle of the run, to measure damage on."""

@@ -24,7 +24,7 @@ from ..guidance import negative_guidance
 from ..method import setting
 from ..report import STEPS, Work
 from ..search.adversary import Gumbel
-from ..text.candidates import Candidates, candidate_choice, candidates_of, with_neighbours
+from ..text.candidates import Candidates, candidate_choice, with_neighbours
 from ..text.synonyms import synonym_limit
 from ..text.vocabulary import word_list
 from ..training.optimiser import scaled_adam
@@ -108,8 +108,7 @@ class PublishedLoop(TrainedMethod):
     def prepare(self, run: Training) -> Searches:
         """Encode and filter the candidates, which all targets share, and set up a search for each target."""
         choice = (self.vocabulary, self.candidates, self.synonym_similarity, self.prefilter)
-        words = candidates_of(run.denoiser, run.request, run.report, *choice)
-        candidates = with_neighbours(run.denoiser, run.request, words)
+        candidates = with_neighbours(run.denoiser, run.request, run.report, *choice)
         how = (self.search_learning_rate, self.temperature, run.generator, scaled_adam(run.denoiser, run.report))
         return Searches(candidates, {target: Gumbel(candidates, None, *how) for target in run.request.targets})
 

@@ -152,9 +152,9 @@ class ScreenedScan(Scan):
         damage: Damage,
         per_step: int,
         generator: torch.Generator,
-        moved: Callable[[Tensor], Tensor],
+        moved: Callable[[], Tensor],
     ) -> None:
-        """`moved` gives, of text states (n, tokens, width), how far the edit moves each, (n,)."""
+        """`moved` says how far the edit now moves the text of each candidate, (n,)."""
         super().__init__(candidates, damage, per_step, generator)
         self._moved, self._steps = moved, 0
         self._factor = torch.full((len(candidates),), torch.nan)
@@ -162,7 +162,7 @@ class ScreenedScan(Scan):
     @torch.no_grad()
     def step(self, progress: float) -> None:
         """Look at every candidate's text, and now and then measure those that are expected to be hurt most."""
-        self._distance = self._moved(self._candidates.conditioning.tokens).cpu()
+        self._distance = self._moved().cpu()
         self._expect()
         if self._distance.any():  # before the first update there is nothing to measure
             if self._steps % self.EVERY == 0:

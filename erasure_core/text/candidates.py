@@ -42,6 +42,13 @@ def affordable(denoiser: Denoiser) -> int:
     return max(1, MEMORY // sum(value.numel() * value.element_size() for value in one))
 
 
+def encode_ahead(denoiser: Denoiser, prompts: Sequence[str], check: Check = unwatched) -> None:
+    """Let the denoiser know prompts that will be asked for one by one: many at once take a fraction of the time."""
+    for start in range(0, len(prompts), ENCODED_AT_ONCE):
+        check(f"encoding sentences, {start} of {len(prompts)}")
+        denoiser.encode(prompts[start : start + ENCODED_AT_ONCE])
+
+
 def encode_words(denoiser: Denoiser, words: Sequence[str], check: Check = unwatched) -> Candidates:
     """The words with their conditioning; a vocabulary can take a minute, so `check` hears of the progress."""
     batches = []
@@ -78,8 +85,10 @@ def candidates_of(
     return chosen
 
 
-def with_neighbours(denoiser: Denoiser, request: ErasureRequest, chosen: Candidates) -> Candidates:
-    """`chosen` after those of the empty prompt, the retain lines and the targets' nearest neighbours that it lacks."""
+def with_neighbours(denoiser: Denoiser, request: ErasureRequest, report: Report, *choice: Any) -> Candidates:
+    """What `candidates_of` chooses, after those of the empty prompt, the retain lines and the targets' nearest neighbours
+    that are not among it."""
+    chosen = candidates_of(denoiser, request, report, *choice)
     lines = ["", *request.retain]
     for target in request.targets:
         lines += [word for word in siblings(target) if not request.says_target(word)]

@@ -29,7 +29,7 @@ from .cast_once import bytes_cast, weights_cast_once
 from .conditioning import calls, processed
 from .services import check_cancelled, is_compiled, is_out_of_memory, load_fully, make_room
 from .shapes import latent_shape, pictures_of
-from .text import TextEncoder, text_cache
+from .text import TEXTS_AT_ONCE, TextEncoder, text_cache
 
 SCHEDULE = 20
 """Sampling steps of the schedule that wrappers see before a run has asked for one of its own."""
@@ -70,11 +70,14 @@ class ComfyDenoiser:
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._encoded]
         texts = {}
         with torch.no_grad():
-            for prompt in missing:
+            for start in range(0, len(missing), TEXTS_AT_ONCE):
                 check_cancelled()
-                states, others = texts[prompt] = self.text_encoder(self._clip.tokenize(prompt))
+                prompts_now = missing[start : start + TEXTS_AT_ONCE]
+                answers = self.text_encoder([self._clip.tokenize(prompt) for prompt in prompts_now])
+                texts |= dict(zip(prompts_now, answers, strict=True))
+                self.tell(text=len(prompts_now))
+            for prompt, (states, others) in texts.items():
                 check_text(prompt, states, *filter(torch.is_tensor, others.values()))
-                self.tell(text=1)
             if missing:
                 load_fully(self._patcher)  # on a small card the text encoder may have pushed the model out
             for prompt, text in texts.items():
@@ -83,7 +86,7 @@ class ComfyDenoiser:
 
     def _read(self, tokens: dict[str, Any]) -> dict[str, Tensor]:
         """The model's arguments for one prompt, given by its tokens; a gradient reaches these."""
-        return processed(self._model, [self.text_encoder(tokens)], self.empty_latents(1))
+        return processed(self._model, self.text_encoder([tokens]), self.empty_latents(1))
 
     def read(self, tokens: Tensor) -> Tensor:
         """See `Denoiser.read`."""

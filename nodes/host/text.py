@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import numbers
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ CACHE_SETTING = "CONCEPT_ERASURE_TEXT_CACHE"
 """Environment variable: another folder for the cache, or `off`."""
 _PROBE = "an old photo of two small, brightly painted wooden boats"
 _ROWS_AT_ONCE = 4096
+TEXTS_AT_ONCE = 16
+"""Prompts that a CLIP encodes in one pass, where it can: its weights are read once for all of them."""
+_STATES_ONLY = ("l", "h")
+"""The text encoders of which SD 1.x and 2.x have one alone. Those models read its states and no pooled text, which the host
+gives for the first prompt of a pass only."""
 _STATES, _IN_HALF = "cond", "cond in half precision"
 
 
@@ -44,33 +50,53 @@ class TextEncoder:
         self._fingerprint: str | None = None
         self.encoded = self.read = 0
 
-    def __call__(self, tokens: Any) -> list[Any]:
-        """The text states of a prompt, given by its tokens as the CLIP's `tokenize` has them, and what else the CLIP
-        gives with them, as ComfyUI's CONDITIONING holds them."""
-        if not _only_numbers(tokens):
-            return self._encode(tokens)
-        if self._cache is None:
-            return self._rounded(tokens)
+    def __call__(self, prompts: Sequence[Any]) -> list[list[Any]]:
+        """The text states of prompts, each given by its tokens as the CLIP's `tokenize` has them, and what else the CLIP
+        gives with them, as ComfyUI's CONDITIONING holds them; of SD 1.x and 2.x the states alone."""
+        answers = {i: found for i, tokens in enumerate(prompts) if (found := self._read(tokens)) is not None}
+        missing = [i for i in range(len(prompts)) if i not in answers]
+        together = [i for i in missing if _states_only(prompts[i])]
+        passes = [together[start : start + TEXTS_AT_ONCE] for start in range(0, len(together), TEXTS_AT_ONCE)]
+        for of_pass in [*passes, *([i] for i in missing if i not in together)]:
+            for i, answer in zip(of_pass, self._answers([prompts[i] for i in of_pass]), strict=True):
+                answers[i] = answer
+                self._keep(prompts[i], answer)
+        return [answers[i] for i in range(len(prompts))]
+
+    def _answers(self, prompts: Sequence[Any]) -> list[list[Any]]:
+        """What the CLIP says of prompts, in one pass."""
+        if not _states_only(prompts[0]):
+            (tokens,) = prompts
+            states, others = self._encode(tokens)
+            return [[rounded(states) if _only_numbers(tokens) else states, others]]
+        (name,) = prompts[0]
+        # the host lays the sections of a long prompt side by side; here each is a prompt of its own
+        states, _ = self._encode({name: [section for tokens in prompts for section in tokens[name]]}, len(prompts))
+        return [[part, {"pooled_output": None}] for part in rounded(states).chunk(len(prompts), dim=1)]
+
+    def _encode(self, tokens: Any, prompts: int = 1) -> Any:
+        self.encoded += prompts
+        return self._clip.encode_from_tokens_scheduled(tokens, show_pbar=False)[0]
+
+    def _key(self, tokens: Any) -> str:
         if self._fingerprint is None:
             self._fingerprint = self._behaviour()
-        key = f"{self._fingerprint} {_IN_HALF} {tokens!r}"
-        found = self._cache.get(key)
-        if found is not None:
-            self.read += 1
-            return _from_tensors(found)
-        answer = self._rounded(tokens)
+        return f"{self._fingerprint} {_IN_HALF} {tokens!r}"
+
+    def _read(self, tokens: Any) -> list[Any] | None:
+        """The answer for one prompt from the cache."""
+        if self._cache is None or not _only_numbers(tokens):
+            return None
+        found = self._cache.get(self._key(tokens))
+        if found is None:
+            return None
+        self.read += 1
+        return _from_tensors(found)
+
+    def _keep(self, tokens: Any, answer: list[Any]) -> None:
         tensors = _as_tensors(*answer)
-        if all(torch.is_tensor(value) for value in tensors.values()):
-            self._cache.put(key, tensors)
-        return answer
-
-    def _rounded(self, tokens: Any) -> list[Any]:
-        states, others = self._encode(tokens)
-        return [rounded(states), others]
-
-    def _encode(self, tokens: Any) -> Any:
-        self.encoded += 1
-        return self._clip.encode_from_tokens_scheduled(tokens, show_pbar=False)[0]
+        if self._cache is not None and _only_numbers(tokens) and all(map(torch.is_tensor, tensors.values())):
+            self._cache.put(self._key(tokens), tensors)
 
     def _behaviour(self) -> str:
         """A hash of what this CLIP does: its exact answer to one prompt, and its table of tokens, of which that answer
@@ -112,6 +138,14 @@ def rounded(states: Tensor) -> Tensor:
 
 def _bytes(value: Tensor) -> bytes:
     return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _states_only(tokens: Any) -> bool:
+    """Whether this prompt may share a pass with others: one section of numbers for one of `_STATES_ONLY`."""
+    if not isinstance(tokens, dict) or len(tokens) != 1:
+        return False
+    ((name, sections),) = tokens.items()
+    return name in _STATES_ONLY and len(sections) == 1 and _only_numbers(tokens)
 
 
 def _only_numbers(tokens: Any) -> bool:
