@@ -75,7 +75,6 @@ def cache_of_encoded_text(tmp_path_factory) -> None:
 def playground() -> Any:
     """The playground, a `testbed.playground.Playground`, loaded once a worker; ask for `testbed`."""
     from testbed.idle_layers import skip_idle_layers
-
     from testbed.playground import load_playground
 
     loaded = load_playground()

@@ -100,9 +100,7 @@ def test_a_screened_scan_names_the_planted_word_before_it_was_measured(hurt) -> 
         return (denoiser.network["block"].to_v(tokens) - before).square().sum((1, 2)).detach()
 
     assert "word7" in search(moved).choose(2), "what the edit does to its text gives it away"
-    assert "word7" not in search(lambda: torch.arange(30.0)).choose(2), (
-        "a screen that says something else does not"
-    )
+    assert "word7" not in search(lambda: torch.arange(30.0)).choose(2), "a screen that says something else does not"
     unmoved = search(lambda: torch.zeros(30))
     assert len(set(unmoved.choose(4))) == 4, "before the first update all are alike"
 

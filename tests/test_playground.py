@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from concept_erasure.erasure_core.memory import precision
-from testbed.idle_layers import skip_idle_layers
 from safetensors import safe_open
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from playground.drawing import SHAPES, SYNONYMS, draw, random_scene
 from playground.training import Schedule
 from playground.weights import CHECKPOINT
 from testbed.files import playground_models
+from testbed.idle_layers import skip_idle_layers
 from testbed.playground import load_playground
 
 
