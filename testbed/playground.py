@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from playground.judge import FACTORS, top_labels
 from playground.picture_book.judge import FACTORS as BOOK_FACTORS
 from playground.picture_book.judge import labels as book_labels
 from playground.picture_book.weights import stored_things
+from playground.training import cpu_computes_in_bf16
 from playground.weights import CHECKPOINT
 from testbed.files import BOOK, BOOK_JUDGE, JUDGE, picture_book_models, playground_models
 
@@ -66,7 +68,8 @@ class Playground:
     def draw(self, model: Any, prompts: Sequence[str], seed: int) -> Tensor:
         """One picture a prompt, (n, 3, 64, 64) in [0, 1], by ComfyUI's own sampler; equal seeds mean equal noise."""
         noise = self.noise(len(prompts), seed)
-        return sampling.draw(model, self.vae, self.conditioning, prompts, noise, seed, self.drawn_by)
+        with _cast_once(model):
+            return sampling.draw(model, self.vae, self.conditioning, prompts, noise, seed, self.drawn_by)
 
     def draw_base(self, prompts: Sequence[str], seed: int) -> Tensor:
         """The base model's pictures (`draw`); drawn once."""
@@ -86,6 +89,22 @@ class Playground:
             factor: [[self.labels[factor][i] for i in row] for row in top_labels(judge, pictures, k).tolist()]
             for factor, judge in self.judges.items()
         }
+
+
+@contextmanager
+def _cast_once(model: Any) -> Iterator[None]:
+    """Inside, pictures are the same and take a tenth less time: what autocast casts at every call is cast once."""
+    from concept_erasure.nodes import host
+    from concept_erasure.nodes.host.cast_once import text_cast_once, weights_cast_once
+
+    if not cpu_computes_in_bf16():
+        yield
+        return
+    host.use(model)
+    network = model.model.diffusion_model
+    text = text_cast_once(network, torch.bfloat16) if hasattr(network, "input_blocks") else nullcontext()
+    with weights_cast_once(network, torch.bfloat16), text:
+        yield
 
 
 def load_playground(models: Path | None = None, checkpoint: Path = CHECKPOINT) -> Playground:

@@ -112,24 +112,28 @@ def test_text_is_never_repeated_where_it_would_count_double() -> None:
 
 
 @pytest.mark.parametrize("layout", ["SD1.5", "Flux.1 dev"])
-def test_weights_that_are_cast_once_predict_the_same_and_come_back(layout: str) -> None:
+def test_what_is_cast_once_predicts_the_same_and_comes_back(layout: str) -> None:
     testbed = small_model(layout)
     from concept_erasure.nodes import host
-    from concept_erasure.nodes.host.cast_once import weights_cast_once
 
+    seen: set[torch.dtype] = set()
     with host.open_session(testbed.model, testbed.clip, 64, 64) as denoiser, torch.no_grad():
-        denoiser._precision = lambda: torch.autocast("cpu", torch.bfloat16)
+        denoiser._is_fast_in_bf16 = lambda: True
         network = denoiser._model.diffusion_model
         before = {name: (p.data_ptr(), p.dtype) for name, p in network.named_parameters()}
         noisy = torch.randn(denoiser.empty_latents(2).shape, generator=torch.Generator().manual_seed(0))
         asked = noisy, denoiser.sigmas(4)[1].expand(2), denoiser.encode(["circle", "square"])
         expected = denoiser.predict(*asked)
-        with pytest.raises(ZeroDivisionError), weights_cast_once(network, torch.bfloat16):
+        reads = next(iter(denoiser.layers("cross_attention_kv").values()))
+        hook = reads.register_forward_pre_hook(lambda _, inputs: seen.add(inputs[0].dtype))
+        with pytest.raises(ZeroDivisionError), denoiser.learning():
             assert any(p.dtype != before[name][1] for name, p in network.named_parameters()), (
                 "there is something to cast"
             )
             assert torch.equal(denoiser.predict(*asked), expected)
+            assert layout != "SD1.5" or seen == {torch.bfloat16}, "the text was cast before a layer had to"
             _ = 1 / 0
+        hook.remove()
         assert {name: (p.data_ptr(), p.dtype) for name, p in network.named_parameters()} == before
         assert torch.equal(denoiser.predict(*asked), expected)
 

@@ -1,9 +1,10 @@
-"""Weights in the type that the network computes in, so that autocast does not cast them at every call."""
+"""Weights and text in the type that the network computes in, so that autocast does not cast them at every call."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,3 +45,18 @@ def weights_cast_once(network: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     finally:
         for parameter, data in kept:
             parameter.data = data
+
+
+@contextmanager
+def text_cast_once(network: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Inside, a UNet gets the text states in `dtype`. Only for networks whose keys and values alone read them (`reads_text_alone`):
+    each of these layers would have autocast cast the same states, so predictions are equal to the bit."""
+
+    def cast(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        return args, kwargs | {"context": kwargs["context"].to(dtype)}
+
+    hook = network.register_forward_pre_hook(cast, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 from uuid import uuid4
 
@@ -19,13 +19,13 @@ from comfy.cli_args import args as comfy_arguments  # noqa: F401  (parsed before
 from torch import Tensor, nn
 
 from ...erasure_core.denoiser import TOKENS, Conditioning, check_text
-from ...erasure_core.families import family_named
+from ...erasure_core.families import family_named, reads_text_alone
 from ...erasure_core.guidance import prediction_of
 from ...erasure_core.layers import blocks, is_editable, rows, select, shape_of
 from ...erasure_core.memory.precision import cpu_computes_in_bf16
 from ...erasure_core.report import unwatched
 from .base_model import fingerprint, positions, token_vectors, whole_words
-from .cast_once import bytes_cast, weights_cast_once
+from .cast_once import bytes_cast, text_cast_once, weights_cast_once
 from .conditioning import calls, processed
 from .services import check_cancelled, is_compiled, is_out_of_memory, load_fully, make_room
 from .shapes import latent_shape, pictures_of
@@ -188,13 +188,18 @@ class ComfyDenoiser:
         # bfloat16 before float16: it has the range of float32, so that gradients need no scaling (see `ScaledAdam`)
         return torch.autocast(self.device.type, torch.bfloat16) if self._is_fast_in_bf16() else nullcontext()
 
-    def learning(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def learning(self) -> Iterator[None]:
         """See `Denoiser.learning`. On a GPU the memory for a second copy of the weights is rather left to the run."""
         network = self._model.diffusion_model
-        if self.device.type != "cpu" or not self._is_fast_in_bf16():
-            return nullcontext()
-        wanted = bytes_cast(network, torch.bfloat16)
-        return weights_cast_once(network, torch.bfloat16) if self.make_room(wanted) >= wanted else nullcontext()
+        with ExitStack() as once:
+            if self._is_fast_in_bf16():
+                if reads_text_alone(self.family) and not self._facts.reads:
+                    once.enter_context(text_cast_once(network, torch.bfloat16))
+                wanted = bytes_cast(network, torch.bfloat16)
+                if self.device.type == "cpu" and self.make_room(wanted) >= wanted:
+                    once.enter_context(weights_cast_once(network, torch.bfloat16))
+            yield
 
     def layers(self, group: str) -> dict[str, nn.Module]:
         """See `Denoiser.layers`."""
