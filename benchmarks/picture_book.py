@@ -38,8 +38,12 @@ from .instruments.runs import Row, add_arguments, add_processes, circumstances, 
 from .methods import BASE, CONTROL, control
 
 SEARCHES = {f"ap, {search}": ("ap", {"search": search}) for search in ("random", "none", "gumbel")}
-COUNTS = {TARGET: 70, SYNONYM: 30, MEMBER: 60, LOOK_ALIKE: 60, UNRELATED: 70}
-"""Pictures of each group in a row: 200 or more in all, whatever groups it has."""
+COUNTS = {
+    "thing": {TARGET: 60, SYNONYM: 25, LOOK_ALIKE: 55, UNRELATED: 60},
+    "style": {TARGET: 70, LOOK_ALIKE: 60, UNRELATED: 70},
+    "category": {TARGET: 70, MEMBER: 60, UNRELATED: 70},
+}
+"""Pictures of each group in a row, by the kind of the case: 200 in all."""
 WITH_SEEDS = ("ap", *SEARCHES, "esd", "uce", "rece")
 SEEDS = (0, 1, 2)
 BY = "make bench-picture-book ARGS=--write"
@@ -64,7 +68,7 @@ def one_run(testbed: Playground, encoded: dict, things: Sequence[Any], variant: 
     """Erase and judge; base and control are rows like any other."""
     case = next(case for case in CASES if case.name == name)
     model, costs = erased_model(testbed, variant, case, seed, encoded)
-    groups = prompts_of(case, things, COUNTS, seed)
+    groups = prompts_of(case, things, COUNTS[case.kind], seed)
     found = {
         group: judged_group(testbed, model, asked, 1000 * seed + GROUPS.index(group)) for group, asked in groups.items()
     }
@@ -218,7 +222,9 @@ def main() -> None:
     def run(variant: str, case: str, seed: int) -> Row:
         return one_run(testbed(), encoded, things, variant, case, seed)
 
-    rows = shown(keys, arguments, run, divided("benchmarks.picture_book", keys, arguments))
+    divided_rows = divided("benchmarks.picture_book", keys, arguments)
+    # what has the same base pictures stays in one process
+    rows = shown(keys, arguments, run, divided_rows, together=lambda key: key[1:])
     rows.sort(key=lambda row: (variants.index(row["variant"]), row["seed"]))
     tables = {"methods": table(rows), "cases": by_case(rows), "compared": compared(rows)}
     print("\n\n".join(tables.values()), flush=True)

@@ -124,12 +124,18 @@ def shown(*given: Any, **named: Any) -> list[Row]:
 
 
 def each(
-    keys: Sequence[Sequence[Any]], arguments: argparse.Namespace, run: Callable[..., Row], done: Sequence[Row] = ()
+    keys: Sequence[Sequence[Any]],
+    arguments: argparse.Namespace,
+    run: Callable[..., Row],
+    done: Sequence[Row] = (),
+    together: Callable[[Sequence[Any]], Any] = tuple,
 ) -> Iterator[Row]:
-    """`run(*key)` for each key of this process's share, or its row from the file or from `done`; each row gets its `key`."""
+    """`run(*key)` for each key of this process's share, or its row from the file or from `done`; each row gets its `key`. Keys
+    for which `together` says the same are of one share."""
     share, shares = (int(part) for part in arguments.share.split("/"))
+    mine = set(list(dict.fromkeys(map(together, keys)))[share::shares])
     found = finished(arguments.rows) | {json.dumps(row["key"]): row for row in done}
-    for key in keys[share::shares]:
+    for key in (key for key in keys if together(key) in mine):
         name = json.dumps(key)
         if name not in found:
             found[name] = {"key": list(key)} | run(*key)
