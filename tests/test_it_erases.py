@@ -75,6 +75,7 @@ def test_a_method_erases(testbed: Playground, name: str) -> None:
     check(testbed, erased_by(testbed, name))
 
 
+@pytest.mark.slow
 def test_a_loss_with_its_sign_turned_is_seen(testbed: Playground, monkeypatch) -> None:
     losses = Training.erase_and_retain
 
