@@ -135,6 +135,9 @@ def check_warns(model: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert "the erasure of 'circle' acts while the model runs and is not in this file" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "edit", [pytest.param(name, marks=() if name == "dumo" else pytest.mark.slow) for name in ACTING], indirect=True
+)
 def test_the_edit_acts_on_every_clone_and_every_clone_says_that_it_carries_it(testbed, edited, caplog) -> None:
     before, wanted = drawn(testbed, testbed.model), drawn(testbed, edited)
     assert (wanted - before).abs().max() > 1e-2
