@@ -103,7 +103,7 @@ def _cast_once(model: Any) -> Iterator[None]:
     host.use(model)
     network = model.model.diffusion_model
     text = text_cast_once(network, torch.bfloat16) if hasattr(network, "input_blocks") else nullcontext()
-    with weights_cast_once(network, torch.bfloat16), text:
+    with torch.inference_mode(), weights_cast_once(network, torch.bfloat16), text:  # weights may be inference tensors
         yield
 
 
