@@ -20,7 +20,7 @@ from ..text.candidates import Candidates, candidate_choice, with_neighbours
 from ..text.synonyms import synonym_limit
 from ..text.vocabulary import word_list
 from ..training.optimiser import scaled_adam
-from ..training.settings import eta, retaining, sampling_length
+from ..training.settings import eta, retaining, sampling_length, step_size
 from ..training.trained import TrainedMethod, Training
 from ..training.trajectory import SAMPLES_AT_ONCE, NoisyBatch
 
@@ -35,9 +35,10 @@ class AdversarialPreservation(TrainedMethod):
     title = "AP: adversarial preservation"
     paper = "arXiv 2410.15618"
 
+    learning_rate: float = step_size(2e-3)
     sampling_steps: int = sampling_length(10)
-    negative_guidance: float = eta(2.0)
-    retain_weight: float = retaining(3.0, "Weight of preserving the adversarial concepts (lambda).")
+    negative_guidance: float = eta(3.0)
+    retain_weight: float = retaining(4.0, "Weight of preserving the adversarial concepts (lambda).")
     search: str = setting(
         "scan",
         "How the adversarial concept is found. scan measures a few candidates a step, without gradients; gumbel is the "

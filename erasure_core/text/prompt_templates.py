@@ -29,6 +29,8 @@ SUBJECTS = (
     "chair", "clock", "hat", "shoe", "hammer", "book", "man", "woman",
 )  # fmt: skip
 """What is drawn in a style, of many kinds: a style is erased from the pictures of every thing."""
+BEGINNINGS = ("a picture of a", "a", "a drawing of a")
+"""Of the sentences about a style."""
 WORDS = tuple(dict.fromkeys([*(word for words in KINDS.values() for word in words), *NOUNS, *SUBJECTS]))
 """All words that `draw_templates` may put around a concept."""
 
@@ -109,7 +111,7 @@ def draw_templates(
     chosen = list(PLAIN_STYLE if style else PLAIN)
     for i in range(max(0, n - len(chosen))):
         if style:
-            drawn = " ".join(["a", *attributes(i % 2), word_of(SUBJECTS)])
+            drawn = " ".join([BEGINNINGS[i % len(BEGINNINGS)], *attributes(i % 2), word_of(SUBJECTS)])
             chosen.append(PromptTemplate(f"{drawn} in {{}}", drawn))
             continue
         before = attributes((1 + i) % (3 if own_kind is None else 2))
