@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -41,8 +42,9 @@ def drawn(request) -> Playground:
     return with_vae(request.param)
 
 
+@functools.lru_cache(maxsize=1)
 def with_vae(layout: str) -> Playground:
-    """A random model with a VAE of its family's size."""
+    """A random model with a VAE of its family's size. The last one is kept: every test leaves it as it was."""
     testbed = small_model(layout)
     return replace(testbed, vae=Autoencoder(testbed.model.model.latent_format))
 
@@ -138,8 +140,8 @@ def test_an_attack_that_needs_no_gradient_runs_on_every_family(drawn: Playground
     assert base_hash(drawn) == before
 
 
-@pytest.mark.parametrize("layout", ["SD1.5", "SDXL", "Flux.1 dev", "Wan 2.1", "Anima"])
 @pytest.mark.parametrize("name", sorted(set(attacks()) - set(SHOWN)))
+@pytest.mark.parametrize("layout", ["SD1.5", "SDXL", "Flux.1 dev", "Wan 2.1", "Anima"])  # the last varies slowest
 def test_every_attack_runs_or_is_refused_before_anything_is_drawn(layout: str, name: str, monkeypatch) -> None:
     from concept_erasure.nodes import host
 
