@@ -23,9 +23,9 @@ SENTENCES = {
 }
 """By the factor that a judge sees, how the playground and the picture book are asked for it."""
 REDUCED = {
-    "ap": {"steps": 60, "trajectories": 8, "sampling_steps": 12, "candidates": 16},
+    "ap": {"steps": 40, "trajectories": 8, "candidates": 16},
     "uce": {"vocabulary": "shapes_and_colours"},
-    "spm": {"steps": 120, "trajectories": 8, "sampling_steps": 12},
+    "spm": {"steps": 60, "learning_rate": 6e-3, "trajectories": 8, "sampling_steps": 12},
 }
 
 
