@@ -20,7 +20,6 @@ from playground.judge import FACTORS, top_labels
 from playground.picture_book.judge import FACTORS as BOOK_FACTORS
 from playground.picture_book.judge import labels as book_labels
 from playground.picture_book.weights import stored_things
-from playground.training import cpu_computes_in_bf16
 from playground.weights import CHECKPOINT
 from testbed.files import BOOK, BOOK_JUDGE, JUDGE, picture_book_models, playground_models
 
@@ -94,6 +93,7 @@ class Playground:
 @contextmanager
 def _cast_once(model: Any) -> Iterator[None]:
     """Inside, pictures are the same and take a tenth less time: what autocast casts at every call is cast once."""
+    from concept_erasure.erasure_core.memory.precision import cpu_computes_in_bf16
     from concept_erasure.nodes import host
     from concept_erasure.nodes.host.cast_once import text_cast_once, weights_cast_once
 
