@@ -150,9 +150,8 @@ class TrainedMethod(GradientMethod):
 
     def samples_kept(self, request: ErasureRequest) -> int:
         """See `GradientMethod`; of all targets and retain lines, wider concepts among these."""
-        runs = len(request.targets) * self.draws_targets + len(
-            request.retain
-        )  # a wider concept is among what is retained
+        # a wider concept is among what is retained
+        runs = len(request.targets) * self.draws_targets + len(request.retain)
         return runs * self.trajectories * self.sampling_steps
 
     def prepare(self, run: Training) -> Any:
