@@ -146,9 +146,10 @@ class Denoiser(Protocol):
         of the noise, or for a flow model of the velocity. Gradients reach the conditioning and attached deltas."""
         ...
 
-    def learning(self) -> AbstractContextManager[None]:
+    def learning(self, text_as_it_is: bool = False) -> AbstractContextManager[None]:
         """Inside, many predictions are asked for and no weight is read or changed: what each prediction would do to the weights
-        again may be done once."""
+        again may be done once, and what each layer would do to the text. With `text_as_it_is` the layers get the text as
+        ever: for those who change it on the way to a layer, which is exact in float32 only."""
         ...
 
     def layers(self, group: str) -> dict[str, nn.Module]:

@@ -112,7 +112,7 @@ class GradientMethod(ErasureMethod):
             run.micro_batched = batched
         whole = blocks if plan.checkpointing and not self.in_micro_batches else ()
         # what is done once is kept: a plan that computes blocks twice to save memory has none for that
-        once = nullcontext() if plan.checkpointing else run.denoiser.learning()
+        once = nullcontext() if plan.checkpointing else run.denoiser.learning(text_as_it_is=not self.in_micro_batches)
         with once, by_block(whole):
             yield
         run.report.costs["UNet_evaluations_for_trajectories"] += run.pool.evaluations

@@ -189,12 +189,12 @@ class ComfyDenoiser:
         return torch.autocast(self.device.type, torch.bfloat16) if self._is_fast_in_bf16() else nullcontext()
 
     @contextmanager
-    def learning(self) -> Iterator[None]:
+    def learning(self, text_as_it_is: bool = False) -> Iterator[None]:
         """See `Denoiser.learning`. On a GPU the memory for a second copy of the weights is rather left to the run."""
         network = self._model.diffusion_model
         with ExitStack() as once:
             if self._is_fast_in_bf16():
-                if reads_text_alone(self.family) and not self._facts.reads:
+                if not text_as_it_is and reads_text_alone(self.family) and not self._facts.reads:
                     once.enter_context(text_cast_once(network, torch.bfloat16))
                 wanted = bytes_cast(network, torch.bfloat16)
                 if self.device.type == "cpu" and self.make_room(wanted) >= wanted:

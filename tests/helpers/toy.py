@@ -67,7 +67,7 @@ class ToyDenoiser:
         """See `Denoiser`."""
         return tokens
 
-    def learning(self) -> AbstractContextManager[None]:
+    def learning(self, text_as_it_is: bool = False) -> AbstractContextManager[None]:
         """See `Denoiser`."""
         return nullcontext()
 
