@@ -93,6 +93,7 @@ class Playground:
 @contextmanager
 def _cast_once(model: Any) -> Iterator[None]:
     """Inside, pictures are the same and take a tenth less time: what autocast casts at every call is cast once."""
+    from concept_erasure.erasure_core.families import family_named
     from concept_erasure.erasure_core.memory.precision import cpu_computes_in_bf16
     from concept_erasure.nodes import host
     from concept_erasure.nodes.host.cast_once import text_cast_once, weights_cast_once
@@ -102,7 +103,8 @@ def _cast_once(model: Any) -> Iterator[None]:
         return
     host.use(model)
     network = model.model.diffusion_model
-    text = text_cast_once(network, torch.bfloat16) if hasattr(network, "input_blocks") else nullcontext()
+    is_unet = family_named(host.family_of(model)).is_unet
+    text = text_cast_once(network, torch.bfloat16) if is_unet else nullcontext()
     with torch.inference_mode(), weights_cast_once(network, torch.bfloat16), text:  # weights may be inference tensors
         yield
 

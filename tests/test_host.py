@@ -195,21 +195,23 @@ def test_prompts_that_are_encoded_together_are_what_the_clip_says_of_each_alone(
     from concept_erasure.nodes import host
 
     prompts = ["a red circle", "", "a (striped:1.3) square", "a box " * 50, "a star"]
-    passes, encode = [], testbed.clip.encode_from_tokens_scheduled
+    made, encode = [], testbed.clip.encode_from_tokens_scheduled
     alone = [encode(testbed.clip.tokenize(prompt), show_pbar=False)[0] for prompt in prompts]
 
     def watched(tokens: dict, **options: bool) -> list:
-        passes.append(len(tokens["l"]))
+        made.append(len(tokens["l"]))
         return encode(tokens, **options)
 
     monkeypatch.setenv("CONCEPT_ERASURE_TEXT_CACHE", "off")
     monkeypatch.setattr(testbed.clip, "encode_from_tokens_scheduled", watched)
     with host.open_session(testbed.model, testbed.clip, 64, 64) as denoiser:
-        passes.clear()
-        together = denoiser.text_encoder([testbed.clip.tokenize(prompt) for prompt in prompts])
-    for (given, _), (expected, _) in zip(together, alone, strict=True):
-        assert torch.equal(given, host.text.rounded(expected))
-    assert sorted(passes) == [2, 4], "the long prompt has two sections and is a pass of its own"
+        made.clear()
+        tokens, together = [testbed.clip.tokenize(prompt) for prompt in prompts], {}
+        for places in host.text.passes(tokens):
+            together |= zip(places, denoiser.text_encoder([tokens[i] for i in places]), strict=True)
+    for place, (expected, _) in enumerate(alone):
+        assert torch.equal(together[place][0], host.text.rounded(expected))
+    assert sorted(made) == [2, 4], "the long prompt has two sections and is a pass of its own"
 
 
 def test_token_vectors_are_rows_of_the_text_encoders_table(testbed: Playground) -> None:

@@ -42,20 +42,18 @@ def affordable(denoiser: Denoiser) -> int:
     return max(1, MEMORY // sum(value.numel() * value.element_size() for value in one))
 
 
-def encode_ahead(denoiser: Denoiser, prompts: Sequence[str], check: Check = unwatched) -> None:
-    """Let the denoiser know prompts that will be asked for one by one: many at once take a fraction of the time."""
+def encode_ahead(denoiser: Denoiser, prompts: Sequence[str], check: Check = unwatched, what: str = "sentences") -> None:
+    """Let the denoiser know prompts that will be asked for later, maybe one by one: many at once take a fraction of the
+    time. It can still be a minute, so `check` hears of the progress."""
     for start in range(0, len(prompts), ENCODED_AT_ONCE):
-        check(f"encoding sentences, {start} of {len(prompts)}")
+        check(f"encoding {what}, {start} of {len(prompts)}")
         denoiser.encode(prompts[start : start + ENCODED_AT_ONCE])
 
 
 def encode_words(denoiser: Denoiser, words: Sequence[str], check: Check = unwatched) -> Candidates:
-    """The words with their conditioning; a vocabulary can take a minute, so `check` hears of the progress."""
-    batches = []
-    for start in range(0, len(words), ENCODED_AT_ONCE):
-        check(f"encoding words, {start} of {len(words)}")
-        batches.append(denoiser.encode(words[start : start + ENCODED_AT_ONCE]))
-    return Candidates(tuple(words), Conditioning.cat(batches))
+    """The words with their conditioning."""
+    encode_ahead(denoiser, words, check, "words")
+    return Candidates(tuple(words), denoiser.encode(words))
 
 
 def candidates_of(

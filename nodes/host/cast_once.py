@@ -49,8 +49,8 @@ def weights_cast_once(network: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 @contextmanager
 def text_cast_once(network: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Inside, a UNet gets the text states in `dtype`. Only for networks whose keys and values alone read them
-    (`reads_text_alone`): each of these layers would have autocast cast the same states, so predictions are equal to the bit."""
+    """Inside, a UNet gets the text states in `dtype`. Its keys and values alone read them, and each of these layers would have
+    autocast cast the same states, so predictions are equal to the bit. Only for a UNet (`Family.is_unet`)."""
 
     def cast(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         return args, kwargs | {"context": kwargs["context"].to(dtype)}

@@ -19,7 +19,7 @@ from comfy.cli_args import args as comfy_arguments  # noqa: F401  (parsed before
 from torch import Tensor, nn
 
 from ...erasure_core.denoiser import TOKENS, Conditioning, check_text
-from ...erasure_core.families import family_named, reads_text_alone
+from ...erasure_core.families import family_named
 from ...erasure_core.guidance import prediction_of
 from ...erasure_core.layers import blocks, is_editable, rows, select, shape_of
 from ...erasure_core.memory.precision import cpu_computes_in_bf16
@@ -29,7 +29,7 @@ from .cast_once import bytes_cast, text_cast_once, weights_cast_once
 from .conditioning import calls, processed
 from .services import check_cancelled, is_compiled, is_out_of_memory, load_fully, make_room
 from .shapes import latent_shape, pictures_of
-from .text import TEXTS_AT_ONCE, TextEncoder, text_cache
+from .text import TextEncoder, passes, text_cache
 
 SCHEDULE = 20
 """Sampling steps of the schedule that wrappers see before a run has asked for one of its own."""
@@ -70,12 +70,12 @@ class ComfyDenoiser:
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._encoded]
         texts = {}
         with torch.no_grad():
-            for start in range(0, len(missing), TEXTS_AT_ONCE):
+            tokens = [self._clip.tokenize(prompt) for prompt in missing]
+            for together in passes(tokens):
                 check_cancelled()
-                prompts_now = missing[start : start + TEXTS_AT_ONCE]
-                answers = self.text_encoder([self._clip.tokenize(prompt) for prompt in prompts_now])
-                texts |= dict(zip(prompts_now, answers, strict=True))
-                self.tell(text=len(prompts_now))
+                answers = self.text_encoder([tokens[i] for i in together])
+                texts |= {missing[i]: answer for i, answer in zip(together, answers, strict=True)}
+                self.tell(text=len(together))
             for prompt, (states, others) in texts.items():
                 check_text(prompt, states, *filter(torch.is_tensor, others.values()))
             if missing:
@@ -194,11 +194,12 @@ class ComfyDenoiser:
         network = self._model.diffusion_model
         with ExitStack() as once:
             if self._is_fast_in_bf16():
-                if not text_as_it_is and reads_text_alone(self.family) and not self._facts.reads:
+                if self._facts.is_unet and not text_as_it_is:
                     once.enter_context(text_cast_once(network, torch.bfloat16))
-                wanted = bytes_cast(network, torch.bfloat16)
-                if self.device.type == "cpu" and self.make_room(wanted) >= wanted:
-                    once.enter_context(weights_cast_once(network, torch.bfloat16))
+                if self.device.type == "cpu":
+                    wanted = bytes_cast(network, torch.bfloat16)
+                    if self.make_room(wanted) >= wanted:
+                        once.enter_context(weights_cast_once(network, torch.bfloat16))
             yield
 
     def layers(self, group: str) -> dict[str, nn.Module]:

@@ -51,20 +51,19 @@ class TextEncoder:
         self.encoded = self.read = 0
 
     def __call__(self, prompts: Sequence[Any]) -> list[list[Any]]:
-        """The text states of prompts, each given by its tokens as the CLIP's `tokenize` has them, and what else the CLIP
-        gives with them, as ComfyUI's CONDITIONING holds them; of SD 1.x and 2.x the states alone."""
-        answers = {i: found for i, tokens in enumerate(prompts) if (found := self._read(tokens)) is not None}
-        missing = [i for i in range(len(prompts)) if i not in answers]
-        together = [i for i in missing if _states_only(prompts[i])]
-        passes = [together[start : start + TEXTS_AT_ONCE] for start in range(0, len(together), TEXTS_AT_ONCE)]
-        for of_pass in [*passes, *([i] for i in missing if i not in together)]:
-            for i, answer in zip(of_pass, self._answers([prompts[i] for i in of_pass]), strict=True):
-                answers[i] = answer
-                self._keep(prompts[i], answer)
-        return [answers[i] for i in range(len(prompts))]
+        """The text states of the prompts of one of `passes`, each given by its tokens as the CLIP's `tokenize` has them, and
+        what else the CLIP gives with them, as ComfyUI's CONDITIONING holds them; of SD 1.x and 2.x the states alone."""
+        answers: list[Any] = [self._read(tokens) for tokens in prompts]
+        missing = [i for i, answer in enumerate(answers) if answer is None]
+        for i, answer in zip(missing, self._answers([prompts[i] for i in missing]), strict=True):
+            answers[i] = answer
+            self._keep(prompts[i], answer)
+        return answers
 
     def _answers(self, prompts: Sequence[Any]) -> list[list[Any]]:
-        """What the CLIP says of prompts, in one pass."""
+        """What the CLIP says of the prompts, in one pass; nothing without any."""
+        if not prompts:
+            return []
         if not _states_only(prompts[0]):
             (tokens,) = prompts
             states, others = self._encode(tokens)
@@ -72,7 +71,7 @@ class TextEncoder:
         (name,) = prompts[0]
         # the host lays the sections of a long prompt side by side; here each is a prompt of its own
         states, _ = self._encode({name: [section for tokens in prompts for section in tokens[name]]}, len(prompts))
-        return [[part, {"pooled_output": None}] for part in rounded(states).chunk(len(prompts), dim=1)]
+        return [[rounded(part), {"pooled_output": None}] for part in states.chunk(len(prompts), dim=1)]
 
     def _encode(self, tokens: Any, prompts: int = 1) -> Any:
         self.encoded += prompts
@@ -138,6 +137,14 @@ def rounded(states: Tensor) -> Tensor:
 
 def _bytes(value: Tensor) -> bytes:
     return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def passes(prompts: Sequence[Any]) -> list[list[int]]:
+    """Which of the prompts, given by their tokens, the CLIP encodes together, by their places: of SD 1.x and 2.x
+    `TEXTS_AT_ONCE`, and any other alone."""
+    together = [i for i, tokens in enumerate(prompts) if _states_only(tokens)]
+    parts = [together[start : start + TEXTS_AT_ONCE] for start in range(0, len(together), TEXTS_AT_ONCE)]
+    return [*parts, *([i] for i, tokens in enumerate(prompts) if not _states_only(tokens))]
 
 
 def _states_only(tokens: Any) -> bool:
